@@ -1,0 +1,122 @@
+"""Photos in class folders: data_dir/split/class/photo.jpg. Class ids are the places of the sorted class names."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mindspore.dataset import vision
+
+from mindcv_lite.errors import UserError
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Paths, class ids (int32, one for each path) and the class names that the ids stand for."""
+
+    paths: list[str]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = None) -> Photos:
+    """The photos of `data_dir/split`. `class_names`: the classes it must have, in order; None: those it has.
+
+    Hidden files and files that are no images are left out and counted in the log. Raises `UserError` where a folder
+    is missing, a class is empty, unknown or missing, or holds nothing that can be decoded.
+    """
+    folder = _split_folder(data_dir, split)
+    found = class_names_of(data_dir, split)
+    _require_same_classes(folder, found, class_names)
+    names = tuple(class_names or found)
+    paths: list[str] = []
+    labels: list[int] = []
+    skipped: list[str] = []
+    for label, name in enumerate(names):
+        photos, others = _photos_below(folder / name)
+        if not photos:
+            kinds = ", ".join(EXTENSIONS)
+            raise UserError(f"{folder / name}: no photo ({kinds}) in this class; add some, or remove the folder")
+        _require_readable(photos, folder / name)
+        paths += photos
+        labels += [label] * len(photos)
+        skipped += others
+    log.info("%s: %d photos in %d classes", folder, len(paths), len(names))
+    if skipped:
+        log.info("%s: %d files are no photos and left out, such as %s", folder, len(skipped), skipped[0])
+    return Photos(paths, np.array(labels, np.int32), names)
+
+
+def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:
+    """The class folders of `data_dir/split`, sorted. Raises `UserError` if there are none."""
+    folder = _split_folder(data_dir, split)
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise UserError(f"{folder}: expected a folder for each class, found none; photos go to {split}/<class>/*.jpg")
+    return tuple(names)
+
+
+def has_split(data_dir: str, split: str) -> bool:
+    """Whether `data_dir` has a folder of that name."""
+    return (Path(data_dir) / split).is_dir()
+
+
+def unreadable(paths: Sequence[str]) -> list[str]:
+    """Those of `paths` that cannot be decoded."""
+    return [path for path in paths if not _decodes(path)]
+
+
+def _split_folder(data_dir: str, split: str) -> Path:
+    if not data_dir:
+        raise UserError(f"data_dir is not set: --data_dir names the folder that holds {split}/<class>/*.jpg")
+    if not Path(data_dir).is_dir():
+        raise UserError(f"{data_dir}: no such folder; --data_dir names the folder that holds {split}/<class>/*.jpg")
+    folder = Path(data_dir) / split
+    if not folder.is_dir():
+        inside = sorted(entry.name for entry in os.scandir(data_dir) if entry.is_dir())[:5]
+        raise UserError(f"{data_dir}: no folder '{split}' in it (found: {', '.join(inside) or 'no folder'})")
+    return folder
+
+
+def _require_same_classes(folder: Path, found: Sequence[str], expected: Sequence[str] | None) -> None:
+    missing, unknown = sorted(set(expected or found) - set(found)), sorted(set(found) - set(expected or found))
+    faults = [f"class '{missing[0]}' is missing"] if missing else []
+    faults += [f"class '{unknown[0]}' is unknown"] if unknown else []
+    more = len(missing) + len(unknown) - len(faults)
+    if faults:
+        raise UserError(
+            f"{folder}: {' and '.join(faults)}{f' ({more} more differ)' if more else ''}; "
+            f"expected the {len(expected or ())} classes that the network is trained for"
+        )
+
+
+def _photos_below(folder: Path) -> tuple[list[str], list[str]]:
+    photos, others = [], []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            is_photo = name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+            (photos if is_photo else others).append(os.path.join(parent, name))
+    return photos, others
+
+
+def _require_readable(photos: list[str], folder: Path) -> None:
+    if not any(_decodes(path) for path in photos):
+        raise UserError(f"{folder}: none of its {len(photos)} photos can be decoded, such as {photos[0]}")
+
+
+def _decodes(path: str) -> bool:
+    try:
+        vision.Decode()(np.fromfile(path, np.uint8))
+    except (RuntimeError, ValueError, TypeError, OSError):
+        return False
+    return True

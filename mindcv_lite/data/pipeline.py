@@ -1,0 +1,102 @@
+"""Photos to batches: (images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,))."""
+
+import logging
+from collections.abc import Iterator
+
+import mindspore.dataset as ds
+import numpy as np
+
+from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.sharding import epoch_order, epoch_seed, shard, steps_of
+from mindcv_lite.data.transforms import evaluation_transforms, training_transforms
+from mindcv_lite.device import World
+from mindcv_lite.errors import UserError
+from mindcv_lite.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ["image", "label", "weight"]
+
+
+class TrainingBatches:
+    """The batches of this rank, epoch after epoch.
+
+    Each epoch is a pipeline of its own, seeded by (seed, epoch, rank): what an epoch holds does not depend on the
+    epochs before it. `dataset` strings them together into the one dataset that a sinking device needs, because a
+    second dataset would mean a second compilation of the graph.
+    """
+
+    def __init__(self, photos: Photos, recipe: Recipe, world: World):
+        self.photos, self.recipe, self.world = photos, recipe, world
+        data = recipe.data
+        self.count = min(len(photos), data.num_samples or len(photos))
+        self.steps = steps_of(self.count, data.batch_size, world.size, data.drop_remainder)
+        if not self.steps:
+            raise UserError(
+                f"batch_size {data.batch_size} x {world.size} devices is more than the {self.count} training photos, "
+                "and drop_remainder leaves out short batches: lower --batch_size, or --drop_remainder False"
+            )
+        if data.drop_remainder:
+            self.count = self.steps * data.batch_size * world.size
+        self._next_epoch = 0
+
+    def dataset(self, first_epoch: int = 0) -> ds.Dataset:
+        """All epochs from `first_epoch` (counted from 0) on, as one dataset of `steps` batches per epoch."""
+        batches = ds.GeneratorDataset(
+            self, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False
+        )
+        batches.output_shapes()  # MindSpore draws a batch to find the shapes, once: now, not in place of an epoch
+        self._next_epoch = first_epoch
+        return batches
+
+    def epoch(self, epoch: int) -> ds.Dataset:
+        """The batches of one epoch, counted from 0."""
+        data = self.recipe.data
+        order = epoch_order(len(self.photos), self.recipe.system.seed, epoch, data.shuffle, data.num_samples)
+        world = self.world
+        indices, weights = shard(order, data.batch_size, world.rank, world.size, data.drop_remainder)
+        # A short last batch: its photos share the weight of a full one, so that the mean over all ranks is theirs.
+        in_last_batch = len(order) - (self.steps - 1) * data.batch_size * world.size
+        if in_last_batch < data.batch_size * world.size:
+            weights[-data.batch_size :] *= data.batch_size * world.size / in_last_batch
+        ds.config.set_seed(epoch_seed(self.recipe.system.seed, epoch, world.rank))
+        transforms = training_transforms(self.recipe.augmentation, self.recipe.model.in_channels)
+        return _batches(self.photos, indices, weights, transforms, data.batch_size, world.settings.workers)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[tuple]:
+        epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
+        yield from self.epoch(epoch).create_tuple_iterator(num_epochs=1, output_numpy=True)
+
+
+def evaluation_batches(photos: Photos, recipe: Recipe, world: World) -> ds.Dataset:
+    """This rank's share of the photos in whole batches; weight 0 marks what only fills up the last one."""
+    order = epoch_order(len(photos), seed=0, epoch=0, shuffle=False)
+    indices, weights = shard(order, recipe.data.batch_size, world.rank, world.size, drop_remainder=False)
+    transforms = evaluation_transforms(recipe.augmentation, recipe.model.in_channels)
+    return _batches(photos, indices, weights, transforms, recipe.data.batch_size, world.settings.workers)
+
+
+class _EncodedPhotos:
+    """Rows (encoded photo, label, weight) for MindSpore's readers."""
+
+    def __init__(self, photos: Photos, indices: np.ndarray, weights: np.ndarray):
+        self.photos, self.indices, self.weights = photos, indices, weights
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> tuple[np.ndarray, np.int32, np.float32]:
+        index = self.indices[place]
+        return np.fromfile(self.photos.paths[index], np.uint8), self.photos.labels[index], self.weights[place]
+
+
+def _batches(
+    photos: Photos, indices: np.ndarray, weights: np.ndarray, transforms: list, batch_size: int, workers: int
+) -> ds.Dataset:
+    rows = _EncodedPhotos(photos, indices, weights)
+    dataset = ds.GeneratorDataset(rows, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)
+    dataset = dataset.map(transforms, "image", num_parallel_workers=workers)
+    return dataset.batch(batch_size)

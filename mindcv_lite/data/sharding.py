@@ -1,0 +1,32 @@
+"""Who sees which photo when. Plain NumPy, the same on every rank, so that no rank has to ask another."""
+
+import numpy as np
+
+
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """A seed for one epoch on one rank, unrelated to its neighbours'."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0] >> 1)
+
+
+def epoch_order(count: int, seed: int, epoch: int, shuffle: bool, num_samples: int | None = None) -> np.ndarray:
+    """Indices of the photos of an epoch, in order: all of `count`, or the first `num_samples` of them."""
+    order = np.random.default_rng(epoch_seed(seed, epoch)).permutation(count) if shuffle else np.arange(count)
+    return order[:num_samples]
+
+
+def steps_of(count: int, batch_size: int, size: int, drop_remainder: bool) -> int:
+    """Steps of an epoch over `count` photos on `size` ranks; the same number on each of them."""
+    return count // (batch_size * size) if drop_remainder else -(-count // (batch_size * size))
+
+
+def shard(
+    order: np.ndarray, batch_size: int, rank: int, size: int, drop_remainder: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """This rank's indices and their weights, each a whole number of batches.
+
+    Over all ranks every index of `order` comes exactly once with weight 1. Without `drop_remainder` the last batch is
+    filled up with repeated photos of weight 0, so that one compiled graph and any number of ranks serve any count.
+    """
+    total = steps_of(len(order), batch_size, size, drop_remainder) * batch_size * size
+    weights = (np.arange(total) < len(order)).astype(np.float32)
+    return np.resize(order, total)[rank::size], weights[rank::size]

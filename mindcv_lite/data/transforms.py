@@ -1,0 +1,40 @@
+"""Encoded photos to uint8 images (height, width, 3), by MindSpore's C++ operators."""
+
+from mindspore.dataset import vision
+from mindspore.dataset.vision import ConvertMode, Inter
+
+from mindcv_lite.recipe import Augmentation
+
+INTERPOLATIONS = {
+    "bilinear": Inter.BILINEAR,
+    "bicubic": Inter.BICUBIC,
+    "nearest": Inter.NEAREST,
+    "area": Inter.AREA,
+}
+
+
+def training_transforms(augmentation: Augmentation, in_channels: int) -> list:
+    """Random crop of random area and shape, flips, colour jitter."""
+    interpolation = INTERPOLATIONS[augmentation.interpolation]
+    side = augmentation.image_resize
+    transforms = [vision.RandomCropDecodeResize(side, augmentation.scale, augmentation.ratio, interpolation)]
+    if augmentation.hflip > 0:
+        transforms += [vision.RandomHorizontalFlip(augmentation.hflip)]
+    if augmentation.vflip > 0:
+        transforms += [vision.RandomVerticalFlip(augmentation.vflip)]
+    if augmentation.color_jitter:
+        jitter = augmentation.color_jitter
+        transforms += [vision.RandomColorAdjust(brightness=jitter, contrast=jitter, saturation=jitter)]
+    return transforms + _channels(in_channels)
+
+
+def evaluation_transforms(augmentation: Augmentation, in_channels: int) -> list:
+    """Resize the shorter side to image_resize / crop_pct, then cut out the centre."""
+    interpolation = INTERPOLATIONS[augmentation.interpolation]
+    side = augmentation.image_resize
+    resize = vision.Resize(int(side / augmentation.crop_pct), interpolation)
+    return [vision.Decode(), resize, vision.CenterCrop(side), *_channels(in_channels)]
+
+
+def _channels(in_channels: int) -> list:
+    return [vision.ConvertColor(ConvertMode.COLOR_RGB2GRAY)] if in_channels == 1 else []

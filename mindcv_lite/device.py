@@ -1,0 +1,170 @@
+"""The device and the other processes: the only module that touches MindSpore's context and communication."""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, communication, nn, ops
+from tqdm import tqdm
+
+from mindcv_lite.errors import UserError
+from mindcv_lite.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run sets on its device. `notes`: a sentence for each wish of the recipe that the device cannot meet."""
+
+    target: str
+    jit_level: str
+    sink: bool
+    amp_level: str
+    val_amp_level: str
+    workers: int
+    parallel: dict[str, object]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, one per device, and this one's place among them."""
+
+    rank: int
+    size: int
+    settings: Settings
+    all_reduce: nn.Cell | None = None
+
+    def sum(self, numbers: np.ndarray) -> np.ndarray:
+        """`numbers` added up over all ranks, in float32 (counts are exact up to 2**24); every rank must call it."""
+        if self.all_reduce is None:
+            return numbers
+        return self.all_reduce(Tensor(numbers, mindspore.float32)).asnumpy().astype(np.float64)
+
+
+def start(recipe: Recipe) -> World:
+    """Choose the device, join the other ranks, set MindSpore's context and the seed. Raises `UserError`."""
+    require_launcher(recipe.system.distribute, os.environ)
+    target = available_target(recipe.system.device_target)
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    mindspore.set_device(target)
+    rank, size, local_size = 0, 1, 1
+    if recipe.system.distribute:
+        communication.init()
+        rank, size, local_size = communication.get_rank(), communication.get_group_size(), _local_size()
+    _start_log(chief=rank == 0)
+    settings = settings_for(recipe, target, size, local_size, os.cpu_count() or 1, len(os.sched_getaffinity(0)))
+    mindspore.set_context(jit_config={"jit_level": settings.jit_level})
+    if settings.parallel:
+        mindspore.set_auto_parallel_context(**settings.parallel)
+    # Ranks draw different dropout masks; that they also draw different weights is mended by parameter_broadcast.
+    mindspore.set_seed(recipe.system.seed + rank)
+    log.info("%s x %d, MindSpore %s, %d data workers each", target, size, mindspore.__version__, settings.workers)
+    for note in settings.notes:
+        log.info(note)
+    return World(rank, size, settings, _AllReduce() if size > 1 else None)
+
+
+def settings_for(
+    recipe: Recipe, target: str, size: int = 1, local_size: int = 1, processors: int = 1, bound: int | None = None
+) -> Settings:
+    """What to set for `recipe` on `target`, as data.
+
+    `size`, `local_size`: ranks in all and on this machine; `processors`, `bound`: those of the machine and those that
+    this process may use.
+    """
+    system, precision = recipe.system, recipe.precision
+    share = max(1, min(processors // local_size, bound or processors))
+    workers = share if system.num_parallel_workers == "auto" else system.num_parallel_workers
+    notes = []
+    if workers > processors:  # MindSpore refuses more
+        notes.append(f"num_parallel_workers is {workers}, this machine has {processors} processors: {processors} used")
+        workers = processors
+    settings = Settings(
+        target=target,
+        jit_level=system.jit_level,
+        sink=system.dataset_sink_mode,
+        amp_level=precision.amp_level,
+        val_amp_level=precision.val_amp_level,
+        workers=workers,
+        parallel={
+            "parallel_mode": "data_parallel",
+            "gradients_mean": True,
+            "parameter_broadcast": True,
+            "device_num": size,
+        }
+        if size > 1
+        else {},
+    )
+    if target == "CPU":
+        if precision.amp_level != "O0" or precision.val_amp_level != "O0":
+            notes.append(f"amp_level {precision.amp_level} needs an accelerator: computing in float32 on the CPU")
+        if system.dataset_sink_mode:
+            notes.append("dataset_sink_mode needs an accelerator: feeding the CPU batch by batch")
+        settings = replace(settings, sink=False, amp_level="O0", val_amp_level="O0")
+    if target != "Ascend" and system.jit_level == "O2":
+        settings = replace(settings, jit_level="O1")  # O2 is Ascend's graph engine; nothing is lost without it
+    return replace(settings, notes=tuple(notes))
+
+
+def require_launcher(distribute: bool, environment: Mapping[str, str]) -> None:
+    """Raise `UserError` unless `distribute` fits how the program was started."""
+    workers = int(environment.get("MS_WORKER_NUM", "1")) if environment.get("MS_ROLE") == "MS_WORKER" else 0
+    command = f"python {' '.join(sys.argv)}"
+    if distribute and not workers:
+        raise UserError(
+            "distribute is True, but this process was not started by msrun; for one device: "
+            f"{command} --distribute False; for 8: msrun --bind_core=True --worker_num 8 {command}"
+        )
+    if not distribute and workers > 1:
+        raise UserError(
+            f"distribute is False, but msrun started {workers} processes that would all write the same files; "
+            "add --distribute True, or start without msrun"
+        )
+
+
+def available_target(wish: str) -> str:
+    """The device to use: `wish`, or with `auto` Ascend where there is one, else the CPU. Raises `UserError`."""
+    if wish == "auto":
+        return "Ascend" if mindspore.hal.is_available("Ascend") else "CPU"
+    if not mindspore.hal.is_available(wish):
+        raise UserError(f"device_target is {wish}, which MindSpore does not find here; use --device_target auto or CPU")
+    return wish
+
+
+def _local_size() -> int:
+    try:
+        return communication.get_local_rank_size()
+    except RuntimeError:  # the CPU's collectives of some versions do not know
+        return communication.get_group_size()
+
+
+class _AllReduce(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.all_reduce(x)
+
+
+class _LogHandler(logging.Handler):
+    """Lines on stdout that leave a progress bar whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def _start_log(chief: bool) -> None:
+    handler = _LogHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    package = logging.getLogger("mindcv_lite")
+    package.handlers = [handler]
+    package.propagate = False
+    package.setLevel(logging.INFO if chief else logging.ERROR)

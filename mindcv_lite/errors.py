@@ -1,0 +1,27 @@
+"""The one way in which a mistake of the user ends a command: a sentence on stderr and exit status 2."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. Its text says what, where, what was expected, what came, what to do."""
+
+
+class TrainingError(Exception):
+    """A run that cannot go on, such as one whose loss is no longer finite; exit status 1."""
+
+
+def run_script(main: Callable[[], object]) -> None:
+    """Run `main` as a program: an error of ours becomes one line and exit status 2 or 1, Ctrl-C exit status 130."""
+    program = Path(sys.argv[0]).name
+    try:
+        main()
+    except (UserError, TrainingError) as error:
+        sys.stdout.flush()
+        print(f"{program}: error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,68 @@
+"""Exact top-1, top-5 and loss over all photos, on one device or many."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+from tqdm import tqdm
+
+from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.normalize import Normalize
+from mindcv_lite.data.pipeline import evaluation_batches
+from mindcv_lite.device import World
+from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.losses import LOSSES, soft_targets
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares (0 to 1) of photos whose class is the best guess or among the best five, and the mean loss."""
+
+    top1: float
+    top5: float
+    loss: float
+    photos: int
+    images_per_second: float
+
+    def __str__(self) -> str:
+        return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}"
+
+
+class EvaluationStep(nn.Cell):
+    """Counts of a batch, float32 (4,): photos, right at the first guess, right within five, sum of the losses.
+
+    Photos of weight 0 fill up the last batch and count nowhere.
+    """
+
+    def __init__(self, network: nn.Cell, recipe: Recipe):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.normalize = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
+        self.loss = LOSSES[recipe.loss.loss]
+        self.set_train(False)
+
+    def construct(self, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        logits = self.network(self.normalize(images)).float()  # (batch, classes)
+        classes = logits.shape[1]
+        _, guesses = ops.topk(logits, min(5, classes))  # (batch, 5), best first
+        right = (guesses == labels.reshape(-1, 1)).float() * weights.reshape(-1, 1)
+        loss = self.loss(logits, soft_targets(labels, classes, 0.0)) * weights
+        return ops.stack([weights.sum(), right[:, 0].sum(), right.sum(), loss.sum()])
+
+
+def evaluate(step: EvaluationStep, photos: Photos, recipe: Recipe, world: World, bar: bool = False) -> Score:
+    """The score of the step's network on `photos`; every rank must call it and gets the same answer."""
+    step.set_train(False)
+    start = time.perf_counter()
+    counts = np.zeros(4)
+    batches = evaluation_batches(photos, recipe, world)
+    rows = batches.create_tuple_iterator(num_epochs=1)
+    for row in tqdm(
+        rows, "validate", batches.get_dataset_size(), unit="batch", leave=False, disable=None if bar else True
+    ):
+        counts += step(*row).asnumpy()
+    seen, top1, top5, loss = world.sum(counts)
+    if seen != len(photos):
+        raise RuntimeError(f"evaluation counted {seen:g} of {len(photos)} photos")
+    return Score(top1 / seen, top5 / seen, loss / seen, len(photos), len(photos) / (time.perf_counter() - start))

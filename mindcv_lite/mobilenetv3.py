@@ -1,0 +1,220 @@
+"""MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244): the paper's tables, and the network they give.
+
+Parameter names are MindCV's, so that its checkpoints load here and ours load there.
+"""
+
+import math
+from typing import NamedTuple
+
+from mindspore import Tensor, nn
+from mindspore.common.initializer import Normal, initializer
+
+
+class Row(NamedTuple):
+    """One bottleneck of the paper's Tables 1 and 2; widths are those of the full-width network."""
+
+    kernel: int
+    expanded: int
+    out: int
+    squeeze: bool
+    activation: str
+    stride: int
+
+
+# fmt: off
+LARGE = (  # paper, Table 1                                               input at 224 x 224
+    Row(kernel=3, expanded= 16, out= 16, squeeze=False, activation="relu",   stride=1),  # 112
+    Row(kernel=3, expanded= 64, out= 24, squeeze=False, activation="relu",   stride=2),  # 112
+    Row(kernel=3, expanded= 72, out= 24, squeeze=False, activation="relu",   stride=1),  #  56
+    Row(kernel=5, expanded= 72, out= 40, squeeze=True,  activation="relu",   stride=2),  #  56
+    Row(kernel=5, expanded=120, out= 40, squeeze=True,  activation="relu",   stride=1),  #  28
+    Row(kernel=5, expanded=120, out= 40, squeeze=True,  activation="relu",   stride=1),  #  28
+    Row(kernel=3, expanded=240, out= 80, squeeze=False, activation="hswish", stride=2),  #  28
+    Row(kernel=3, expanded=200, out= 80, squeeze=False, activation="hswish", stride=1),  #  14
+    Row(kernel=3, expanded=184, out= 80, squeeze=False, activation="hswish", stride=1),  #  14
+    Row(kernel=3, expanded=184, out= 80, squeeze=False, activation="hswish", stride=1),  #  14
+    Row(kernel=3, expanded=480, out=112, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=3, expanded=672, out=112, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=5, expanded=672, out=160, squeeze=True,  activation="hswish", stride=2),  #  14
+    Row(kernel=5, expanded=960, out=160, squeeze=True,  activation="hswish", stride=1),  #   7
+    Row(kernel=5, expanded=960, out=160, squeeze=True,  activation="hswish", stride=1),  #   7
+)
+
+SMALL = (  # paper, Table 2                                               input at 224 x 224
+    Row(kernel=3, expanded= 16, out= 16, squeeze=True,  activation="relu",   stride=2),  # 112
+    Row(kernel=3, expanded= 72, out= 24, squeeze=False, activation="relu",   stride=2),  #  56
+    Row(kernel=3, expanded= 88, out= 24, squeeze=False, activation="relu",   stride=1),  #  28
+    Row(kernel=5, expanded= 96, out= 40, squeeze=True,  activation="hswish", stride=2),  #  28
+    Row(kernel=5, expanded=240, out= 40, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=5, expanded=240, out= 40, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=5, expanded=120, out= 48, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=5, expanded=144, out= 48, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=5, expanded=288, out= 96, squeeze=True,  activation="hswish", stride=2),  #  14
+    Row(kernel=5, expanded=576, out= 96, squeeze=True,  activation="hswish", stride=1),  #   7
+    Row(kernel=5, expanded=576, out= 96, squeeze=True,  activation="hswish", stride=1),  #   7
+)
+# fmt: on
+
+
+def minimalistic(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """`rows` without what is slow on some chips: no squeeze-excite, ReLU, 3x3 kernels (TensorFlow's variant)."""
+    return tuple(row._replace(kernel=3, squeeze=False, activation="relu") for row in rows)
+
+
+class Variant(NamedTuple):
+    """A network: its rows, the width of the hidden layer in the head, the activation outside the rows, the width."""
+
+    rows: tuple[Row, ...]
+    hidden: int
+    activation: str = "hswish"
+    width: float = 1.0
+
+
+VARIANTS = {
+    "mobilenet_v3_small_100": Variant(SMALL, hidden=1024),
+    "mobilenet_v3_small_075": Variant(SMALL, hidden=1024, width=0.75),
+    "mobilenet_v3_large_100": Variant(LARGE, hidden=1280),
+    "mobilenet_v3_large_075": Variant(LARGE, hidden=1280, width=0.75),
+    "mobilenet_v3_small_minimalistic_100": Variant(minimalistic(SMALL), hidden=1024, activation="relu"),
+    "mobilenet_v3_large_minimalistic_100": Variant(minimalistic(LARGE), hidden=1280, activation="relu"),
+}
+
+ACTIVATIONS = {"relu": nn.ReLU, "hswish": nn.HSwish}
+
+
+class MobileNetV3(nn.Cell):
+    """Logits (batch, num_classes) of normalised images (batch, in_channels, height, width).
+
+    Args:
+        variant: a row of `VARIANTS`.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        drop_rate: share of the hidden layer that dropout zeroes in training.
+        conv_padding: `mindcv` (symmetric stem, SAME depthwise), `symmetric` (torchvision, timm) or `same`
+            (TensorFlow). They differ where the stride is 2; weights are right with one of them only.
+        bn_eps: epsilon of every BatchNorm; part of what the weights mean, like the padding.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        drop_rate: float = 0.2,
+        conv_padding: str = "mindcv",
+        bn_eps: float = 1e-5,
+    ):
+        super().__init__()
+
+        def scaled(channels: int) -> int:
+            return make_divisible(channels * variant.width)
+
+        activation = ACTIVATIONS[variant.activation]
+        channels = scaled(16)
+        stem = convolution(in_channels, channels, kernel=3, stride=2, same=conv_padding == "same")
+        features = [stem, batch_norm(channels, bn_eps), activation()]
+        for row in variant.rows:
+            row = row._replace(expanded=scaled(row.expanded), out=scaled(row.out))
+            features.append(Bottleneck(channels, row, same=conv_padding != "symmetric", bn_eps=bn_eps))
+            channels = row.out
+        last = 6 * channels
+        features += [convolution(channels, last), batch_norm(last, bn_eps), activation()]
+        self.features = nn.SequentialCell(features)
+
+        hidden = scaled(variant.hidden)
+        self.classifier = nn.SequentialCell(
+            nn.Dense(last, hidden), activation(), nn.Dropout(p=drop_rate), nn.Dense(hidden, num_classes)
+        )
+        initialise(self)
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self.features(x)  # (batch, last, height / 32, width / 32)
+        x = spatial_mean(x)  # (batch, last)
+        return self.classifier(x)  # (batch, num_classes)
+
+
+class Bottleneck(nn.Cell):
+    """An inverted residual: expand 1x1, depthwise k x k, squeeze-excite, project 1x1, and a shortcut if shapes agree."""
+
+    def __init__(self, in_channels: int, row: Row, same: bool, bn_eps: float):
+        super().__init__()
+        activation, width = ACTIVATIONS[row.activation], row.expanded
+        layers: list[nn.Cell] = []
+        if width != in_channels:
+            layers += [convolution(in_channels, width), batch_norm(width, bn_eps), activation()]
+        depthwise = convolution(width, width, row.kernel, row.stride, group=width, same=same)
+        layers += [depthwise, batch_norm(width, bn_eps), activation()]
+        if row.squeeze:
+            layers += [SqueezeExcite(width)]
+        layers += [convolution(width, row.out), batch_norm(row.out, bn_eps)]
+        self.layers = nn.SequentialCell(layers)
+        self.shortcut = row.stride == 1 and in_channels == row.out
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.shortcut else self.layers(x)
+
+
+class SqueezeExcite(nn.Cell):
+    """Scale each channel by a gate in 0..1 that the spatial means of all channels decide (paper, section 5.3)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        squeezed = make_divisible(channels / 4)
+        self.conv_reduce = convolution(channels, squeezed, has_bias=True)
+        self.relu = nn.ReLU()
+        self.conv_expand = convolution(squeezed, channels, has_bias=True)
+        self.gate = nn.HSigmoid()
+
+    def construct(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        s = spatial_mean(x).reshape(batch, channels, 1, 1)
+        s = self.gate(self.conv_expand(self.relu(self.conv_reduce(s))))  # (batch, channels, 1, 1)
+        # In two dimensions the product and its gradient need no broadcast over four: faster on a CPU.
+        x = x.reshape(batch * channels, height * width) * s.reshape(batch * channels, 1)
+        return x.reshape(batch, channels, height, width)
+
+
+def spatial_mean(x: Tensor) -> Tensor:
+    """Mean over height and width: (batch, channels, height, width) -> (batch, channels), summed in two dimensions."""
+    batch, channels, height, width = x.shape
+    total = x.reshape(batch * channels, height * width).sum(axis=1)
+    return (total * (1.0 / (height * width))).reshape(batch, channels)
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    group: int = 1,
+    same: bool = False,
+    has_bias: bool = False,
+) -> nn.Conv2d:
+    """A convolution, padded by kernel // 2 on every side or, with `same`, as TensorFlow's SAME."""
+    padding = {"pad_mode": "same"} if same else {"pad_mode": "pad", "padding": kernel // 2}
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, group=group, has_bias=has_bias, **padding)
+
+
+def batch_norm(channels: int, eps: float) -> nn.BatchNorm2d:
+    """BatchNorm; MindSpore's momentum is the share of the old statistics that is kept."""
+    return nn.BatchNorm2d(channels, eps=eps, momentum=0.9)
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """`channels` rounded to a multiple of `divisor`, but never down by more than a tenth (as in MobileNetV2)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor
+
+
+def initialise(network: nn.Cell) -> None:
+    """Draw the weights as MindCV does: He (fan out) for convolutions, N(0, 0.01) for dense layers, zero biases."""
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, nn.Conv2d):
+            deviation = math.sqrt(2.0 / (cell.kernel_size[0] * cell.kernel_size[1] * cell.out_channels))
+        elif isinstance(cell, nn.Dense):
+            deviation = 0.01
+        else:
+            continue
+        cell.weight.set_data(initializer(Normal(deviation), cell.weight.shape, cell.weight.dtype))
+        if cell.has_bias:
+            cell.bias.set_data(initializer("zeros", cell.bias.shape, cell.bias.dtype))

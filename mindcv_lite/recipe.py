@@ -1,0 +1,482 @@
+"""The recipe: every choice of a run, read from a YAML file and the command line.
+
+The fields of the dataclasses below are the YAML keys and the command-line flags; their types and bounds are the
+check, their help texts the `--help` page. MindSpore is not imported here, so a wrong recipe is answered at once.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mindcv_lite.errors import UserError
+
+
+def key(help: str, default: Any = dataclasses.MISSING, **bounds: float) -> Any:
+    """A recipe key. `bounds`: `at_least`, `above`, `at_most`, `below`; they hold for each number of a list."""
+    return field(default=default, kw_only=True, metadata={"help": help, "bounds": bounds})
+
+
+@dataclass(frozen=True)
+class System:
+    """device and processes"""
+
+    mode: Literal[0] = key("execution mode; 0 is graph mode, the only one here", 0)
+    device_target: Literal["auto", "Ascend", "GPU", "CPU"] = key(
+        "device; auto takes Ascend if present, else CPU", "auto"
+    )
+    distribute: bool = key("train on all devices that msrun started", False)
+    jit_level: Literal["O0", "O1", "O2"] = key("graph compilation level; O2 compiles the whole graph on Ascend", "O2")
+    dataset_sink_mode: bool = key("send a whole epoch to the device at a time, where the device can", True)
+    num_parallel_workers: int | Literal["auto"] = key(
+        "threads that decode and augment, per device; auto shares the processors out", "auto", at_least=1
+    )
+    seed: int = key("seed of weights, order and augmentation", 42, at_least=0, at_most=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Data:
+    """photos"""
+
+    dataset: Literal["", "imagenet", "digits"] = key(
+        "imagenet or empty: a folder of class folders; digits: the built-in demo", "imagenet"
+    )
+    data_dir: str = key("folder that holds the splits", "")
+    train_split: str = key("folder of the training split inside data_dir", "train")
+    val_split: str = key("folder of the validation split inside data_dir", "val")
+    shuffle: bool = key("a new order of the training photos every epoch", True)
+    num_samples: int | None = key("training photos per epoch; left out: all", None, at_least=1)
+    batch_size: int = key("photos per step and device", at_least=1)
+    drop_remainder: bool = key("leave out the last, short batch of an epoch", True)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """augmentation and preprocessing"""
+
+    image_resize: int = key("side of the network's input, in pixels", 224, at_least=1)
+    scale: tuple[float, float] = key("random crop: range of its share of the area", (0.08, 1.0), above=0, at_most=1)
+    ratio: tuple[float, float] = key("random crop: range of width / height", (0.75, 1.333), above=0)
+    hflip: float = key("probability of a left-right flip", 0.5, at_least=0, at_most=1)
+    vflip: float = key("probability of an up-down flip", 0.0, at_least=0, at_most=1)
+    color_jitter: float | None = key("range of brightness, contrast and saturation", 0.4, at_least=0, at_most=1)
+    interpolation: Literal["bilinear", "bicubic", "nearest", "area"] = key("resampling of all resizes", "bilinear")
+    crop_pct: float = key("evaluation: share of the resized shorter side that is kept", 0.875, above=0, at_most=1)
+    mean: tuple[float, ...] = key("per channel, on the 0 to 255 scale", (123.675, 116.28, 103.53))
+    std: tuple[float, ...] = key("per channel, on the 0 to 255 scale", (58.395, 57.12, 57.375), above=0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """network"""
+
+    model: Literal[
+        "mobilenet_v3_small_100",
+        "mobilenet_v3_small_075",
+        "mobilenet_v3_large_100",
+        "mobilenet_v3_large_075",
+        "mobilenet_v3_small_minimalistic_100",
+        "mobilenet_v3_large_minimalistic_100",
+    ] = key("size and width of the network")
+    num_classes: int | None = key("outputs of the network; left out: the class folders", None, at_least=1)
+    in_channels: Literal[1, 3] = key("3: colour; 1: grey", 3)
+    drop_rate: float = key("dropout before the last layer", 0.2, at_least=0, below=1)
+    conv_padding: Literal["mindcv", "symmetric", "same"] = key(
+        "padding of strided convolutions: as MindCV, as torchvision and timm, as TensorFlow", "mindcv"
+    )
+    bn_eps: float = key("epsilon of BatchNorm", 1e-5, above=0)
+    ckpt_path: str = key("train: weights to start from; validate: weights to check", "")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """optimizer"""
+
+    opt: Literal["sgd", "momentum", "adam", "adamw", "lion", "rmsprop", "adagrad", "lamb", "nadam"] = key("optimizer")
+    lr: float = key("peak learning rate", above=0)
+    base_batch_size: int | None = key(
+        "global batch for which lr was tuned; lr is scaled by the global batch of the run over it", None, at_least=1
+    )
+    momentum: float = key("momentum of sgd, momentum and rmsprop", 0.9, at_least=0, below=1)
+    use_nesterov: bool = key("Nesterov momentum, for sgd, momentum and adam", False)
+    weight_decay: float = key("weight decay", 1e-6, at_least=0)
+    weight_decay_filter: Literal["disable", "auto", "norm_and_bias"] = key(
+        "what weight decay spares: disable nothing, auto BatchNorm, norm_and_bias BatchNorm and biases", "disable"
+    )
+    eps: float = key("epsilon of adam, adamw, rmsprop and lamb", 1e-10, at_least=0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """learning-rate schedule"""
+
+    epoch_size: int = key("epochs of training", at_least=1)
+    scheduler: Literal[
+        "constant",
+        "cosine_decay",
+        "exponential_decay",
+        "step_decay",
+        "multi_step_decay",
+        "polynomial_decay",
+        "one_cycle",
+        "cyclic",
+    ] = key("shape of the learning rate after the warm-up")
+    min_lr: float = key("lowest rate of cosine_decay, one_cycle and cyclic", 1e-6, at_least=0)
+    warmup_epochs: int = key("epochs of linear warm-up", 3, at_least=0)
+    warmup_factor: float = key("first rate of the warm-up, as a share of lr", 0.0, at_least=0, at_most=1)
+    decay_epochs: int | None = key(
+        "cosine_decay: epochs from lr to min_lr; step_decay: epochs between steps; left out: all after the warm-up",
+        None,
+        at_least=1,
+    )
+    decay_rate: float = key("factor of a decay step; power of polynomial_decay", 0.9, above=0)
+    multi_step_decay_milestones: tuple[int, ...] = key("epochs of multi_step_decay", (30, 60, 90), at_least=1)
+    lr_epoch_stair: bool = key("keep the rate constant within an epoch", False)
+    num_cycles: int = key("cycles of cosine_decay and cyclic", 1, at_least=1)
+    cycle_decay: float = key("factor of the peak from one cosine cycle to the next", 1.0, above=0)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """loss"""
+
+    loss: Literal["CE", "BCE"] = key("cross-entropy, or binary cross-entropy of each class", "CE")
+    label_smoothing: float = key("share of the target that is spread over all classes", 0.0, at_least=0, below=1)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """number formats"""
+
+    amp_level: Literal["O0", "O1", "O2", "O3"] = key("training: O0 float32 ... O3 float16 throughout", "O0")
+    val_amp_level: Literal["O0", "O1", "O2", "O3"] = key("evaluation: O0 float32 ... O3 float16 throughout", "O0")
+    loss_scale: float = key("factor of the loss, against float16 underflow; the first one if dynamic", 1.0, above=0)
+    loss_scale_type: Literal["fixed", "dynamic"] = key("dynamic halves on overflow and skips that update", "fixed")
+    drop_overflow_update: bool = key("skip an update whose gradients overflowed, with a fixed loss scale too", False)
+
+
+@dataclass(frozen=True)
+class Output:
+    """log, validation and checkpoints"""
+
+    log_interval: int | None = key("steps between log lines; left out: one line an epoch", 100, at_least=1)
+    val_while_train: bool = key("validate during training", False)
+    val_interval: int = key("epochs between validations", 1, at_least=1)
+    ckpt_save_dir: str = key("folder for checkpoints, results.csv and the resolved recipe", "./ckpt")
+    ckpt_save_interval: int = key("epochs between checkpoints", 1, at_least=1)
+    ckpt_save_policy: Literal["latest_k", "top_k"] = key("which keep_checkpoint_max checkpoints stay", "latest_k")
+    keep_checkpoint_max: int = key("checkpoints that stay, the best one apart", 10, at_least=1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of a run, by topic."""
+
+    system: System
+    data: Data
+    augmentation: Augmentation
+    model: Model
+    optimizer: Optimizer
+    schedule: Schedule
+    loss: Loss
+    precision: Precision
+    output: Output
+
+    def flat(self) -> dict[str, Any]:
+        """The keys of all topics, as a recipe file holds them."""
+        return {name: value for topic in fields(self) for name, value in vars(getattr(self, topic.name)).items()}
+
+    def save(self, path: Path) -> None:
+        """Write the recipe so that `--config` reads it back."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.flat().items()}
+        path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+TOPICS: dict[str, type] = {topic.name: topic.type for topic in fields(Recipe)}  # type: ignore[misc]
+KEYS: dict[str, dataclasses.Field] = {key.name: key for topic in TOPICS.values() for key in fields(topic)}
+
+ANY = object()
+# What MindCV's recipes may hold and this project does not do: the values that change nothing, and what to do instead.
+FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
+    "aug_repeats": ((0, 1), "repeated augmentation is not supported"),
+    "aug_splits": ((0,), "split augmentation is not supported"),
+    "auto_augment": ((None, "", "None"), "automatic augmentation is not supported; use scale, ratio and color_jitter"),
+    "aux_factor": ((0,), "MobileNetV3 has no auxiliary output"),
+    "amp_cast_list": ((None, ""), "choose the precision with amp_level"),
+    "clip_grad": ((False,), "gradient clipping is not supported"),
+    "clip_value": ((ANY,), ""),
+    "cutmix": ((0,), "cutmix is not supported"),
+    "cutmix_prob": ((ANY,), ""),
+    "dataset_download": ((False,), "nothing is downloaded; put the photos under data_dir"),
+    "drop_path_rate": ((None, 0), "MobileNetV3 has no drop path; use drop_rate"),
+    "dynamic_loss_scale": ((False,), "use loss_scale_type: dynamic"),
+    "ema": ((False,), "weight averaging is not supported"),
+    "ema_decay": ((ANY,), ""),
+    "enable_modelarts": ((False,), "ModelArts is not supported; use data_dir and ckpt_save_dir"),
+    "filter_bias_and_bn": ((False,), "use weight_decay_filter: norm_and_bias"),
+    "gradient_accumulation_steps": ((1,), "gradient accumulation is not supported; use a larger batch_size"),
+    "layer_decay": ((None,), "layer-wise rates are not supported"),
+    "mixup": ((0,), "mixup is not supported"),
+    "pretrained": ((False,), "nothing is downloaded; name a weights file with ckpt_path"),
+    "re_prob": ((0,), "random erasing is not supported"),
+    "re_scale": ((ANY,), ""),
+    "re_ratio": ((ANY,), ""),
+    "re_value": ((ANY,), ""),
+    "re_max_attempts": ((ANY,), ""),
+    "reduction": (("mean",), "the loss is the mean over the batch"),
+    "resume_opt": ((False,), "going on with an earlier run is not supported; start from its weights with ckpt_path"),
+}
+
+
+def load_recipe(argv: list[str], description: str) -> Recipe:
+    """The recipe that the command line `argv` asks for: defaults, then the file of `--config`, then the flags.
+
+    Prints the help page and exits on `--help`. Raises `UserError` on a recipe that is wrong.
+    """
+    flags = vars(_command_line(description).parse_args(argv))
+    config = flags.pop("config", None)
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for where, entries in ((config, _read_yaml(config) if config else {}), ("command line", flags)):
+        for name, value in entries.items():
+            from_text = where == "command line"
+            if name in FOREIGN_KEYS:
+                _accept_neutral(name, _yaml_scalar(value) if from_text else value, where)
+            else:
+                values[name] = _checked_value(name, value, where, from_text)
+                origin[name] = where
+    for name, entry in KEYS.items():
+        if name not in values and entry.default is dataclasses.MISSING:
+            where = config or "command line"
+            advice = f"add it, or give --{name}" if config else f"give a recipe with --config, or --{name}"
+            raise UserError(f"{where}: key '{name}' is missing ({entry.metadata['help']}); {advice}")
+    recipe = Recipe(
+        **{
+            topic: kind(**{key.name: values[key.name] for key in fields(kind) if key.name in values})
+            for topic, kind in TOPICS.items()
+        }
+    )
+    _check_rules(recipe, origin)
+    return recipe
+
+
+# ------------------------------------------------------------------------------------------------ rules between keys
+
+
+def _check_rules(recipe: Recipe, origin: dict[str, str]) -> None:
+    def require(holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            got = _show(recipe.flat()[name])
+            raise UserError(f"{origin.get(name, 'default')}: key '{name}': expected {expected}, got {got}")
+
+    for name in ("scale", "ratio"):
+        low, high = getattr(recipe.augmentation, name)
+        require(low <= high, name, "[low, high] with low <= high")
+    channels = recipe.model.in_channels
+    for name in ("mean", "std"):
+        count = len(getattr(recipe.augmentation, name))
+        require(count == channels, name, f"{channels} numbers, one for each of the in_channels")
+    milestones = recipe.schedule.multi_step_decay_milestones
+    require(list(milestones) == sorted(set(milestones)), "multi_step_decay_milestones", "increasing epochs")
+    schedule = recipe.schedule
+    if schedule.scheduler in ("one_cycle", "cyclic"):
+        require(schedule.warmup_epochs == 0, "warmup_epochs", f"0, because {schedule.scheduler} has its own rise")
+        require(
+            not schedule.lr_epoch_stair, "lr_epoch_stair", f"False, because {schedule.scheduler} changes every step"
+        )
+    if schedule.scheduler in ("cosine_decay", "one_cycle", "cyclic"):
+        require(schedule.min_lr <= recipe.optimizer.lr, "min_lr", f"at most lr ({recipe.optimizer.lr:g})")
+    if recipe.optimizer.opt == "sgd" and recipe.optimizer.use_nesterov:
+        require(recipe.optimizer.momentum > 0, "momentum", "more than 0 with use_nesterov")
+
+
+# ----------------------------------------------------------------------------------------------------- single values
+
+
+def _checked_value(name: str, value: Any, where: str, from_text: bool) -> Any:
+    if name not in KEYS:
+        raise UserError(f"{where}: unknown key '{name}'{_nearest(name)}")
+    kind, bounds = _types()[name], KEYS[name].metadata["bounds"]
+    if from_text and not _wants_text(kind, value):
+        value = _yaml_scalar(value)
+    try:
+        converted = _convert(kind, value)
+        _check_bounds(converted, bounds)
+    except ValueError:
+        expected = describe(kind) + _describe_bounds(bounds)
+        raise UserError(f"{where}: key '{name}': expected {expected}, got {_show(value)}") from None
+    return converted
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    """`value` as `kind`; raises ValueError where it is something else. No guessing: True is no number."""
+    arguments = typing.get_args(kind)
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        for choice in arguments:
+            try:
+                return _convert(choice, value)
+            except ValueError:
+                pass
+    elif kind is types.NoneType and value is None:
+        return None
+    elif typing.get_origin(kind) is Literal:
+        for choice in arguments:
+            if value == choice and type(value) is type(choice):
+                return choice
+    elif typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        kinds = arguments[:1] * len(value) if Ellipsis in arguments else arguments
+        if len(kinds) == len(value) > 0:
+            return tuple(_convert(kind, item) for kind, item in zip(kinds, value, strict=True))
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    elif kind in (int, bool, str) and type(value) is kind:
+        return value
+    raise ValueError
+
+
+def _check_bounds(value: Any, bounds: dict[str, float]) -> None:
+    holds = {
+        "at_least": lambda number, bound: number >= bound,
+        "above": lambda number, bound: number > bound,
+        "at_most": lambda number, bound: number <= bound,
+        "below": lambda number, bound: number < bound,
+    }
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, (int, float)) and not all(holds[name](number, bound) for name, bound in bounds.items()):
+            raise ValueError
+
+
+def _accept_neutral(name: str, value: Any, where: str) -> None:
+    neutral, advice = FOREIGN_KEYS[name]
+    if ANY not in neutral and value not in neutral:
+        raise UserError(f"{where}: key '{name}': only {_show(neutral[0])} is accepted, got {_show(value)}; {advice}")
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, [*KEYS, *FOREIGN_KEYS, "config"], n=1)
+    return f"; did you mean '{near[0]}'?" if near else "; --help lists all keys"
+
+
+def describe(kind: Any) -> str:
+    """`kind` in the user's words: what a key takes."""
+    arguments = typing.get_args(kind)
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return " or ".join(describe(choice) for choice in arguments)
+    if typing.get_origin(kind) is Literal:
+        choices = [repr(choice) if choice == "" else str(choice) for choice in arguments]
+        return choices[0] if len(choices) == 1 else "one of " + ", ".join(choices)
+    if typing.get_origin(kind) is tuple:
+        item = "whole numbers" if arguments[0] is int else "numbers"
+        return f"a list of {item}" if Ellipsis in arguments else f"a list of {len(arguments)} {item}, [low, high]"
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text", types.NoneType: "None"}
+    return names[kind]
+
+
+def _describe_bounds(bounds: dict[str, float]) -> str:
+    words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
+    return "".join(f", {words[name]} {bound:.10g}" for name, bound in bounds.items())
+
+
+def _show(value: Any) -> str:
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _types() -> dict[str, Any]:
+    return {name: kind for topic in TOPICS.values() for name, kind in typing.get_type_hints(topic).items()}
+
+
+# ---------------------------------------------------------------------------------------------------------- sources
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without PyYAML's two silent surprises: a repeated key is an error, and 1e-5 is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for name, _ in node.value:
+            if name.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{name.value}' stands twice", problem_mark=name.start_mark)
+            seen.add(name.value)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    yaml.resolver.re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:null", yaml.resolver.re.compile("^None$"), ["N"])
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the recipe: {error.strerror}; --config names a YAML file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: expected a recipe, YAML text in UTF-8, got other bytes") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{path}:{mark.line + 1}" if mark else path
+        raise UserError(f"{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(content, dict):
+        found = "an empty file" if content is None else _show(content)
+        raise UserError(f"{path}: expected a recipe, lines of 'key: value', got {found}")
+    return {str(name): value for name, value in content.items()}
+
+
+def _yaml_scalar(text: str) -> Any:
+    try:
+        return yaml.load(text, _StrictLoader)
+    except yaml.YAMLError:
+        return text
+
+
+def _wants_text(kind: Any, text: str) -> bool:
+    """Whether a flag's text is taken as it is, not as YAML: a path may well look like a number."""
+    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+    return kind is str or text in choices
+
+
+class _CommandLine(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"command line: {message}; --help lists all flags")
+
+    def parse_args(self, argv: list[str]) -> argparse.Namespace:  # type: ignore[override]
+        flags, rest = self.parse_known_args(argv)
+        if rest:
+            name = rest[0].split("=")[0]
+            if name.startswith("--"):
+                raise UserError(f"command line: unknown key '{name[2:]}'{_nearest(name[2:])}")
+            raise UserError(
+                f"command line: '{rest[0]}' belongs to no flag; write --key value, lists as \"[0.35, 1.0]\""
+            )
+        return flags
+
+
+def _command_line(description: str) -> _CommandLine:
+    parser = _CommandLine(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", help="YAML file with any of the keys below; flags overrule it"
+    )
+    kinds = _types()
+    for topic in TOPICS.values():
+        group = parser.add_argument_group(topic.__doc__)
+        for entry in fields(topic):
+            text = (
+                f"{entry.metadata['help']} [{describe(kinds[entry.name])}{_describe_bounds(entry.metadata['bounds'])}"
+            )
+            text += "; required]" if entry.default is dataclasses.MISSING else f"; default: {_show(entry.default)}]"
+            bare = {"nargs": "?", "const": "True"} if kinds[entry.name] is bool else {}
+            group.add_argument(f"--{entry.name}", metavar="VALUE", help=text.replace("%", "%%"), **bare)
+    for name in FOREIGN_KEYS:
+        parser.add_argument(f"--{name}", nargs="?", const="True", help=argparse.SUPPRESS)
+    return parser

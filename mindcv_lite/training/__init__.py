@@ -1,0 +1,1 @@
+"""Training: loss, optimizer, schedule, the train step and the loop."""

@@ -1,0 +1,210 @@
+"""The training loop: MindSpore's Model drives the steps, the callbacks below watch, score, save and report."""
+
+import csv
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mindspore
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+from mindspore.train import Callback, Model
+from tqdm import tqdm
+
+from mindcv_lite.checkpoint import Checkpoints
+from mindcv_lite.data.pipeline import TrainingBatches
+from mindcv_lite.device import World
+from mindcv_lite.errors import TrainingError
+from mindcv_lite.evaluation import Score
+from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.train_step import TrainStep
+from mindcv_lite.weights import model_card
+
+log = logging.getLogger(__name__)
+
+
+def fit(step: TrainStep, batches: TrainingBatches, recipe: Recipe, world: World, callbacks: list[Callback]) -> None:
+    """Train for the recipe's epochs. Raises `TrainingError` if the loss is no longer finite."""
+    step.set_train()
+    sink = world.settings.sink
+    Model(step).train(recipe.schedule.epoch_size, batches.dataset(), callbacks, dataset_sink_mode=sink)
+
+
+class Watch(Callback):
+    """Time, speed and loss of the running epoch: the progress bar, the lines between, and the stop on a broken loss.
+
+    A sinking device reports once an epoch, after its last step; then the waiting for data is not known (None).
+    """
+
+    def __init__(
+        self, step: TrainStep, rate: Callable[[int], float], batches: TrainingBatches, recipe: Recipe, world: World
+    ):
+        self.step, self.rate, self.batches, self.recipe, self.world = step, rate, batches, recipe, world
+        self.loss = math.nan
+        self.seconds = 0.0
+        self.images_per_second = 0.0
+        self.waited: float | None = None
+
+    def on_train_epoch_begin(self, run_context) -> None:
+        self.step.set_train()
+        self.began = self.idle_since = time.perf_counter()
+        self.waited = None if self.world.settings.sink else 0.0
+        self.done = 0
+        epoch = run_context.original_args().cur_epoch_num
+        title = f"epoch {epoch}/{self.recipe.schedule.epoch_size}"
+        silent = True if self.world.settings.sink or self.world.rank else None  # None: only on a terminal
+        self.bar = tqdm(total=self.batches.steps, desc=title, unit="step", leave=False, disable=silent)
+
+    def on_train_step_begin(self, run_context) -> None:
+        if self.waited is not None:
+            self.waited += time.perf_counter() - self.idle_since
+
+    def on_train_step_end(self, run_context) -> None:
+        arguments = run_context.original_args()
+        self.done = (arguments.cur_step_num - 1) % self.batches.steps + 1
+        float(arguments.net_outputs.asnumpy())  # waits for the device: what follows is no part of the step
+        self.idle_since = time.perf_counter()
+        if arguments.cur_step_num == 1:
+            self._leave_out_compilation()
+        self.bar.update(self.done - self.bar.n)
+        interval = self.recipe.output.log_interval
+        if interval and self.done % interval == 0 and self.done < self.batches.steps:
+            self._check_loss()
+            rate = self.rate(int(self.step.optimizer.global_step.asnumpy()[0]) - 1)
+            self.bar.set_postfix(loss=f"{self.loss:.4f}")
+            if self.bar.disable:
+                epoch = arguments.cur_epoch_num
+                log.info(
+                    "epoch %d, step %d/%d: loss %.4f, rate %.4g", epoch, self.done, self.batches.steps, self.loss, rate
+                )
+
+    def on_train_epoch_end(self, run_context) -> None:
+        self.bar.close()
+        self.seconds = time.perf_counter() - self.began
+        timed = self.done - self.untimed if self.done > self.untimed else self.done
+        self.images_per_second = self.batches.count * timed / self.batches.steps / self.seconds
+        self.untimed = 0
+        self._check_loss()
+        for counter in (self.step.loss_sum, self.step.steps):
+            counter.set_data(Tensor(0, counter.dtype))
+
+    untimed = 0
+
+    def _leave_out_compilation(self) -> None:
+        if self.batches.steps > 1:
+            log.info("graph compiled and first step done in %.1f s", self.idle_since - self.began)
+            self.began, self.untimed, self.waited = self.idle_since, self.done, 0.0
+
+    def _check_loss(self) -> None:
+        """The mean loss of the epoch so far, over all ranks; all of them stop if one of them broke."""
+        step = self.step
+        broken = int(step.broken_step.asnumpy())
+        numbers = np.array([step.loss_sum.asnumpy(), step.steps.asnumpy(), broken >= 0], np.float64)
+        loss_sum, steps, ranks_broken = self.world.sum(numbers)
+        if ranks_broken:
+            where = f"step {broken + 1}" if broken >= 0 else "a step"
+            rate = f"at learning rate {self.rate(broken):.4g}" if broken >= 0 else "on another rank"
+            raise TrainingError(
+                f"the loss of {where} ({self.batches.steps} steps an epoch) is not finite {rate}; "
+                "the checkpoints saved before are good: lower --lr, or raise --warmup_epochs"
+            )
+        self.loss = loss_sum / steps
+
+
+class EpochEnd(Callback):
+    """After each epoch: gather the weights, score them, save them, and report in one line and in results.csv."""
+
+    COLUMNS = (
+        "epoch",
+        "step",
+        "train_loss",
+        "top1",
+        "top5",
+        "val_loss",
+        "rate",
+        "images_per_second",
+        "waited",
+        "seconds",
+    )
+
+    def __init__(
+        self,
+        watch: Watch,
+        published: nn.Cell,
+        score: Callable[[], Score] | None,
+        class_names: tuple[str, ...],
+    ):
+        """`published`: the network that is scored and saved, a copy of the trained one; `score`: how to score it."""
+        self.watch, self.published, self.score, self.class_names = watch, published, score, class_names
+        self.recipe, self.world = watch.recipe, watch.world
+        output = self.recipe.output
+        self.folder = Path(output.ckpt_save_dir)
+        self.checkpoints = Checkpoints(
+            self.folder, self.recipe.model.model, output.keep_checkpoint_max, output.ckpt_save_policy
+        )
+
+    def on_train_epoch_end(self, run_context) -> None:
+        arguments = run_context.original_args()
+        epoch, last = arguments.cur_epoch_num, arguments.cur_epoch_num == self.recipe.schedule.epoch_size
+        output = self.recipe.output
+        average_batch_norms(self.watch.step.network, self.world)
+        copy_parameters(self.watch.step.network, self.published)
+        score = self.score() if self.score and (epoch % output.val_interval == 0 or last) else None
+        if self.world.rank != 0:
+            return
+        parameters = list(self.published.get_parameters())
+        top1 = score.top1 if score else None
+        card = model_card(self.recipe, self.class_names, epoch=epoch, top1=top1)
+        if epoch % output.ckpt_save_interval == 0 or last:
+            self.checkpoints.save(epoch, arguments.cur_step_num, parameters, card, top1)
+        best = top1 is not None and self.checkpoints.save_if_best(parameters, card, top1)
+        self._report(epoch, arguments.cur_step_num, score, best)
+
+    def _report(self, epoch: int, step: int, score: Score | None, best: bool) -> None:
+        watch = self.watch
+        rate = watch.rate(step - 1)
+        waited = (
+            ""
+            if watch.waited is None
+            else f", {watch.waited:.1f} s ({watch.waited / watch.seconds:.1%}) of it for data"
+        )
+        log.info(
+            "epoch %d/%d: %s%sloss in training %.4f, rate %.4g, %.1f images/s, %.1f s%s",
+            *(
+                epoch,
+                self.recipe.schedule.epoch_size,
+                f"{score}, " if score else "",
+                "the best so far, " if best else "",
+            ),
+            *(watch.loss, rate, watch.images_per_second, watch.seconds, waited),
+        )
+        scores = (score.top1, score.top5, score.loss) if score else ("", "", "")
+        waited_seconds = "" if watch.waited is None else round(watch.waited, 3)
+        row = (epoch, step, watch.loss, *scores, rate, watch.images_per_second, waited_seconds, watch.seconds)
+        path = self.folder / "results.csv"
+        is_new = not path.exists()
+        with open(path, "a", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            if is_new:
+                table.writerow(self.COLUMNS)
+            table.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row)
+
+
+def average_batch_norms(network: nn.Cell, world: World) -> None:
+    """Give every rank the mean of all ranks' BatchNorm statistics."""
+    if world.size == 1:
+        return
+    statistics = [parameter for parameter in network.get_parameters() if parameter.name.endswith(("mean", "variance"))]
+    means = world.sum(np.concatenate([parameter.asnumpy() for parameter in statistics])) / world.size
+    places = np.cumsum([parameter.size for parameter in statistics])[:-1]
+    for parameter, mean in zip(statistics, np.split(means, places), strict=True):
+        parameter.set_data(Tensor(mean, mindspore.float32))
+
+
+def copy_parameters(source: nn.Cell, target: nn.Cell) -> None:
+    """Copy all weights and statistics from one network to another of the same shape."""
+    values: dict[str, Parameter] = source.parameters_dict()
+    for name, parameter in target.parameters_dict().items():
+        parameter.set_data(Tensor(values[name].asnumpy()))

@@ -1,0 +1,22 @@
+"""Losses of each photo: logits (batch, classes) and targets (batch, classes) -> (batch,), all float32."""
+
+from mindspore import Tensor, ops
+
+
+def soft_targets(labels: Tensor, classes: int, label_smoothing: float) -> Tensor:
+    """One-hot targets, a share of which is spread over all classes: rows still sum to 1."""
+    return ops.one_hot(labels, classes, 1.0 - label_smoothing, 0.0) + label_smoothing / classes
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of the softmax."""
+    return -(targets * ops.log_softmax(logits, -1)).sum(-1)
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of each class's sigmoid, averaged over the classes (Wightman et al. 2021)."""
+    # max(x, 0) - x t + log(1 + exp(-|x|)): no overflow for any logit.
+    return (ops.relu(logits) - logits * targets + ops.log1p(ops.exp(-ops.abs(logits)))).mean(-1)
+
+
+LOSSES = {"CE": cross_entropy, "BCE": binary_cross_entropy}

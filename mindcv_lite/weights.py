@@ -1,0 +1,85 @@
+"""Weights files: what is in one, whether it fits the network, and the model card that says what the weights mean."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore
+from mindspore import Parameter, nn
+
+from mindcv_lite.errors import UserError
+from mindcv_lite.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+CARD_NAME = "model_card"
+CARD_KEYS = (
+    *("model", "num_classes", "in_channels", "conv_padding", "bn_eps"),
+    *("image_resize", "crop_pct", "interpolation", "mean", "std"),
+)
+# Keys of which one value alone gives these weights their meaning.
+BINDING_KEYS = ("model", "in_channels", "conv_padding", "bn_eps")
+NETWORK_NAMES = ("features.", "classifier.")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weights file that was read: parameters by name, and the model card, which files of others do not have."""
+
+    path: str
+    parameters: dict[str, Parameter]
+    card: dict[str, Any] | None
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes of the network's outputs, in order, where the card knows them."""
+        return tuple(self.card["class_names"]) if self.card else None
+
+
+def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> dict[str, Any]:
+    """What a weights file says about itself: what the numbers mean, for which classes, and how good they are."""
+    flat = recipe.flat()
+    return {name: flat[name] for name in CARD_KEYS} | {"class_names": class_names} | result
+
+
+def read_weights(path: str) -> Weights:
+    """Read a `.ckpt` file of this project or of MindCV. Raises `UserError` if it is missing, foreign or damaged."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such weights file; --ckpt_path names a .ckpt file")
+    try:
+        content = mindspore.load_checkpoint(path)
+    except Exception as error:  # MindSpore raises ValueError, RuntimeError or protobuf's own, by where it stumbles
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"{path}: not a MindSpore checkpoint, or damaged ({reason})") from None
+    card = content.pop(CARD_NAME, None)
+    return Weights(path, content, json.loads(str(card)) if card else None)
+
+
+def load_weights(network: nn.Cell, weights: Weights, recipe: Recipe) -> None:
+    """Put `weights` into `network`. Raises `UserError` that names what does not fit; optimizer state is passed over."""
+    card, flat = weights.card or {}, recipe.flat()
+    for name in BINDING_KEYS:
+        if name in card and card[name] != flat[name]:
+            raise UserError(
+                f"{weights.path}: its {name} is {card[name]}, the recipe's {flat[name]}; --{name} {card[name]}"
+            )
+    wanted = network.parameters_dict()
+    faults = [f"'{name}' is missing" for name in wanted if name not in weights.parameters]
+    for name, value in weights.parameters.items():
+        if name in wanted and value.shape != wanted[name].shape:
+            faults.append(f"'{name}' is {value.shape} in the file, {wanted[name].shape} in the network")
+        elif name not in wanted and name.startswith(NETWORK_NAMES):
+            faults.append(f"'{name}' is not in the network")
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise UserError(
+            f"{weights.path} does not fit {recipe.model.model} with {recipe.model.num_classes} classes: "
+            f"{'; '.join(faults[:3])}{more}; check --model and --num_classes"
+        )
+    others = [name for name in weights.parameters if name not in wanted]
+    if others:
+        log.info("%s: %d entries that are no weights are passed over, such as %s", weights.path, len(others), others[0])
+    mindspore.load_param_into_net(network, {name: weights.parameters[name] for name in wanted}, strict_load=True)
+    log.info("%s: %d parameters taken", weights.path, len(wanted))

@@ -1,0 +1,35 @@
+"""Check a checkpoint: top-1, top-5 and loss over the validation photos, on one device or under msrun."""
+
+import logging
+import sys
+
+from mindcv_lite.errors import UserError, run_script
+from mindcv_lite.recipe import load_recipe
+
+log = logging.getLogger("mindcv_lite")
+
+
+def main() -> None:
+    recipe = load_recipe(sys.argv[1:], __doc__)
+    if not recipe.model.ckpt_path:
+        raise UserError("ckpt_path is not set: --ckpt_path names the checkpoint to check")
+
+    # MindSpore takes seconds to import: a wrong recipe has been answered by now.
+    from mindcv_lite import device
+    from mindcv_lite.data.source import validation_photos, with_num_classes
+    from mindcv_lite.evaluation import EvaluationStep, evaluate
+    from mindcv_lite.network import build_network
+    from mindcv_lite.weights import load_weights, read_weights
+
+    world = device.start(recipe)
+    weights = read_weights(recipe.model.ckpt_path)
+    photos = validation_photos(recipe, weights.class_names)
+    recipe = with_num_classes(recipe, photos.class_names)
+    network = build_network(recipe.model, world.settings.val_amp_level)
+    load_weights(network, weights, recipe)
+    score = evaluate(EvaluationStep(network, recipe), photos, recipe, world, bar=world.rank == 0)
+    log.info("%s, %d photos, %.1f images/s", score, score.photos, score.images_per_second)
+
+
+if __name__ == "__main__":
+    run_script(main)
