@@ -26,6 +26,7 @@ def main() -> None:
     from mindcv_lite.training.train_step import TrainStep
     from mindcv_lite.weights import load_weights, read_weights
 
+    device.require_launcher(recipe.system.distribute)
     world = device.start(recipe)
     train_photos, val_photos = training_photos(recipe)
     recipe = with_num_classes(recipe, train_photos.class_names)

@@ -48,13 +48,12 @@ class World:
 
 
 def start(recipe: Recipe) -> World:
-    """Choose the device, join the other ranks, set MindSpore's context and the seed. Raises `UserError`."""
-    require_launcher(recipe.system.distribute, os.environ)
+    """Choose the device, join the other ranks if msrun started any, set MindSpore's context and the seed."""
     target = available_target(recipe.system.device_target)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     mindspore.set_device(target)
     rank, size, local_size = 0, 1, 1
-    if recipe.system.distribute:
+    if workers_started(os.environ):
         communication.init()
         rank, size, local_size = communication.get_rank(), communication.get_group_size(), _local_size()
     _start_log(chief=rank == 0)
@@ -112,10 +111,9 @@ def settings_for(
     return replace(settings, notes=tuple(notes))
 
 
-def require_launcher(distribute: bool, environment: Mapping[str, str]) -> None:
+def require_launcher(distribute: bool, environment: Mapping[str, str] = os.environ) -> None:
     """Raise `UserError` unless `distribute` fits how the program was started."""
-    workers = int(environment.get("MS_WORKER_NUM", "1")) if environment.get("MS_ROLE") == "MS_WORKER" else 0
-    command = f"python {' '.join(sys.argv)}"
+    workers, command = workers_started(environment), f"python {' '.join(sys.argv)}"
     if distribute and not workers:
         raise UserError(
             "distribute is True, but this process was not started by msrun; for one device: "
@@ -126,6 +124,11 @@ def require_launcher(distribute: bool, environment: Mapping[str, str]) -> None:
             f"distribute is False, but msrun started {workers} processes that would all write the same files; "
             "add --distribute True, or start without msrun"
         )
+
+
+def workers_started(environment: Mapping[str, str]) -> int:
+    """The number of workers of this run that msrun started; 0 if it did not start this process."""
+    return int(environment.get("MS_WORKER_NUM", "0")) if "MS_ROLE" in environment else 0
 
 
 def available_target(wish: str) -> str:

@@ -54,15 +54,18 @@ class EvaluationStep(nn.Cell):
 def evaluate(step: EvaluationStep, photos: Photos, recipe: Recipe, world: World, bar: bool = False) -> Score:
     """The score of the step's network on `photos`; every rank must call it and gets the same answer."""
     step.set_train(False)
-    start = time.perf_counter()
-    counts = np.zeros(4)
+    counts, timed, start = np.zeros(4), 0.0, time.perf_counter()
     batches = evaluation_batches(photos, recipe, world)
-    rows = batches.create_tuple_iterator(num_epochs=1)
-    for row in tqdm(
-        rows, "validate", batches.get_dataset_size(), unit="batch", leave=False, disable=None if bar else True
+    total, rows = batches.get_dataset_size(), batches.create_tuple_iterator(num_epochs=1)
+    for number, row in enumerate(
+        tqdm(rows, "validate", total, unit="batch", leave=False, disable=None if bar else True)
     ):
         counts += step(*row).asnumpy()
+        if number == 0 and total > 1:  # the first batch may have compiled the graph
+            timed, start = counts[0], time.perf_counter()
+    seconds = time.perf_counter() - start
+    speed = world.size * (counts[0] - timed) / seconds
     seen, top1, top5, loss = world.sum(counts)
     if seen != len(photos):
         raise RuntimeError(f"evaluation counted {seen:g} of {len(photos)} photos")
-    return Score(top1 / seen, top5 / seen, loss / seen, len(photos), len(photos) / (time.perf_counter() - start))
+    return Score(top1 / seen, top5 / seen, loss / seen, len(photos), speed)

@@ -134,7 +134,7 @@ class MobileNetV3(nn.Cell):
 
 
 class Bottleneck(nn.Cell):
-    """An inverted residual: expand 1x1, depthwise k x k, squeeze-excite, project 1x1, and a shortcut if shapes agree."""
+    """An inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1; with a shortcut if shapes agree."""
 
     def __init__(self, in_channels: int, row: Row, same: bool, bn_eps: float):
         super().__init__()
@@ -191,12 +191,14 @@ def convolution(
     has_bias: bool = False,
 ) -> nn.Conv2d:
     """A convolution, padded by kernel // 2 on every side or, with `same`, as TensorFlow's SAME."""
-    padding = {"pad_mode": "same"} if same else {"pad_mode": "pad", "padding": kernel // 2}
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, group=group, has_bias=has_bias, **padding)
+    mode, padding = ("same", 0) if same else ("pad", kernel // 2)
+    # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, mode, padding, group=group, has_bias=has_bias)
 
 
 def batch_norm(channels: int, eps: float) -> nn.BatchNorm2d:
     """BatchNorm; MindSpore's momentum is the share of the old statistics that is kept."""
+    # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
     return nn.BatchNorm2d(channels, eps=eps, momentum=0.9)
 
 

@@ -8,6 +8,7 @@ from mindcv_lite.mobilenetv3 import VARIANTS, MobileNetV3
 
 def build_network(model: recipe.Model, amp_level: str) -> nn.Cell:
     """Freshly drawn; float32 parameters whatever the `amp_level` of the arithmetic, float32 logits."""
+    assert model.num_classes, "the recipe's num_classes is filled in from the photos"
     network = MobileNetV3(
         VARIANTS[model.model], model.num_classes, model.in_channels, model.drop_rate, model.conv_padding, model.bn_eps
     )

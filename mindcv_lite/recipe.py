@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass, field, fields
@@ -410,10 +411,10 @@ class _StrictLoader(yaml.SafeLoader):
 
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    yaml.resolver.re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
-_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:null", yaml.resolver.re.compile("^None$"), ["N"])
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["N"])
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -475,8 +476,10 @@ def _command_line(description: str) -> _CommandLine:
                 f"{entry.metadata['help']} [{describe(kinds[entry.name])}{_describe_bounds(entry.metadata['bounds'])}"
             )
             text += "; required]" if entry.default is dataclasses.MISSING else f"; default: {_show(entry.default)}]"
-            bare = {"nargs": "?", "const": "True"} if kinds[entry.name] is bool else {}
-            group.add_argument(f"--{entry.name}", metavar="VALUE", help=text.replace("%", "%%"), **bare)
+            bare = "?" if kinds[entry.name] is bool else None  # --shuffle alone means --shuffle True
+            group.add_argument(
+                f"--{entry.name}", nargs=bare, const="True" if bare else None, metavar="VALUE", help=text
+            )
     for name in FOREIGN_KEYS:
         parser.add_argument(f"--{name}", nargs="?", const="True", help=argparse.SUPPRESS)
     return parser

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,7 @@ def _write(folder: Path) -> None:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UserError('the digits come with scikit-learn, which is missing: pip install -e ".[demo]"') from None
-    digits = load_digits()
+    digits: Any = load_digits()
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Written beside and renamed as a whole: several ranks may do this at once, and none may see half of it.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".digits-") as unfinished:

@@ -1,4 +1,4 @@
-"""Photos to batches: (images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,))."""
+"""Photos to batches: images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,)."""
 
 import logging
 from collections.abc import Iterator

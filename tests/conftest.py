@@ -1,0 +1,62 @@
+"""What several tests need: small photo folders, recipes, and the shared reference data where it is present."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindcv_lite.recipe import Recipe, load_recipe
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+SMALLEST = {
+    "model": "mobilenet_v3_small_100",
+    "batch_size": 4,
+    "epoch_size": 2,
+    "lr": 0.01,
+    "opt": "momentum",
+    "scheduler": "constant",
+    "warmup_epochs": 0,
+    "image_resize": 32,
+    "device_target": "CPU",
+}
+
+
+@pytest.fixture
+def recipe() -> Callable[..., Recipe]:
+    """A recipe of the required keys and those given."""
+
+    def build(**keys: object) -> Recipe:
+        return load_recipe([f"--{name}={value}" for name, value in (SMALLEST | keys).items()], "")
+
+    return build
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write data_dir/split/class/*.jpg: `counts` maps a split to the number of photos of each of its classes."""
+
+    def write(counts: dict[str, dict[str, int]], size: tuple[int, int] = (48, 40)) -> Path:
+        random = np.random.default_rng(0)
+        for split, classes in counts.items():
+            for place, (name, count) in enumerate(classes.items()):
+                folder = tmp_path / "photos" / split / name
+                folder.mkdir(parents=True)
+                for number in range(count):  # a class is a hue, so that it can be learned
+                    pixels = random.integers(0, 80, (size[1], size[0], 3), np.uint8)
+                    pixels[..., place % 3] += 150
+                    Image.fromarray(pixels).save(folder / f"{number}.jpg")
+        return tmp_path / "photos"
+
+    return write
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Weights and photos of others, which are not part of this project."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no reference data beside the project ({SHARED})")
+    return SHARED
