@@ -4,5 +4,5 @@ import os
 
 __version__ = "0.1.0"
 
-# MindSpore reads this once, when it is first imported: errors only, not its many warnings about the network of ranks.
-os.environ.setdefault("GLOG_v", "3")
+# MindSpore reads this once, when it is first imported. Its errors also arrive as exceptions, which we tell in a sentence.
+os.environ.setdefault("GLOG_v", "4")

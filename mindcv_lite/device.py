@@ -54,7 +54,7 @@ def start(recipe: Recipe) -> World:
     mindspore.set_device(target)
     rank, size, local_size = 0, 1, 1
     if workers_started(os.environ):
-        communication.init()
+        _join_ranks()
         rank, size, local_size = communication.get_rank(), communication.get_group_size(), _local_size()
     _start_log(chief=rank == 0)
     settings = settings_for(recipe, target, size, local_size, os.cpu_count() or 1, len(os.sched_getaffinity(0)))
@@ -138,6 +138,14 @@ def available_target(wish: str) -> str:
     if not mindspore.hal.is_available(wish):
         raise UserError(f"device_target is {wish}, which MindSpore does not find here; use --device_target auto or CPU")
     return wish
+
+
+def _join_ranks() -> None:
+    try:
+        communication.init()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot join the other ranks that msrun started: {reason}") from None
 
 
 def _local_size() -> int:

@@ -56,12 +56,9 @@ def evaluate(step: EvaluationStep, photos: Photos, recipe: Recipe, world: World,
     step.set_train(False)
     counts, timed, start = np.zeros(4), 0.0, time.perf_counter()
     batches = evaluation_batches(photos, recipe, world)
-    total, rows = batches.get_dataset_size(), batches.create_tuple_iterator(num_epochs=1)
-    for number, row in enumerate(
-        tqdm(rows, "validate", total, unit="batch", leave=False, disable=None if bar else True)
-    ):
-        counts += step(*row).asnumpy()
-        if number == 0 and total > 1:  # the first batch may have compiled the graph
+    for number, row in enumerate(tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True)):
+        counts += step(*map(Tensor, row)).asnumpy()
+        if number == 0 and len(batches) > 1:  # the first batch may have compiled the graph
             timed, start = counts[0], time.perf_counter()
     seconds = time.perf_counter() - start
     speed = world.size * (counts[0] - timed) / seconds

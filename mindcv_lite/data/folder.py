@@ -115,6 +115,11 @@ def _require_readable(photos: list[str], folder: Path) -> None:
 
 
 def _decodes(path: str) -> bool:
+    # Twice, because after a broken photo MindSpore's decoder reports the old error once more for a sound one.
+    return _decodes_now(path) or _decodes_now(path)
+
+
+def _decodes_now(path: str) -> bool:
     try:
         vision.Decode()(np.fromfile(path, np.uint8))
     except (RuntimeError, ValueError, TypeError, OSError):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import mindspore.dataset as ds
 import numpy as np
 
-from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.folder import Photos, unreadable
 from mindcv_lite.data.sharding import epoch_order, epoch_seed, shard, steps_of
 from mindcv_lite.data.transforms import evaluation_transforms, training_transforms
 from mindcv_lite.device import World
@@ -38,6 +38,7 @@ class TrainingBatches:
             )
         if data.drop_remainder:
             self.count = self.steps * data.batch_size * world.size
+        self.failure: UserError | None = None
         self._next_epoch = 0
 
     def dataset(self, first_epoch: int = 0) -> ds.Dataset:
@@ -49,7 +50,7 @@ class TrainingBatches:
         self._next_epoch = first_epoch
         return batches
 
-    def epoch(self, epoch: int) -> ds.Dataset:
+    def epoch(self, epoch: int) -> "Batches":
         """The batches of one epoch, counted from 0."""
         data = self.recipe.data
         order = epoch_order(len(self.photos), self.recipe.system.seed, epoch, data.shuffle, data.num_samples)
@@ -61,22 +62,53 @@ class TrainingBatches:
             weights[-data.batch_size :] *= data.batch_size * world.size / in_last_batch
         ds.config.set_seed(epoch_seed(self.recipe.system.seed, epoch, world.rank))
         transforms = training_transforms(self.recipe.augmentation, self.recipe.model.in_channels)
-        return _batches(self.photos, indices, weights, transforms, data.batch_size, world.settings.workers)
+        return Batches(self.photos, indices, weights, transforms, data.batch_size, world.settings.workers)
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[tuple]:
         epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
-        yield from self.epoch(epoch).create_tuple_iterator(num_epochs=1, output_numpy=True)
+        try:
+            yield from self.epoch(epoch)
+        except UserError as error:  # kept, because MindSpore passes on no more than its text in a long message
+            self.failure = error
+            raise
 
 
-def evaluation_batches(photos: Photos, recipe: Recipe, world: World) -> ds.Dataset:
+def evaluation_batches(photos: Photos, recipe: Recipe, world: World) -> "Batches":
     """This rank's share of the photos in whole batches; weight 0 marks what only fills up the last one."""
     order = epoch_order(len(photos), seed=0, epoch=0, shuffle=False)
     indices, weights = shard(order, recipe.data.batch_size, world.rank, world.size, drop_remainder=False)
     transforms = evaluation_transforms(recipe.augmentation, recipe.model.in_channels)
-    return _batches(photos, indices, weights, transforms, recipe.data.batch_size, world.settings.workers)
+    return Batches(photos, indices, weights, transforms, recipe.data.batch_size, world.settings.workers)
+
+
+class Batches:
+    """Batches of NumPy arrays, once through. Raises `UserError` that names the photos that cannot be decoded."""
+
+    def __init__(
+        self, photos: Photos, indices: np.ndarray, weights: np.ndarray, transforms: list, batch_size: int, workers: int
+    ):
+        self.rows = _EncodedPhotos(photos, indices, weights)
+        self.steps = len(indices) // batch_size
+        rows = ds.GeneratorDataset(
+            self.rows, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False
+        )
+        self.dataset = rows.map(transforms, "image", num_parallel_workers=workers).batch(batch_size)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[tuple]:
+        try:
+            yield from self.dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+        except RuntimeError:
+            broken = unreadable(self.rows.recently_read())
+            if not broken:
+                raise
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            raise UserError(f"{broken[0]}{more}: this photo cannot be decoded; replace it or remove it") from None
 
 
 class _EncodedPhotos:
@@ -84,19 +116,16 @@ class _EncodedPhotos:
 
     def __init__(self, photos: Photos, indices: np.ndarray, weights: np.ndarray):
         self.photos, self.indices, self.weights = photos, indices, weights
+        self.last_read = 0
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, place: int) -> tuple[np.ndarray, np.int32, np.float32]:
-        index = self.indices[place]
+        self.last_read, index = place, self.indices[place]
         return np.fromfile(self.photos.paths[index], np.uint8), self.photos.labels[index], self.weights[place]
 
-
-def _batches(
-    photos: Photos, indices: np.ndarray, weights: np.ndarray, transforms: list, batch_size: int, workers: int
-) -> ds.Dataset:
-    rows = _EncodedPhotos(photos, indices, weights)
-    dataset = ds.GeneratorDataset(rows, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)
-    dataset = dataset.map(transforms, "image", num_parallel_workers=workers)
-    return dataset.batch(batch_size)
+    def recently_read(self) -> list[str]:
+        """More of the last paths than MindSpore's queues can hold."""
+        recent = self.indices[max(0, self.last_read - 2000) : self.last_read + 1]
+        return [self.photos.paths[index] for index in dict.fromkeys(recent)]

@@ -26,10 +26,15 @@ log = logging.getLogger(__name__)
 
 
 def fit(step: TrainStep, batches: TrainingBatches, recipe: Recipe, world: World, callbacks: list[Callback]) -> None:
-    """Train for the recipe's epochs. Raises `TrainingError` if the loss is no longer finite."""
+    """Train for the recipe's epochs. Raises `TrainingError` on a loss that is not finite."""
     step.set_train()
     sink = world.settings.sink
-    Model(step).train(recipe.schedule.epoch_size, batches.dataset(), callbacks, dataset_sink_mode=sink)
+    try:
+        Model(step).train(recipe.schedule.epoch_size, batches.dataset(), callbacks, dataset_sink_mode=sink)
+    except RuntimeError:
+        if batches.failure:
+            raise batches.failure from None
+        raise
 
 
 class Watch(Callback):
