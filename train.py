@@ -40,7 +40,7 @@ def main() -> None:
     rate = learning_rate(recipe.schedule, peak, batches.steps)
     table = RateTable(rate, updates=recipe.schedule.epoch_size * batches.steps)
     optimizer = build_optimizer(network.trainable_params(), recipe.optimizer, table)
-    step = TrainStep(network, optimizer, recipe, world)
+    step = TrainStep(network, optimizer, recipe, world, batches.steps)
 
     describe(recipe, world, batches, network, peak)
     if warning := misfit(recipe.schedule, peak, batches.steps):

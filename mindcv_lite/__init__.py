@@ -4,5 +4,5 @@ import os
 
 __version__ = "0.1.0"
 
-# MindSpore reads this once, when it is first imported. Its errors also arrive as exceptions, which we tell in a sentence.
+# MindSpore reads this once, when it is first imported. Its errors arrive as exceptions too, and we tell those plainly.
 os.environ.setdefault("GLOG_v", "4")

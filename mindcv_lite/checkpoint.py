@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 RUN_FILES = ("recipe.yaml", "results.csv")
 
 
-def save_weights(path: Path, parameters: Iterable[Parameter], card: dict[str, Any]) -> None:
+def save_weights(path: Path, parameters: Mapping[str, Parameter], card: dict[str, Any]) -> None:
     """Write weights and model card to a new file, flush it to disk, and only then give it its name."""
     unfinished = path.with_name(f".{path.stem}.unfinished.ckpt")
-    entries = [{"name": parameter.name, "data": Tensor(parameter.asnumpy())} for parameter in parameters]
+    entries = [{"name": name, "data": Tensor(parameter.asnumpy())} for name, parameter in parameters.items()]
     try:
         mindspore.save_checkpoint(entries, str(unfinished), append_dict={CARD_NAME: json.dumps(card)})
         with open(unfinished, "rb") as file:
@@ -64,7 +64,7 @@ class Checkpoints:
         self.best = -1.0
 
     def save(
-        self, epoch: int, step: int, parameters: list[Parameter], card: dict[str, Any], top1: float | None
+        self, epoch: int, step: int, parameters: Mapping[str, Parameter], card: dict[str, Any], top1: float | None
     ) -> None:
         """Save the weights after `epoch`, then remove the file that the policy gives up."""
         path = self.folder / f"{self.model}-{epoch}_{step}.ckpt"
@@ -75,7 +75,7 @@ class Checkpoints:
             self.kept.remove(given_up)
             given_up[1].unlink(missing_ok=True)
 
-    def save_if_best(self, parameters: list[Parameter], card: dict[str, Any], top1: float) -> bool:
+    def save_if_best(self, parameters: Mapping[str, Parameter], card: dict[str, Any], top1: float) -> bool:
         """Save the weights under the best one's name if no earlier ones of this run scored as high."""
         if top1 <= self.best:
             return False

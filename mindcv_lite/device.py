@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -113,7 +114,7 @@ def settings_for(
 
 def require_launcher(distribute: bool, environment: Mapping[str, str] = os.environ) -> None:
     """Raise `UserError` unless `distribute` fits how the program was started."""
-    workers, command = workers_started(environment), f"python {' '.join(sys.argv)}"
+    workers, command = workers_started(environment), f"python {shlex.join(sys.argv)}"
     if distribute and not workers:
         raise UserError(
             "distribute is True, but this process was not started by msrun; for one device: "

@@ -92,7 +92,7 @@ class Model:
     conv_padding: Literal["mindcv", "symmetric", "same"] = key(
         "padding of strided convolutions: as MindCV, as torchvision and timm, as TensorFlow", "mindcv"
     )
-    bn_eps: float = key("epsilon of BatchNorm", 1e-5, above=0)
+    bn_eps: float = key("epsilon of BatchNorm", 1e-5, above=0, at_most=1)
     ckpt_path: str = key("train: weights to start from; validate: weights to check", "")
 
 
@@ -111,7 +111,7 @@ class Optimizer:
     weight_decay_filter: Literal["disable", "auto", "norm_and_bias"] = key(
         "what weight decay spares: disable nothing, auto BatchNorm, norm_and_bias BatchNorm and biases", "disable"
     )
-    eps: float = key("epsilon of adam, adamw, rmsprop and lamb", 1e-10, at_least=0)
+    eps: float = key("epsilon of adam, adamw, rmsprop and lamb", 1e-10, above=0)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Precision:
 
     amp_level: Literal["O0", "O1", "O2", "O3"] = key("training: O0 float32 ... O3 float16 throughout", "O0")
     val_amp_level: Literal["O0", "O1", "O2", "O3"] = key("evaluation: O0 float32 ... O3 float16 throughout", "O0")
-    loss_scale: float = key("factor of the loss, against float16 underflow; the first one if dynamic", 1.0, above=0)
+    loss_scale: float = key("factor of the loss, against float16 underflow; the first one if dynamic", 1.0, at_least=1)
     loss_scale_type: Literal["fixed", "dynamic"] = key("dynamic halves on overflow and skips that update", "fixed")
     drop_overflow_update: bool = key("skip an update whose gradients overflowed, with a fixed loss scale too", False)
 
@@ -197,11 +197,13 @@ class Recipe:
     def save(self, path: Path) -> None:
         """Write the recipe so that `--config` reads it back."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.flat().items()}
-        path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        text = yaml.dump(plain, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
+        path.write_text(text, encoding="utf-8")
 
 
 TOPICS: dict[str, type] = {topic.name: topic.type for topic in fields(Recipe)}  # type: ignore[misc]
 KEYS: dict[str, dataclasses.Field] = {key.name: key for topic in TOPICS.values() for key in fields(topic)}
+KINDS: dict[str, Any] = {name: kind for topic in TOPICS.values() for name, kind in typing.get_type_hints(topic).items()}
 
 ANY = object()
 # What MindCV's recipes may hold and this project does not do: the values that change nothing, and what to do instead.
@@ -211,10 +213,12 @@ FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
     "auto_augment": ((None, "", "None"), "automatic augmentation is not supported; use scale, ratio and color_jitter"),
     "aux_factor": ((0,), "MobileNetV3 has no auxiliary output"),
     "amp_cast_list": ((None, ""), "choose the precision with amp_level"),
+    "ckpt_url": ((ANY,), ""),
     "clip_grad": ((False,), "gradient clipping is not supported"),
     "clip_value": ((ANY,), ""),
     "cutmix": ((0,), "cutmix is not supported"),
     "cutmix_prob": ((ANY,), ""),
+    "data_url": ((ANY,), ""),
     "dataset_download": ((False,), "nothing is downloaded; put the photos under data_dir"),
     "drop_path_rate": ((None, 0), "MobileNetV3 has no drop path; use drop_rate"),
     "dynamic_loss_scale": ((False,), "use loss_scale_type: dynamic"),
@@ -225,6 +229,7 @@ FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
     "gradient_accumulation_steps": ((1,), "gradient accumulation is not supported; use a larger batch_size"),
     "layer_decay": ((None,), "layer-wise rates are not supported"),
     "mixup": ((0,), "mixup is not supported"),
+    "multi_data_url": ((ANY,), ""),
     "pretrained": ((False,), "nothing is downloaded; name a weights file with ckpt_path"),
     "re_prob": ((0,), "random erasing is not supported"),
     "re_scale": ((ANY,), ""),
@@ -233,6 +238,7 @@ FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
     "re_max_attempts": ((ANY,), ""),
     "reduction": (("mean",), "the loss is the mean over the batch"),
     "resume_opt": ((False,), "going on with an earlier run is not supported; start from its weights with ckpt_path"),
+    "train_url": ((ANY,), ""),
 }
 
 
@@ -264,18 +270,18 @@ def load_recipe(argv: list[str], description: str) -> Recipe:
             for topic, kind in TOPICS.items()
         }
     )
-    _check_rules(recipe, origin)
+    _check_rules(recipe, origin, config or "command line")
     return recipe
 
 
 # ------------------------------------------------------------------------------------------------ rules between keys
 
 
-def _check_rules(recipe: Recipe, origin: dict[str, str]) -> None:
+def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
     def require(holds: bool, name: str, expected: str) -> None:
         if not holds:
-            got = _show(recipe.flat()[name])
-            raise UserError(f"{origin.get(name, 'default')}: key '{name}': expected {expected}, got {got}")
+            got = _show(recipe.flat()[name]) + ("" if name in origin else ", the default")
+            raise UserError(f"{origin.get(name, source)}: key '{name}': expected {expected}, got {got}")
 
     for name in ("scale", "ratio"):
         low, high = getattr(recipe.augmentation, name)
@@ -294,6 +300,10 @@ def _check_rules(recipe: Recipe, origin: dict[str, str]) -> None:
         )
     if schedule.scheduler in ("cosine_decay", "one_cycle", "cyclic"):
         require(schedule.min_lr <= recipe.optimizer.lr, "min_lr", f"at most lr ({recipe.optimizer.lr:g})")
+    if recipe.output.ckpt_save_policy == "top_k":
+        require(
+            recipe.output.val_while_train, "val_while_train", "True, because ckpt_save_policy top_k compares scores"
+        )
     if recipe.optimizer.opt == "sgd" and recipe.optimizer.use_nesterov:
         require(recipe.optimizer.momentum > 0, "momentum", "more than 0 with use_nesterov")
 
@@ -303,14 +313,14 @@ def _check_rules(recipe: Recipe, origin: dict[str, str]) -> None:
 
 def _checked_value(name: str, value: Any, where: str, from_text: bool) -> Any:
     if name not in KEYS:
-        raise UserError(f"{where}: unknown key '{name}'{_nearest(name)}")
-    kind, bounds = _types()[name], KEYS[name].metadata["bounds"]
+        raise UserError(f"{where}: unknown key {name!r}{_nearest(name)}")
+    kind, bounds = KINDS[name], KEYS[name].metadata["bounds"]
     if from_text and not _wants_text(kind, value):
         value = _yaml_scalar(value)
     try:
         converted = _convert(kind, value)
         _check_bounds(converted, bounds)
-    except ValueError:
+    except (ValueError, OverflowError):
         expected = describe(kind) + _describe_bounds(bounds)
         raise UserError(f"{where}: key '{name}': expected {expected}, got {_show(value)}") from None
     return converted
@@ -390,10 +400,6 @@ def _show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _types() -> dict[str, Any]:
-    return {name: kind for topic in TOPICS.values() for name, kind in typing.get_type_hints(topic).items()}
-
-
 # ---------------------------------------------------------------------------------------------------------- sources
 
 
@@ -401,20 +407,31 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML without PyYAML's two silent surprises: a repeated key is an error, and 1e-5 is a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
+        seen = []  # no set: a key may be a list, which PyYAML refuses later
         for name, _ in node.value:
             if name.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{name.value}' stands twice", problem_mark=name.start_mark)
-            seen.add(name.value)
+                raise yaml.MarkedYAMLError(problem=f"key {name.value!r} stands twice", problem_mark=name.start_mark)
+            seen.append(name.value)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as error:  # PyYAML's own, of 2024-13-45 or !!int x
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
 
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["N"])
+
+class _StrictDumper(yaml.SafeDumper):
+    """Puts quotes around text that `_StrictLoader` would take for something else."""
+
+
+for _side in (_StrictLoader, _StrictDumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+0123456789."),
+    )
+    _side.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["N"])
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -427,7 +444,8 @@ def _read_yaml(path: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{path}:{mark.line + 1}" if mark else path
-        raise UserError(f"{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{line}: not valid YAML: {problem}") from None
     if not isinstance(content, dict):
         found = "an empty file" if content is None else _show(content)
         raise UserError(f"{path}: expected a recipe, lines of 'key: value', got {found}")
@@ -456,10 +474,8 @@ class _CommandLine(argparse.ArgumentParser):
         if rest:
             name = rest[0].split("=")[0]
             if name.startswith("--"):
-                raise UserError(f"command line: unknown key '{name[2:]}'{_nearest(name[2:])}")
-            raise UserError(
-                f"command line: '{rest[0]}' belongs to no flag; write --key value, lists as \"[0.35, 1.0]\""
-            )
+                raise UserError(f"command line: unknown key {name[2:]!r}{_nearest(name[2:])}")
+            raise UserError(f'command line: {rest[0]!r} belongs to no flag; write --key value, lists as "[0.35, 1.0]"')
         return flags
 
 
@@ -468,15 +484,15 @@ def _command_line(description: str) -> _CommandLine:
     parser.add_argument(
         "-c", "--config", metavar="FILE", help="YAML file with any of the keys below; flags overrule it"
     )
-    kinds = _types()
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse takes -1e-5 for a flag
     for topic in TOPICS.values():
         group = parser.add_argument_group(topic.__doc__)
         for entry in fields(topic):
             text = (
-                f"{entry.metadata['help']} [{describe(kinds[entry.name])}{_describe_bounds(entry.metadata['bounds'])}"
+                f"{entry.metadata['help']} [{describe(KINDS[entry.name])}{_describe_bounds(entry.metadata['bounds'])}"
             )
             text += "; required]" if entry.default is dataclasses.MISSING else f"; default: {_show(entry.default)}]"
-            bare = "?" if kinds[entry.name] is bool else None  # --shuffle alone means --shuffle True
+            bare = "?" if KINDS[entry.name] is bool else None  # --shuffle alone means --shuffle True
             group.add_argument(
                 f"--{entry.name}", nargs=bare, const="True" if bare else None, metavar="VALUE", help=text
             )

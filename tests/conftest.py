@@ -1,13 +1,17 @@
 """What several tests need: small photo folders, recipes, and the shared reference data where it is present."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mindcv_lite.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from mindcv_lite.device import World
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -25,7 +29,7 @@ SMALLEST = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recipe() -> Callable[..., Recipe]:
     """A recipe of the required keys and those given."""
 
@@ -52,6 +56,36 @@ def photo_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "photos"
 
     return write
+
+
+@pytest.fixture(scope="session")
+def world() -> Callable[..., "World"]:
+    """A place among `size` ranks that need not exist: what this rank does on its own can be tested without msrun."""
+    from mindcv_lite.device import World, settings_for  # late: tests of the recipe start without MindSpore
+
+    def build(recipe: Recipe, rank: int = 0, size: int = 1) -> World:
+        return World(rank, size, settings_for(recipe, "CPU", size, processors=2))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def graph_mode() -> None:
+    """What runs is compiled first, as in the product."""
+    import mindspore
+
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    mindspore.set_device("CPU")
+
+
+@pytest.fixture
+def pynative_mode(graph_mode: None) -> Iterator[None]:
+    """Operators run one by one: faster for a few of them, and for what is run once."""
+    import mindspore
+
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    yield
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import mindspore
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import nn
 from mindspore.train import Callback, Model
 from tqdm import tqdm
 
@@ -19,6 +18,7 @@ from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError
 from mindcv_lite.evaluation import Score
 from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.publish import Publish
 from mindcv_lite.training.train_step import TrainStep
 from mindcv_lite.weights import model_card
 
@@ -92,8 +92,6 @@ class Watch(Callback):
         self.images_per_second = self.batches.count * timed / self.batches.steps / self.seconds
         self.untimed = 0
         self._check_loss()
-        for counter in (self.step.loss_sum, self.step.steps):
-            counter.set_data(Tensor(0, counter.dtype))
 
     untimed = 0
 
@@ -106,8 +104,8 @@ class Watch(Callback):
         """The mean loss of the epoch so far, over all ranks; all of them stop if one of them broke."""
         step = self.step
         broken = int(step.broken_step.asnumpy())
-        numbers = np.array([step.loss_sum.asnumpy(), step.steps.asnumpy(), broken >= 0], np.float64)
-        loss_sum, steps, ranks_broken = self.world.sum(numbers)
+        numbers = np.array([step.loss_sum.asnumpy() / self.done, broken >= 0], np.float64)
+        loss, ranks_broken = self.world.sum(numbers)
         if ranks_broken:
             where = f"step {broken + 1}" if broken >= 0 else "a step"
             rate = f"at learning rate {self.rate(broken):.4g}" if broken >= 0 else "on another rank"
@@ -115,7 +113,7 @@ class Watch(Callback):
                 f"the loss of {where} ({self.batches.steps} steps an epoch) is not finite {rate}; "
                 "the checkpoints saved before are good: lower --lr, or raise --warmup_epochs"
             )
-        self.loss = loss_sum / steps
+        self.loss = loss / self.world.size
 
 
 class EpochEnd(Callback):
@@ -142,8 +140,9 @@ class EpochEnd(Callback):
         class_names: tuple[str, ...],
     ):
         """`published`: the network that is scored and saved, a copy of the trained one; `score`: how to score it."""
-        self.watch, self.published, self.score, self.class_names = watch, published, score, class_names
+        self.watch, self.score, self.class_names = watch, score, class_names
         self.recipe, self.world = watch.recipe, watch.world
+        self.publish = Publish(watch.step.network, published, watch.world)
         output = self.recipe.output
         self.folder = Path(output.ckpt_save_dir)
         self.checkpoints = Checkpoints(
@@ -154,12 +153,11 @@ class EpochEnd(Callback):
         arguments = run_context.original_args()
         epoch, last = arguments.cur_epoch_num, arguments.cur_epoch_num == self.recipe.schedule.epoch_size
         output = self.recipe.output
-        average_batch_norms(self.watch.step.network, self.world)
-        copy_parameters(self.watch.step.network, self.published)
+        self.publish()
         score = self.score() if self.score and (epoch % output.val_interval == 0 or last) else None
         if self.world.rank != 0:
             return
-        parameters = list(self.published.get_parameters())
+        parameters = self.publish.parameters
         top1 = score.top1 if score else None
         card = model_card(self.recipe, self.class_names, epoch=epoch, top1=top1)
         if epoch % output.ckpt_save_interval == 0 or last:
@@ -195,21 +193,3 @@ class EpochEnd(Callback):
             if is_new:
                 table.writerow(self.COLUMNS)
             table.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row)
-
-
-def average_batch_norms(network: nn.Cell, world: World) -> None:
-    """Give every rank the mean of all ranks' BatchNorm statistics."""
-    if world.size == 1:
-        return
-    statistics = [parameter for parameter in network.get_parameters() if parameter.name.endswith(("mean", "variance"))]
-    means = world.sum(np.concatenate([parameter.asnumpy() for parameter in statistics])) / world.size
-    places = np.cumsum([parameter.size for parameter in statistics])[:-1]
-    for parameter, mean in zip(statistics, np.split(means, places), strict=True):
-        parameter.set_data(Tensor(mean, mindspore.float32))
-
-
-def copy_parameters(source: nn.Cell, target: nn.Cell) -> None:
-    """Copy all weights and statistics from one network to another of the same shape."""
-    values: dict[str, Parameter] = source.parameters_dict()
-    for name, parameter in target.parameters_dict().items():
-        parameter.set_data(Tensor(values[name].asnumpy()))

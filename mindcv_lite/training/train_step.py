@@ -11,11 +11,11 @@ from mindcv_lite.training.losses import LOSSES, soft_targets
 class TrainStep(nn.Cell):
     """images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,) -> loss.
 
-    The device keeps count: `loss_sum` over `steps` since `reset`, and in `broken_step` the first step whose loss was
-    not finite (-1: none), so that a device that runs a whole epoch on its own reports the same as one that does not.
+    The device keeps count, so that one that runs a whole epoch on its own reports the same as one that does not:
+    `loss_sum` since the epoch began, and in `broken_step` the first step whose loss was not finite (-1: none).
     """
 
-    def __init__(self, network: nn.Cell, optimizer: nn.Optimizer, recipe: Recipe, world: World):
+    def __init__(self, network: nn.Cell, optimizer: nn.Optimizer, recipe: Recipe, world: World, steps_per_epoch: int):
         super().__init__(auto_prefix=False)
         self.network = network
         self.optimizer = optimizer
@@ -28,8 +28,8 @@ class TrainStep(nn.Cell):
         )
         self.scaler = loss_scaler(recipe.precision)
         self.skips_overflow = recipe.precision.loss_scale_type == "dynamic" or recipe.precision.drop_overflow_update
+        self.steps_per_epoch = steps_per_epoch
         self.loss_sum = counter(0.0, "loss_sum")
-        self.steps = counter(0, "steps")
         self.skipped = counter(0, "skipped")
         self.step = counter(0, "step")
         self.broken_step = counter(-1, "broken_step")
@@ -60,9 +60,10 @@ class TrainStep(nn.Cell):
     def count(self, loss: Tensor) -> Tensor:
         broken = ops.logical_and(ops.logical_not(ops.isfinite(loss)), self.broken_step < 0)
         loss = ops.depend(loss, ops.assign(self.broken_step, ops.select(broken, self.step, self.broken_step)))
-        loss = ops.depend(loss, ops.assign_add(self.step, 1))
-        loss = ops.depend(loss, ops.assign_add(self.steps, 1))
-        return ops.depend(loss, ops.assign_add(self.loss_sum, loss))
+        begins = self.step % self.steps_per_epoch == 0
+        loss_sum = ops.select(begins, ops.zeros_like(loss), self.loss_sum) + loss
+        loss = ops.depend(loss, ops.assign(self.loss_sum, loss_sum))
+        return ops.depend(loss, ops.assign_add(self.step, 1))
 
 
 def counter(start: float, name: str) -> Parameter:

@@ -1,0 +1,238 @@
+"""Which photo comes in which batch on which rank, with which weight and which pixels. A photo's label is its number."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches
+from mindcv_lite.errors import UserError
+
+COUNT = 10
+CLASSES = tuple("abcdefghij")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Photos:
+    """Ten photos of noise."""
+    folder, random = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
+    paths = [str(folder / f"{number}.png") for number in range(COUNT)]
+    for path in paths:
+        Image.fromarray(random.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
+    return Photos(paths, np.arange(COUNT, dtype=np.int32), CLASSES)
+
+
+@pytest.fixture
+def epoch_of(photos, recipe, world):
+    """The batches of an epoch on one rank, as one pipeline gives them."""
+
+    def epoch_of(epoch: int = 0, rank: int = 0, size: int = 1, **keys) -> list[tuple]:
+        given = recipe(drop_remainder=False, **keys)
+        return list(TrainingBatches(photos, given, world(given, rank, size)).epoch(epoch))
+
+    return epoch_of
+
+
+def labels_of(batches: list[tuple]) -> list[list[int]]:
+    return [labels.tolist() for _, labels, _ in batches]
+
+
+def seen_of(batches: list[tuple]) -> list[int]:
+    """The numbers of the photos that count."""
+    return [int(label) for _, labels, weights in batches for label in labels[weights > 0]]
+
+
+def pixels_of(batches: list[tuple]) -> np.ndarray:
+    return np.concatenate([images for images, _, _ in batches])
+
+
+def epochs_of(batches: TrainingBatches, first: int, count: int) -> list[list[tuple]]:
+    """`count` epochs from `first` on, read as MindSpore's Model reads them."""
+    rows = batches.dataset(first).create_tuple_iterator(num_epochs=count, output_numpy=True)
+    return [[tuple(row) for row in rows] for _ in range(count)]
+
+
+# ------------------------------------------------------------------------------------------------- which photo where
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 16])
+def test_all_ranks_together_train_on_each_photo_exactly_once(photos, recipe, world, size, batch_size):
+    given = recipe(batch_size=batch_size, drop_remainder=False)
+    ranks = [TrainingBatches(photos, given, world(given, rank, size)) for rank in range(size)]
+    shares = [list(rank.epoch(0)) for rank in ranks]
+    assert sorted(seen for share in shares for seen in seen_of(share)) == list(range(COUNT))
+    for rank, share in zip(ranks, shares, strict=True):
+        assert len(share) == rank.steps == len(rank) == -(-COUNT // (batch_size * size))
+        assert rank.count == COUNT
+        for images, labels, weights in share:
+            assert (images.shape, images.dtype) == ((batch_size, 32, 32, 3), np.uint8)
+            assert (labels.shape, labels.dtype) == ((batch_size,), np.int32)
+            assert (weights.shape, weights.dtype) == ((batch_size,), np.float32)
+
+
+@pytest.mark.parametrize(("size", "batch_size", "steps"), [(1, 4, 2), (2, 4, 1), (3, 3, 1), (2, 2, 2)])
+def test_drop_remainder_leaves_out_the_short_last_batch_and_no_photo_twice(
+    photos, recipe, world, size, batch_size, steps
+):
+    given = recipe(batch_size=batch_size, drop_remainder=True)
+    seen = Counter()
+    for rank in range(size):
+        batches = TrainingBatches(photos, given, world(given, rank, size))
+        assert (batches.steps, batches.count) == (steps, steps * batch_size * size)
+        for _, labels, weights in batches.epoch(0):
+            assert np.all(weights == 1)
+            seen.update(labels.tolist())
+    assert len(seen) == sum(seen.values()) == steps * batch_size * size
+
+
+def test_dropping_everything_is_refused(photos, recipe, world):
+    given = recipe(batch_size=6, drop_remainder=True)
+    with pytest.raises(
+        UserError, match=r"batch_size 6 x 2 devices is more than the 10 training photos.*drop_remainder"
+    ):
+        TrainingBatches(photos, given, world(given, 0, 2))
+
+
+def test_num_samples_takes_that_many_photos_over_all_ranks(photos, recipe, world):
+    given = recipe(batch_size=2, num_samples=7, drop_remainder=False)
+    ranks = [TrainingBatches(photos, given, world(given, rank, 2)) for rank in range(2)]
+    seen = [number for rank in ranks for number in seen_of(list(rank.epoch(0)))]
+    assert len(seen) == len(set(seen)) == 7
+    assert {(rank.steps, rank.count) for rank in ranks} == {(2, 7)}
+    all_of_them = recipe(num_samples=1000, drop_remainder=False)
+    assert TrainingBatches(photos, all_of_them, world(all_of_them)).count == COUNT
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 16])
+def test_all_ranks_together_evaluate_each_photo_exactly_once(photos, recipe, world, size, batch_size):
+    given = recipe(batch_size=batch_size)  # drop_remainder is for training
+    shares = [list(evaluation_batches(photos, given, world(given, rank, size))) for rank in range(size)]
+    assert sorted(seen for share in shares for seen in seen_of(share)) == list(range(COUNT))
+    for share in shares:
+        assert len(share) == len(evaluation_batches(photos, given, world(given, 0, size)))
+        assert all(len(labels) == batch_size and set(weights) <= {0, 1} for _, labels, weights in share)
+
+
+# ----------------------------------------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [3, 4, 7, 16])
+def test_weights_make_the_mean_over_ranks_the_mean_over_the_photos_of_each_step(epoch_of, size, batch_size):
+    losses = np.random.default_rng(1).normal(size=COUNT)  # one for each photo
+    shares = [epoch_of(rank=rank, size=size, batch_size=batch_size) for rank in range(size)]
+    seen = []
+    for batches in zip(*shares, strict=True):
+        mean = np.mean([(losses[labels] * weights).mean() for _, labels, weights in batches])
+        of_step = [number for batch in batches for number in seen_of([batch])]
+        assert mean == pytest.approx(losses[of_step].mean(), rel=1e-6)  # the weights are float32
+        seen += of_step
+    assert sorted(seen) == list(range(COUNT))
+
+
+# --------------------------------------------------------------------------------------------------- order and pixels
+
+
+def test_the_same_seed_repeats_order_and_pixels_and_another_epoch_seed_or_rank_does_not(epoch_of):
+    batches = epoch_of(epoch=1)
+    again = epoch_of(epoch=1)
+    assert labels_of(batches) == labels_of(again)
+    assert np.array_equal(pixels_of(batches), pixels_of(again))
+    for other in (epoch_of(epoch=2), epoch_of(epoch=1, seed=43)):
+        assert labels_of(other) != labels_of(batches)
+
+
+def test_without_shuffle_epochs_differ_in_their_pixels_only(epoch_of):
+    first, second = (epoch_of(epoch=epoch, shuffle=False) for epoch in range(2))
+    assert labels_of(first) == labels_of(second) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
+    assert all(
+        not np.array_equal(ours, theirs) for ours, theirs in zip(pixels_of(first), pixels_of(second), strict=True)
+    )
+
+
+def test_ranks_augment_differently(recipe, world, photos):
+    given = recipe(batch_size=1, shuffle=False, drop_remainder=False)
+    twice = Photos(photos.paths[:1] * 2, photos.labels[:2], photos.class_names)  # the same photo for both ranks
+    ours, theirs = (pixels_of(list(TrainingBatches(twice, given, world(given, rank, 2)).epoch(0))) for rank in range(2))
+    assert not np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_epoch_does_not_depend_on_the_epochs_before_it(photos, recipe, world, size):
+    given = recipe(drop_remainder=False, num_parallel_workers=2)
+    rank = world(given, size - 1, size)
+    from_the_start = epochs_of(TrainingBatches(photos, given, rank), 0, 4)
+    for first in (1, 3):
+        resumed = epochs_of(TrainingBatches(photos, given, rank), first, 4 - first)
+        for ours, theirs in zip(resumed, from_the_start[first:], strict=True):
+            assert labels_of(ours) == labels_of(theirs)
+            assert np.array_equal(pixels_of(ours), pixels_of(theirs))
+    alone = list(TrainingBatches(photos, given, rank).epoch(2))
+    assert labels_of(alone) == labels_of(from_the_start[2])
+    assert np.array_equal(pixels_of(alone), pixels_of(from_the_start[2]))
+
+
+def test_the_dataset_of_all_epochs_tells_its_steps_and_every_epoch_is_whole(photos, recipe, world):
+    given = recipe(drop_remainder=False)
+    batches = TrainingBatches(photos, given, world(given))
+    assert batches.dataset().get_dataset_size() == batches.steps == 3
+    epochs = epochs_of(batches, 0, 3)
+    assert [sorted(seen_of(epoch)) for epoch in epochs] == [list(range(COUNT))] * 3
+    assert len({tuple(seen_of(epoch)) for epoch in epochs}) == 3  # in three orders
+
+
+def test_evaluation_sees_the_same_pixels_every_time_and_the_photos_in_order(photos, recipe, world):
+    given = recipe()
+    first, second = (list(evaluation_batches(photos, given, world(given))) for _ in range(2))
+    assert seen_of(first) == list(range(COUNT))
+    assert np.array_equal(pixels_of(first), pixels_of(second))
+
+
+def test_grey_images_have_one_number_a_pixel(photos, recipe, world):
+    given = recipe(in_channels=1, mean="[127.5]", std="[127.5]")
+    for batches in (
+        TrainingBatches(photos, given, world(given)).epoch(0),
+        evaluation_batches(photos, given, world(given)),
+    ):
+        assert next(iter(batches))[0].shape == (4, 32, 32)
+
+
+# ------------------------------------------------------------------------------------------------------ broken photos
+
+
+def with_broken(photos: Photos, folder: Path, *numbers: int) -> Photos:
+    paths = list(photos.paths)
+    for number in numbers:
+        paths[number] = str(folder / f"broken{number}.jpg")
+        Path(paths[number]).write_bytes(b"no photo")
+    return Photos(paths, photos.labels, photos.class_names)
+
+
+def test_a_photo_that_cannot_be_decoded_is_named_in_evaluation_and_training(photos, recipe, world, tmp_path):
+    broken, given = with_broken(photos, tmp_path, 6), recipe(drop_remainder=False)
+    for batches in (
+        evaluation_batches(broken, given, world(given)),
+        TrainingBatches(broken, given, world(given)).epoch(0),
+    ):
+        with pytest.raises(UserError, match=r"broken6\.jpg: this photo cannot be decoded"):
+            list(batches)
+
+
+def test_training_keeps_the_sentence_that_names_the_photo(photos, recipe, world, tmp_path):
+    given = recipe(drop_remainder=False)
+    batches = TrainingBatches(with_broken(photos, tmp_path, 6), given, world(given))
+    with pytest.raises(RuntimeError):
+        epochs_of(batches, 0, 1)
+    assert "broken6.jpg: this photo cannot be decoded" in str(batches.failure)
+
+
+def test_sound_photos_leave_no_failure(photos, recipe, world):
+    given = recipe(drop_remainder=False)
+    batches = TrainingBatches(photos, given, world(given))
+    epochs_of(batches, 0, 1)
+    assert batches.failure is None

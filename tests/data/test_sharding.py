@@ -1,0 +1,96 @@
+"""Shares of an epoch: exact for any count, batch and number of ranks."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindcv_lite.data.sharding import epoch_order, epoch_seed, shard, steps_of
+
+counts, batches, ranks = st.integers(1, 300), st.integers(1, 70), st.integers(1, 8)
+
+
+@given(counts, batches, ranks, st.booleans(), st.integers(0, 5))
+def test_every_photo_comes_exactly_once_over_all_ranks(count, batch_size, size, drop_remainder, epoch):
+    order = epoch_order(count, seed=7, epoch=epoch, shuffle=True)
+    steps = steps_of(count, batch_size, size, drop_remainder)
+    seen, filling = Counter(), 0
+    for rank in range(size):
+        indices, weights = shard(order, batch_size, rank, size, drop_remainder)
+        assert len(indices) == len(weights) == steps * batch_size  # whole batches, as many on every rank
+        assert set(np.unique(weights)) <= {0.0, 1.0}
+        assert all(0 <= index < count for index in indices)
+        seen.update(indices[weights == 1].tolist())
+        filling += int((weights == 0).sum())
+    if drop_remainder:
+        assert sum(seen.values()) == len(seen) == count - count % (batch_size * size)
+        assert filling == 0
+    else:
+        assert seen == dict.fromkeys(range(count), 1)
+        assert filling == steps * batch_size * size - count < batch_size * size
+
+
+@given(counts, batches, ranks, st.booleans())
+def test_only_the_last_batch_is_filled_up_and_each_global_batch_is_the_next_part_of_the_order(
+    count, batch_size, size, drop_remainder
+):
+    order = epoch_order(count, seed=7, epoch=0, shuffle=True)
+    shares = [shard(order, batch_size, rank, size, drop_remainder) for rank in range(size)]
+    for step in range(steps_of(count, batch_size, size, drop_remainder)):
+        part = slice(step * batch_size, (step + 1) * batch_size)
+        real = np.concatenate([indices[part][weights[part] == 1] for indices, weights in shares])
+        expected = order[step * batch_size * size : (step + 1) * batch_size * size]
+        assert sorted(real) == sorted(expected)
+
+
+@given(counts, st.integers(0, 2**31 - 1), st.integers(0, 1000))
+def test_an_epochs_order_is_a_permutation_that_its_seed_repeats(count, seed, epoch):
+    order = epoch_order(count, seed, epoch, shuffle=True)
+    assert sorted(order) == list(range(count))
+    assert np.array_equal(order, epoch_order(count, seed, epoch, shuffle=True))
+
+
+@given(st.integers(20, 300), st.integers(0, 2**31 - 2), st.integers(0, 1000))
+def test_another_epoch_and_another_seed_give_another_order(count, seed, epoch):
+    # 20 photos have 2e18 orders: two equal ones are no accident.
+    order = epoch_order(count, seed, epoch, shuffle=True)
+    assert not np.array_equal(order, epoch_order(count, seed, epoch + 1, shuffle=True))
+    assert not np.array_equal(order, epoch_order(count, seed + 1, epoch, shuffle=True))
+
+
+@given(counts, st.integers(0, 100))
+def test_without_shuffle_every_epoch_is_in_the_order_of_the_files(count, epoch):
+    assert np.array_equal(epoch_order(count, 7, epoch, shuffle=False), np.arange(count))
+
+
+@given(counts, st.integers(1, 400))
+def test_num_samples_takes_that_many_photos_or_all(count, num_samples):
+    order = epoch_order(count, 7, 0, shuffle=True, num_samples=num_samples)
+    assert len(order) == len(set(order)) == min(count, num_samples)
+    assert np.array_equal(order, epoch_order(count, 7, 0, shuffle=True)[:num_samples])
+    assert np.array_equal(
+        epoch_order(count, 7, 0, shuffle=False, num_samples=num_samples), np.arange(min(count, num_samples))
+    )
+
+
+def test_num_samples_of_shuffled_photos_draws_others_every_epoch():
+    drawn = [set(epoch_order(1000, 7, epoch, shuffle=True, num_samples=20)) for epoch in range(3)]
+    assert drawn[0] != drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "size", "dropped", "filled"),
+    [(10007, 75, 8, 16, 17), (10, 4, 3, 0, 1), (12, 4, 3, 1, 1), (1, 64, 8, 0, 1), (1281167, 75, 8, 2135, 2136)],
+)
+def test_steps_are_those_worked_out_by_hand(count, batch_size, size, dropped, filled):
+    assert steps_of(count, batch_size, size, drop_remainder=True) == dropped
+    assert steps_of(count, batch_size, size, drop_remainder=False) == filled
+
+
+def test_seeds_differ_by_seed_epoch_and_rank_and_fit_into_31_bits():
+    seeds = [epoch_seed(seed, epoch, rank) for seed in range(10) for epoch in range(100) for rank in range(8)]
+    assert len(set(seeds)) == len(seeds)  # 8000 draws of 2**31: a pair in 70 such tables would be chance
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert epoch_seed(42, 3, 1) == epoch_seed(42, 3, 1)

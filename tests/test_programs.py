@@ -1,0 +1,133 @@
+"""Whole programs, as a user starts them: train.py and validate.py, alone and under msrun."""
+
+import csv
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+SMALL = ROOT / "configs/mobilenetv3/mobilenet_v3_small_ascend.yaml"
+TINY = ("--image_resize", "32", "--num_classes", "2", "--epoch_size", "2")
+PORTS = itertools.count(8700)
+
+
+def run(*command: object, cwd: Path, status: int = 0) -> str:
+    """Run a command to its end; its output, errors included."""
+    here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # msrun starts the python it finds there
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=cwd, env=os.environ | here, capture_output=True, text=True, timeout=300)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def msrun(workers: int, *command: object, cwd: Path, status: int = 0) -> list[str]:
+    """Run a script under msrun; the log of each worker."""
+    logs = cwd / f"log_{next(PORTS)}"
+    options = ("--worker_num", workers, "--local_worker_num", workers, "--master_port", logs.name.removeprefix("log_"))
+    run(
+        "msrun",
+        "--bind_core=True",
+        *options,
+        "--join",
+        "True",
+        "--log_dir",
+        logs,
+        "python",
+        *command,
+        cwd=cwd,
+        status=status,
+    )
+    return [(logs / f"worker_{rank}.log").read_text() for rank in range(workers)]
+
+
+def scores(log: str) -> tuple[str, ...]:
+    """top-1, top-5 and number of photos of a validation."""
+    found = re.search(r"top-1 (\S+%), top-5 (\S+%), loss \S+, (\d+) photos", log)
+    assert found, log
+    return found.groups()
+
+
+def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(photo_folder, tmp_path):
+    photos = photo_folder({"train": {"a": 20, "b": 13}, "val": {"a": 5, "b": 4}})
+    common = ("--data_dir", photos, *TINY, "--batch_size", 8)
+    log = run(sys.executable, ROOT / "train.py", "-c", SMALL, *common, "--distribute", "False", cwd=tmp_path)
+    assert "Traceback" not in log
+    assert log.count("epoch ") == 2
+
+    files = sorted(path.name for path in (tmp_path / "ckpt").iterdir())
+    name = "mobilenet_v3_small_100"
+    assert files == [f"{name}-1_4.ckpt", f"{name}-2_8.ckpt", f"{name}_best.ckpt", "recipe.yaml", "results.csv"]
+
+    rows = list(csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines()))
+    checkpoint = tmp_path / f"ckpt/{name}-2_8.ckpt"
+    # The saved recipe stands for all flags, and validation needs no launcher although the recipe says distribute.
+    log = run(sys.executable, ROOT / "validate.py", "-c", "ckpt/recipe.yaml", "--ckpt_path", checkpoint, cwd=tmp_path)
+    assert scores(log)[2] == "9"
+    assert scores(log)[0] == f"{float(rows[1]['top1']):.2%}"
+
+
+def test_ranks_end_with_the_same_weights_and_the_score_of_one_process(photo_folder, tmp_path):
+    photos = photo_folder({"train": {"a": 12, "b": 11}, "val": {"a": 6, "b": 5}})
+    script = tmp_path / "train_and_print_weights.py"
+    script.write_text(f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import train
+from mindcv_lite.training import loop
+end = loop.EpochEnd.on_train_epoch_end
+def end_and_print(self, run_context):
+    end(self, run_context)
+    parameters = self.watch.step.network.get_parameters()
+    print("sum", sum(abs(parameter.asnumpy().astype("float64")).sum() for parameter in parameters).hex())
+loop.EpochEnd.on_train_epoch_end = end_and_print
+train.main()
+""")
+    common = ("-c", SMALL, "--data_dir", photos, *TINY, "--batch_size", 4, "--drop_remainder", "False")
+    logs = msrun(2, script, *common, cwd=tmp_path)
+    sums = [re.findall(r"^sum (\S+)", log, re.M) for log in logs]
+    assert len(sums[0]) == 2
+    assert sums[0] == sums[1]
+    assert "epoch 2/2" in logs[0]
+    assert "epoch" not in logs[1]  # rank 0 alone prints
+
+    checkpoint = tmp_path / "ckpt/mobilenet_v3_small_100_best.ckpt"
+    check = (ROOT / "validate.py", *common, "--ckpt_path", checkpoint)
+    assert scores(msrun(2, *check, cwd=tmp_path)[0]) == scores(run(sys.executable, *check, cwd=tmp_path))
+
+
+def test_three_ranks_count_ten_photos_once_each(photo_folder, tmp_path):
+    photos = photo_folder({"train": {"a": 5, "b": 5}, "val": {"a": 5, "b": 5}})
+    common = ("-c", SMALL, "--data_dir", photos, *TINY, "--batch_size", 2, "--drop_remainder", "False")
+    msrun(3, ROOT / "train.py", *common, cwd=tmp_path)
+    check = (ROOT / "validate.py", *common, "--ckpt_path", "ckpt/mobilenet_v3_small_100_best.ckpt")
+    several = scores(msrun(3, *check, cwd=tmp_path)[0])
+    assert several[2] == "10"
+    assert several == scores(run(sys.executable, *check, "--batch_size", 100, cwd=tmp_path))
+
+
+def test_a_broken_photo_on_one_rank_ends_all_ranks_and_is_named(photo_folder, tmp_path):
+    photos = photo_folder({"train": {"a": 8, "b": 8}, "val": {"a": 2, "b": 2}})
+    broken = photos / "train/b/5.jpg"
+    broken.write_bytes(broken.read_bytes()[:100])
+    logs = msrun(
+        2, ROOT / "train.py", "-c", SMALL, "--data_dir", photos, *TINY, "--batch_size", 4, cwd=tmp_path, status=1
+    )
+    assert sum(f"{broken}: this photo cannot be decoded" in log for log in logs) == 1
+
+
+def test_the_demo_learns_handwritten_digits(tmp_path):
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    demo = ROOT / "configs/mobilenetv3/mobilenet_v3_small_digits.yaml"
+    command = [sys.executable, ROOT / "train.py", "--config", demo, "--epoch_size", "4"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    top1 = [float(row["top1"]) for row in csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines())]
+    assert max(top1) > 0.9  # chance is 0.1; the 12 epochs of the recipe reach 0.99

@@ -1,0 +1,598 @@
+"""The recipe's promises: where values come from, what is refused, and in which words."""
+
+import math
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mindcv_lite.errors import UserError
+from mindcv_lite.recipe import ANY, FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe, load_recipe
+from tests.conftest import ROOT
+
+REQUIRED = "model: mobilenet_v3_small_100\nbatch_size: 4\nepoch_size: 2\nlr: 0.01\nopt: momentum\nscheduler: constant\n"
+REQUIRED_KEYS = {"model", "batch_size", "epoch_size", "lr", "opt", "scheduler"}
+
+
+@pytest.fixture
+def write(tmp_path) -> Callable[..., str]:
+    """Write a recipe file of these lines; its path."""
+
+    def write(content: str | bytes) -> str:
+        path = tmp_path / "r.yaml"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def load(write) -> Callable[..., Recipe]:
+    """The recipe of the required keys, lines of YAML, and flags."""
+
+    def load(lines: str = "", *flags: str) -> Recipe:
+        given_keys = {line.split(":")[0] for line in lines.splitlines()}
+        kept = [line for line in REQUIRED.splitlines() if line.split(":")[0] not in given_keys]
+        return load_recipe(["--config", write("\n".join([*kept, lines])), *flags], "")
+
+    return load
+
+
+def error_of(call: Callable[..., Any], *arguments: Any) -> str:
+    """The text of the error, which must be one line."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1, text
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------------- order
+
+
+def test_flags_overrule_the_file_and_the_file_overrules_the_defaults(load):
+    assert load().system.seed == 42
+    assert load("seed: 1").system.seed == 1
+    assert load("seed: 1", "--seed", "2").system.seed == 2
+    assert load("", "--seed", "2").system.seed == 2
+
+
+def test_a_recipe_may_be_flags_alone():
+    flags = [f"--{line.replace(': ', '=')}" for line in REQUIRED.splitlines()]
+    assert load_recipe(flags, "").model.model == "mobilenet_v3_small_100"
+
+
+def test_c_is_short_for_config(write):
+    assert load_recipe(["-c", write(REQUIRED)], "").data.batch_size == 4
+
+
+@pytest.mark.parametrize("name", sorted(REQUIRED_KEYS))
+def test_what_decides_the_result_has_no_default(name, write):
+    path = write("".join(line + "\n" for line in REQUIRED.splitlines() if not line.startswith(f"{name}:")))
+    text = error_of(load_recipe, ["--config", path], "")
+    assert text.startswith(f"{path}: key '{name}' is missing (")
+    assert f"give --{name}" in text
+
+
+def test_conveniences_have_a_default():
+    assert {name for name, entry in KEYS.items() if entry.default is MISSING} == REQUIRED_KEYS
+
+
+def test_without_a_recipe_the_advice_is_to_give_one():
+    assert "give a recipe with --config" in error_of(load_recipe, [], "")
+
+
+# ------------------------------------------------------------------------------------------------------------- types
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("lr", "1e-5", 1e-5),  # text to PyYAML
+        ("lr", "1E5", 1e5),
+        ("lr", ".5e-3", 0.5e-3),
+        ("lr", "2", 2.0),
+        ("warmup_factor", "0", 0.0),
+        ("batch_size", "75", 75),
+        ("distribute", "True", True),
+        ("distribute", "false", False),
+        ("num_samples", "None", None),
+        ("num_samples", "null", None),
+        ("num_samples", "7", 7),
+        ("color_jitter", "None", None),
+        ("num_parallel_workers", "auto", "auto"),
+        ("num_parallel_workers", "3", 3),
+        ("in_channels", "3", 3),
+        ("mode", "0", 0),
+        ("jit_level", "O1", "O1"),
+        ("dataset", "''", ""),
+        ("scale", "[0.35, 1]", (0.35, 1.0)),
+        ("scale", "[1e-3, 1.0]", (1e-3, 1.0)),
+        ("multi_step_decay_milestones", "[5]", (5,)),
+        ("multi_step_decay_milestones", "[5, 50, 500]", (5, 50, 500)),
+        ("mean", "[-1e-1, 0, 1]", (-0.1, 0.0, 1.0)),
+    ],
+)
+@pytest.mark.parametrize("source", ["file", "flag"])
+def test_values_are_read_as_the_type_of_their_key(load, name, text, value, source):
+    if source == "flag":
+        text = text.strip("'")  # the shell's quotes
+    found = load(f"{name}: {text}" if source == "file" else "", *([] if source == "file" else [f"--{name}={text}"]))
+    read = found.flat()[name]
+    assert read == value
+    assert type(read) is type(value)
+
+
+WRONG_TYPES = [
+    ("batch_size", "True", "a whole number, at least 1", "True"),
+    ("batch_size", "4.0", "a whole number, at least 1", "4.0"),
+    ("batch_size", "1e2", "a whole number, at least 1", "100.0"),
+    ("batch_size", "many", "a whole number, at least 1", "'many'"),
+    ("batch_size", "[4]", "a whole number, at least 1", "[4]"),
+    ("batch_size", "None", "a whole number, at least 1", "None"),
+    ("lr", "True", "a number, above 0", "True"),
+    ("lr", "fast", "a number, above 0", "'fast'"),
+    ("lr", "0,77", "a number, above 0", "'0,77'"),
+    ("lr", ".inf", "a number, above 0", "inf"),
+    ("lr", ".nan", "a number, above 0", "nan"),
+    ("lr", "1" + 400 * "0", "a number, above 0", "1000"),  # no float is as large
+    ("lr", "{a: 1}", "a number, above 0", "{'a': 1}"),
+    ("distribute", "1", "True or False", "1"),
+    ("distribute", "maybe", "True or False", "'maybe'"),
+    ("mode", "1", "0", "1"),
+    ("mode", "False", "0", "False"),
+    ("in_channels", "2", "one of 1, 3", "2"),
+    ("in_channels", "True", "one of 1, 3", "True"),
+    ("opt", "sdg", "one of sgd, momentum, adam,", "'sdg'"),
+    ("num_samples", "all", "a whole number or None, at least 1", "'all'"),
+    ("num_parallel_workers", "Auto", "a whole number or auto, at least 1", "'Auto'"),
+    ("scale", "0.3", "a list of 2 numbers, [low, high], above 0, at most 1", "0.3"),
+    ("scale", "0.35,1.0", "a list of 2 numbers, [low, high], above 0, at most 1", "'0.35,1.0'"),
+    ("scale", "[0.3]", "a list of 2 numbers", "[0.3]"),
+    ("scale", "[0.1, 0.2, 0.3]", "a list of 2 numbers", "[0.1, 0.2, 0.3]"),
+    ("scale", "[0.1, a]", "a list of 2 numbers", "[0.1, 'a']"),
+    ("mean", "[]", "a list of numbers", "[]"),
+    ("multi_step_decay_milestones", "[1.5]", "a list of whole numbers, at least 1", "[1.5]"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "expected", "got"), WRONG_TYPES)
+def test_another_type_is_refused_by_file_key_expectation_and_value(load, write, name, text, expected, got):
+    where = write("")
+    assert error_of(load, f"{name}: {text}").startswith(f"{where}: key '{name}': expected {expected}")
+    assert f"got {got}" in error_of(load, f"{name}: {text}")
+    text_of_flag = error_of(load, "", f"--{name}={text}")
+    assert text_of_flag.startswith(f"command line: key '{name}': expected {expected}")
+    assert f"got {got}" in text_of_flag
+
+
+BOUNDS = [(name, kind, bound) for name, entry in KEYS.items() for kind, bound in entry.metadata["bounds"].items()]
+
+
+@pytest.mark.parametrize(("name", "bound_kind", "bound"), BOUNDS)
+def test_bounds_hold_and_are_stated(load, name, bound_kind, bound):
+    words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
+    whole = "float" not in str(KINDS[name])
+    step = 1 if whole else abs(bound) * 1e-6 or 1e-6
+    beyond = {"at_least": bound - step, "above": bound, "at_most": bound + step, "below": bound}[bound_kind]
+    many = typing.get_origin(KINDS[name]) is tuple
+    value = [0.5 if not whole else 1, beyond] if many else beyond
+    text = error_of(load, "", f"--{name}={value}")
+    assert f"key '{name}': expected " in text
+    assert f"{words[bound_kind]} {bound:.10g}" in text
+
+
+def test_values_on_a_bound_that_belongs_to_it_are_taken(load):
+    flags = ("--warmup_factor=1", "--weight_decay=0", "--scale=[1, 1]", f"--seed={2**31 - 1}", "--crop_pct=1")
+    assert load("", *flags).system.seed == 2**31 - 1
+
+
+def test_a_long_wrong_value_is_cut_short(load):
+    assert len(error_of(load, "", "--lr=" + 1000 * "x")) < 200
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+def test_a_bare_flag_means_true(load):
+    assert load("shuffle: False", "--shuffle").data.shuffle is True
+    assert load("", "--shuffle", "False").data.shuffle is False
+    assert load("", "--distribute", "--seed", "3").system.distribute is True
+
+
+@pytest.mark.parametrize("text", ["123", "None", "True", "1e-5", "[a]", "a: b", "", "2024-13-45", "~/photos #1"])
+def test_text_on_the_command_line_stays_text(load, text):
+    assert load("", "--data_dir", text).data.data_dir == text
+    assert load("", "--ckpt_path", text).model.ckpt_path == text
+
+
+@pytest.mark.parametrize("text", ["-1", "-0.5", "-.5", "-1e-5", "-2E3"])
+@pytest.mark.parametrize("form", ["one word", "two words"])
+def test_a_negative_number_is_a_value_and_no_flag(load, text, form):
+    flags = [f"--lr={text}"] if form == "one word" else ["--lr", text]
+    assert error_of(load, "", *flags).startswith("command line: key 'lr': expected a number, above 0, got ")
+
+
+def test_scientific_numbers_are_flag_values(load):
+    assert load("", "--lr", "1e-5", "--mean", "[-1e1, 1e1, 2]").optimizer.lr == 1e-5
+
+
+def test_a_flag_without_its_value_is_refused_by_name(load):
+    assert error_of(load, "", "--lr") == "command line: argument --lr: expected one argument; --help lists all flags"
+
+
+def test_lists_as_several_words_are_refused_with_the_right_form(load):
+    text = error_of(load, "", "--scale", "0.35", "1.0")
+    assert text == "command line: '1.0' belongs to no flag; write --key value, lists as \"[0.35, 1.0]\""
+
+
+@pytest.mark.parametrize(
+    ("unknown", "nearest"),
+    [
+        ("epoch_sise", "did you mean 'epoch_size'?"),
+        ("epoch", "did you mean 'epoch_size'?"),  # no abbreviation is guessed at
+        ("batch-size", "did you mean 'batch_size'?"),
+        ("Lr", "--help lists all keys"),
+        ("ema_decy", "did you mean 'ema_decay'?"),
+        ("colour_jitter", "did you mean 'color_jitter'?"),
+        ("qqq", "--help lists all keys"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(load, write, unknown, nearest):
+    path = write("")
+    assert error_of(load, f"{unknown}: 1") == f"{path}: unknown key '{unknown}'; {nearest}"
+    assert error_of(load, "", f"--{unknown}", "1") == f"command line: unknown key '{unknown}'; {nearest}"
+    assert error_of(load, "", f"--{unknown}=1") == f"command line: unknown key '{unknown}'; {nearest}"
+
+
+@pytest.mark.parametrize("program", ["train.py", "validate.py"])
+def test_the_help_page_lists_every_key_by_topic_with_its_default(program):
+    done = subprocess.run([sys.executable, ROOT / program, "--help"], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    page = " ".join(done.stdout.split())
+    for topic in TOPICS.values():
+        assert f"{topic.__doc__}: --{fields(topic)[0].name}" in page
+        for key in fields(topic):
+            assert f"--{key.name} " in page or f"--{key.name}]" in page
+            assert f"{key.metadata['help']} [" in page
+    assert page.count("; required]") == len(REQUIRED_KEYS)
+    assert page.count("; default: ") == len(KEYS) - len(REQUIRED_KEYS)
+    assert "--pretrained" not in page  # MindCV's keys are taken, not advertised
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", ": expected a recipe, lines of 'key: value', got an empty file"),
+        (b"# a comment\n", ": expected a recipe, lines of 'key: value', got an empty file"),
+        (b"- 1\n- 2\n", ": expected a recipe, lines of 'key: value', got [1, 2]"),
+        (b"just words", ": expected a recipe, lines of 'key: value', got 'just words'"),
+        (b"lr: 1\nlr: 2\n", ":2: not valid YAML: key 'lr' stands twice"),
+        (b"lr: 1\n'lr': 1\n", ":2: not valid YAML: key 'lr' stands twice"),
+        (b"lr: {a: 1, a: 1}\n", ":1: not valid YAML: key 'a' stands twice"),
+        (b"seed: 1\n\tlr: 1\n", ":2: not valid YAML: found character '\\t' that cannot start any token"),
+        (b"seed: 1\nscale: [1, 2\n", ":3: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        (b"lr: 1: 2\n", ":1: not valid YAML: mapping values are not allowed here"),
+        (b"lr: 1\n---\nlr: 2\n", ":2: not valid YAML: but found another document"),
+        (b"lr: *peak\n", ":1: not valid YAML: found undefined alias 'peak'"),
+        (b"seed: 1\nlr: 2024-13-45\n", ":2: not valid YAML: month must be in 1..12"),
+        (b"? [lr]\n: 1\n", ":1: not valid YAML: found unhashable key"),
+        (b"lr: !!python/name:os.system\n", ":1: not valid YAML: could not determine a constructor for the tag"),
+        (b"lr: \x00\n", ": not valid YAML: unacceptable character #x0000: special characters are not allowed"),
+        (b"\xff\xfel\x00r\x00", ": expected a recipe, YAML text in UTF-8, got other bytes"),
+        (b"# M\xfcnchen\nlr: 1\n", ": expected a recipe, YAML text in UTF-8, got other bytes"),
+        (b"7: 1\n", ": unknown key '7'; --help lists all keys"),
+        (b'"a\\nb": 1\n', ": unknown key 'a\\nb'; --help lists all keys"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_with_the_reason(write, content, message):
+    path = write(content)
+    assert error_of(load_recipe, ["--config", path], "").startswith(path + message)
+
+
+def test_a_missing_file_and_a_folder_are_no_recipes(tmp_path):
+    text = error_of(load_recipe, ["--config", str(tmp_path / "no.yaml")], "")
+    assert text == f"{tmp_path}/no.yaml: cannot read the recipe: No such file or directory; --config names a YAML file"
+    text = error_of(load_recipe, ["--config", str(tmp_path)], "")
+    assert text == f"{tmp_path}: cannot read the recipe: Is a directory; --config names a YAML file"
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_obstacle(write):
+    path = write(b"\xef\xbb\xbf" + REQUIRED.replace("\n", "\r\n").encode())
+    assert load_recipe(["--config", path], "").optimizer.opt == "momentum"
+
+
+# ------------------------------------------------------------------------------------------------------ MindCV's keys
+
+# The flags of MindCV's config.py: people arrive with any of them.
+MINDCV_KEYS = """
+mode distribute val_while_train val_interval log_interval pretrained ckpt_path resume_opt seed dataset data_dir
+train_split val_split dataset_download num_parallel_workers shuffle num_samples batch_size drop_remainder aug_repeats
+image_resize scale ratio hflip vflip color_jitter interpolation auto_augment re_prob re_scale re_ratio re_value
+re_max_attempts mean std crop_pct cutmix cutmix_prob mixup aug_splits model num_classes drop_rate drop_path_rate
+amp_level val_amp_level amp_cast_list keep_checkpoint_max ckpt_save_dir ckpt_save_interval epoch_size dataset_sink_mode
+in_channels ckpt_save_policy ema ema_decay clip_grad clip_value opt momentum weight_decay weight_decay_filter loss_scale
+loss_scale_type drop_overflow_update dynamic_loss_scale use_nesterov filter_bias_and_bn layer_decay eps scheduler lr
+min_lr warmup_epochs warmup_factor decay_epochs decay_rate multi_step_decay_milestones lr_epoch_stair num_cycles
+cycle_decay loss label_smoothing aux_factor reduction gradient_accumulation_steps enable_modelarts device_target
+multi_data_url data_url ckpt_url train_url config
+""".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize("name", MINDCV_KEYS)
+def test_every_key_of_mindcv_is_known(name):
+    assert name in {*KEYS, *FOREIGN_KEYS, "config"}
+
+
+def test_no_key_is_both_ours_and_foreign():
+    assert not KEYS.keys() & FOREIGN_KEYS.keys()
+
+
+@pytest.mark.parametrize("name", FOREIGN_KEYS)
+def test_a_key_of_mindcv_that_is_not_done_here_is_taken_at_its_neutral_value(load, name):
+    neutral, _ = FOREIGN_KEYS[name]
+    for value in neutral:
+        value = "anything" if value is ANY else value
+        assert load(f"{name}: {value!r}") == load()
+        assert load("", f"--{name}={value}") == load()
+
+
+REFUSED = [name for name, (neutral, _) in FOREIGN_KEYS.items() if ANY not in neutral]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_and_otherwise_refused_by_name_with_advice(load, write, name):
+    neutral, advice = FOREIGN_KEYS[name]
+    assert len(advice) > 10
+    value = {bool: True, int: 3, str: "sum"}.get(type(neutral[0]), 0.5)
+    ending = f"key '{name}': only {neutral[0]!r} is accepted, got {value!r}; {advice}"
+    path = write("")
+    assert error_of(load, f"{name}: {value!r}") == f"{path}: {ending}"
+    assert error_of(load, "", f"--{name}", str(value)) == f"command line: {ending}"
+
+
+def test_the_advice_names_keys_that_exist():
+    named = {word for _, advice in FOREIGN_KEYS.values() for word in advice.replace(":", " ").split() if "_" in word}
+    assert named - {"norm_and_bias"} <= {key.rstrip(",;") for key in KEYS} | {"scale,"}
+
+
+def test_a_bare_foreign_flag_means_true_and_is_refused(load):
+    assert "key 'ema': only False is accepted, got True" in error_of(load, "", "--ema")
+
+
+# ------------------------------------------------------------------------------------------------- rules between keys
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("scale: [0.9, 0.1]", "key 'scale': expected [low, high] with low <= high, got [0.9, 0.1]"),
+        ("ratio: [2, 1]", "key 'ratio': expected [low, high] with low <= high, got [2.0, 1.0]"),
+        ("mean: [1, 2]", "key 'mean': expected 3 numbers, one for each of the in_channels, got [1.0, 2.0]"),
+        ("std: [1]", "key 'std': expected 3 numbers, one for each of the in_channels, got [1.0]"),
+        ("in_channels: 1", "key 'mean': expected 1 numbers, one for each of the in_channels, got [123.675, 116.28, "),
+        ("multi_step_decay_milestones: [3, 2]", "key 'multi_step_decay_milestones': expected increasing epochs, got ["),
+        ("multi_step_decay_milestones: [3, 3]", "key 'multi_step_decay_milestones': expected increasing epochs, got ["),
+        (
+            "scheduler: one_cycle\nwarmup_epochs: 2",
+            "key 'warmup_epochs': expected 0, because one_cycle has its own rise, got 2",
+        ),
+        ("scheduler: cyclic", "key 'warmup_epochs': expected 0, because cyclic has its own rise, got 3, the default"),
+        (
+            "scheduler: one_cycle\nwarmup_epochs: 0\nlr_epoch_stair: True",
+            "key 'lr_epoch_stair': expected False, because one_cycle changes every step, got True",
+        ),
+        ("scheduler: cosine_decay\nmin_lr: 0.5", "key 'min_lr': expected at most lr (0.01), got 0.5"),
+        (
+            "ckpt_save_policy: top_k",
+            "key 'val_while_train': expected True, because ckpt_save_policy top_k compares scores, got False, "
+            "the default",
+        ),
+        (
+            "opt: sgd\nuse_nesterov: True\nmomentum: 0",
+            "key 'momentum': expected more than 0 with use_nesterov, got 0.0",
+        ),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(load, write, lines, message):
+    path = write("")
+    assert error_of(load, lines).startswith(f"{path}: {message}")
+
+
+def test_a_contradiction_names_the_source_of_the_value_it_complains_about(load):
+    text = error_of(load, "scheduler: cosine_decay", "--min_lr", "2")
+    assert text == "command line: key 'min_lr': expected at most lr (0.01), got 2.0"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "scale: [0.5, 0.5]",
+        "in_channels: 1\nmean: [127.5]\nstd: [127.5]",
+        "scheduler: one_cycle\nwarmup_epochs: 0",
+        "scheduler: constant\nmin_lr: 0.5",  # is not used
+        "ckpt_save_policy: top_k\nval_while_train: True",
+        "opt: momentum\nuse_nesterov: True\nmomentum: 0",
+    ],
+)
+def test_keys_that_agree_are_taken(load, lines):
+    assert load(lines)
+
+
+# --------------------------------------------------------------------------------------------------------- round trip
+
+
+def values_of(name: str) -> st.SearchStrategy:
+    """Any value that the key takes, as far as its type and bounds say."""
+    return _values(KINDS[name], KEYS[name].metadata["bounds"])
+
+
+def _values(kind: Any, bounds: dict[str, float]) -> st.SearchStrategy:
+    arguments = typing.get_args(kind)
+    low, high = bounds.get("at_least", bounds.get("above")), bounds.get("at_most", bounds.get("below"))
+    if kind is bool:
+        return st.booleans()
+    if kind is int:
+        return st.integers(None if low is None else int(low), None if high is None else int(high))
+    if kind is float:
+        return st.floats(
+            low,
+            high,
+            allow_nan=False,
+            allow_infinity=False,
+            exclude_min="above" in bounds,
+            exclude_max="below" in bounds,
+        )
+    if kind is str:
+        return st.text() | st.sampled_from(["1e-5", "None", "true", "123", "~", "- a", "a: b", "#", "2024-13-45", "'"])
+    if typing.get_origin(kind) is Literal:
+        return st.sampled_from(arguments)
+    if typing.get_origin(kind) is tuple:
+        count = 3 if Ellipsis in arguments else len(arguments)  # 3: one for each channel
+        return st.lists(_values(arguments[0], bounds), min_size=count, max_size=count).map(tuple)
+    assert arguments, kind
+    return st.one_of([st.none() if choice is type(None) else _values(choice, bounds) for choice in arguments])
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    """Valid recipes."""
+    flat = {name: draw(values_of(name)) for name in KEYS}
+    for name in ("scale", "ratio"):
+        flat[name] = tuple(sorted(flat[name]))
+    for name in ("mean", "std"):
+        flat[name] = flat[name][: flat["in_channels"]]
+    flat["multi_step_decay_milestones"] = tuple(sorted(set(flat["multi_step_decay_milestones"])))
+    flat["val_while_train"] |= flat["ckpt_save_policy"] == "top_k"
+    flat["momentum"] = flat["momentum"] or 0.5
+    flat["min_lr"] = min(flat["min_lr"], flat["lr"])
+    if flat["scheduler"] in ("one_cycle", "cyclic"):
+        flat["warmup_epochs"], flat["lr_epoch_stair"] = 0, False
+    topics = {topic: kind(**{key.name: flat[key.name] for key in fields(kind)}) for topic, kind in TOPICS.items()}
+    return Recipe(**topics)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("recipes")
+
+
+@settings(deadline=None)
+@given(recipe=recipes())
+def test_a_saved_recipe_reads_back_as_it_was(folder, recipe):
+    recipe.save(folder / "saved.yaml")
+    assert load_recipe(["--config", str(folder / "saved.yaml")], "") == recipe
+
+
+@settings(deadline=None)
+@given(recipe=recipes())
+def test_a_recipe_given_as_flags_is_the_same_recipe(recipe):
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in recipe.flat().items()}
+    assert load_recipe([f"--{name}={value}" for name, value in plain.items()], "") == recipe
+
+
+def test_a_saved_recipe_holds_every_key_by_topic(load, tmp_path):
+    load().save(tmp_path / "saved.yaml")
+    names = [line.split(":")[0] for line in (tmp_path / "saved.yaml").read_text().splitlines() if line[0] not in "- "]
+    assert names == list(KEYS)
+
+
+@settings(deadline=None)
+@given(content=st.binary() | st.text("lrep:[]{}#-'\"\n\t !&*?|>%@,~<=0123456789.").map(str.encode))
+def test_whatever_a_file_holds_the_answer_is_a_recipe_or_one_line(folder, content):
+    path = folder / "any.yaml"
+    path.write_bytes(content)
+    assert str(path) in error_of(load_recipe, ["--config", str(path)], "")  # no such file has all required keys
+
+
+@settings(deadline=None)
+@given(name=st.sampled_from(list(KEYS)), text=st.text() | st.text("[]{}:,-+.0123456789eTrueNo~'\" "))
+def test_whatever_a_flag_says_the_answer_is_a_recipe_or_one_line_that_names_it(folder, name, text):
+    path = folder / "required.yaml"
+    path.write_text(REQUIRED)
+    answer = ""
+    try:
+        assert load_recipe(["--config", str(path), f"--{name}={text}"], "")
+    except UserError as error:
+        answer = str(error)
+    assert answer == "" or (name in answer and len(answer.splitlines()) == 1)
+
+
+# ------------------------------------------------------------------------------------------ speed, and what it rests on
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train.py --help",
+        "validate.py --help",
+        "train.py --epoch_sise 3",
+        "validate.py --epoch_sise 3",
+        "train.py --config no.yaml",
+        "validate.py --config configs/mobilenetv3/mobilenet_v3_small_ascend.yaml",  # without ckpt_path
+    ],
+)
+def test_help_and_a_wrong_recipe_are_answered_without_mindspore(command):
+    program = "\n".join(
+        (
+            "import runpy, sys",
+            f"sys.argv = {command.split()}",
+            f"sys.path.insert(0, {str(ROOT)!r})",
+            "try:",
+            "    runpy.run_path(sys.argv[0], run_name='__main__')",
+            "finally:",
+            "    assert 'mindcv_lite.recipe' in sys.modules",
+            "    assert not {'mindspore', 'numpy', 'PIL'} & set(sys.modules)",
+        )
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (0 if "--help" in command else 2)
+
+
+def test_a_key_has_one_topic():
+    assert len(KEYS) == sum(len(fields(topic)) for topic in TOPICS.values())
+
+
+def test_the_choices_are_what_the_program_has():
+    from mindcv_lite.data.transforms import INTERPOLATIONS
+    from mindcv_lite.mobilenetv3 import VARIANTS
+    from mindcv_lite.training.losses import LOSSES
+    from mindcv_lite.training.optimizers import OPTIMIZERS, SPARED
+    from mindcv_lite.training.schedules import SHAPES
+
+    tables = {
+        "model": VARIANTS,
+        "interpolation": INTERPOLATIONS,
+        "loss": LOSSES,
+        "scheduler": SHAPES,
+        "weight_decay_filter": SPARED,
+    }
+    for name, table in tables.items():
+        assert set(typing.get_args(KINDS[name])) == set(table), name
+    assert set(typing.get_args(KINDS["opt"])) == set(OPTIMIZERS) | {"lion", "nadam"}  # MindCV's, not MindSpore's
+
+
+@pytest.mark.parametrize("opt", ["lion", "nadam"])
+def test_an_optimizer_that_mindspore_lacks_is_refused_by_name_with_those_it_has(load, opt):
+    from mindcv_lite.training.optimizers import OPTIMIZERS, RateTable, build_optimizer
+
+    table = RateTable(lambda step: 0.1, updates=1)
+    text = error_of(build_optimizer, [], replace(load().optimizer, opt=opt), table)
+    assert opt in text
+    assert f"use one of {', '.join(OPTIMIZERS)}" in text
+
+
+def test_the_published_learning_rates_are_floats_exactly(load):
+    assert load("weight_decay: 0.00002").optimizer.weight_decay == 2e-5
+    assert math.isclose(load("lr: 1.08").optimizer.lr, 1.08, rel_tol=0)
