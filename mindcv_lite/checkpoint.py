@@ -79,6 +79,6 @@ class Checkpoints:
         """Save the weights under the best one's name if no earlier ones of this run scored as high."""
         if top1 <= self.best:
             return False
-        self.best = top1
         save_weights(self.folder / f"{self.model}_best.ckpt", parameters, card)
+        self.best = top1
         return True

@@ -51,6 +51,8 @@ class World:
 def start(recipe: Recipe) -> World:
     """Choose the device, join the other ranks if msrun started any, set MindSpore's context and the seed."""
     target = available_target(recipe.system.device_target)
+    if target == "CPU" and recipe.optimizer.opt == "lamb":
+        raise UserError("opt is lamb, which MindSpore does not have on the CPU; use adamw")
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     mindspore.set_device(target)
     rank, size, local_size = 0, 1, 1
@@ -102,8 +104,9 @@ def settings_for(
         else {},
     )
     if target == "CPU":
-        if precision.amp_level != "O0" or precision.val_amp_level != "O0":
-            notes.append(f"amp_level {precision.amp_level} needs an accelerator: computing in float32 on the CPU")
+        for name in ("amp_level", "val_amp_level"):
+            if (level := getattr(precision, name)) != "O0":
+                notes.append(f"{name} {level} needs an accelerator: computing in float32 on the CPU")
         if system.dataset_sink_mode:
             notes.append("dataset_sink_mode needs an accelerator: feeding the CPU batch by batch")
         settings = replace(settings, sink=False, amp_level="O0", val_amp_level="O0")

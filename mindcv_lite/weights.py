@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import mindspore
-from mindspore import Parameter, nn
+import numpy as np
+from mindspore import Parameter, Tensor, nn
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe
@@ -54,7 +55,17 @@ def read_weights(path: str) -> Weights:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"{path}: not a MindSpore checkpoint, or damaged ({reason})") from None
     card = content.pop(CARD_NAME, None)
-    return Weights(path, content, json.loads(str(card)) if card else None)
+    return Weights(path, content, None if card is None else _parsed_card(str(card), path))
+
+
+def _parsed_card(text: str, path: str) -> dict[str, Any]:
+    try:
+        card = json.loads(text)
+    except ValueError:
+        card = None
+    if not isinstance(card, dict) or (card and not {*CARD_KEYS, "class_names"} <= card.keys()):
+        raise UserError(f"{path}: its {CARD_NAME} is damaged, or not one of this project")
+    return card
 
 
 def load_weights(network: nn.Cell, weights: Weights, recipe: Recipe) -> None:
@@ -81,5 +92,6 @@ def load_weights(network: nn.Cell, weights: Weights, recipe: Recipe) -> None:
     others = [name for name in weights.parameters if name not in wanted]
     if others:
         log.info("%s: %d entries that are no weights are passed over, such as %s", weights.path, len(others), others[0])
-    mindspore.load_param_into_net(network, {name: weights.parameters[name] for name in wanted}, strict_load=True)
+    for name, parameter in wanted.items():
+        parameter.set_data(Tensor(weights.parameters[name].asnumpy().astype(np.float32)))
     log.info("%s: %d parameters taken", weights.path, len(wanted))

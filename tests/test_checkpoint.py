@@ -165,7 +165,6 @@ def test_a_checkpoint_that_fails_costs_no_earlier_one(tmp_path, monkeypatch, pol
     assert epochs(tmp_path) == [2, 4]
 
 
-@pytest.mark.xfail(strict=True, reason="the score is taken for the best before the file is there")
 def test_a_best_one_that_fails_does_not_count_as_the_best(tmp_path, monkeypatch):
     checkpoints = checkpoints_of(tmp_path)
     checkpoints.save_if_best(parameters(1), {}, 0.1)

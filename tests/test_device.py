@@ -70,7 +70,6 @@ def test_the_cpu_computes_in_float32_batch_by_batch_and_says_so():
     assert any("dataset_sink_mode" in note for note in settings.notes)
 
 
-@pytest.mark.xfail(strict=True, reason="the note names amp_level and its O0")
 def test_the_note_names_the_precision_that_was_asked_for():
     settings = settings_for(ascend_recipe("--amp_level=O0", "--val_amp_level=O3"), "CPU", processors=8)
     assert any("val_amp_level O3" in note for note in settings.notes)

@@ -202,7 +202,6 @@ def test_another_model_without_a_card_names_three_faults_and_counts_the_others(s
     assert f" and {faults - 3} more; check" in message
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="load_param_into_net with strict_load converts nothing")
 def test_float16_weights_are_taken_as_float32(saved, small, tmp_path):
     _, values = saved
     entries = [{"name": name, "data": Tensor(value.astype(np.float16))} for name, value in values.items()]
@@ -263,7 +262,6 @@ def test_a_file_that_lost_its_card_is_refused(saved, small, tmp_path):
         refuse(cut, small(), network)
 
 
-@pytest.mark.xfail(strict=True, reason="a card is trusted to be JSON and to have all its keys")
 @pytest.mark.parametrize("card", ["{", "[]", "3", '{"model": "mobilenet_v3_small_075"}'])
 def test_a_card_that_is_none_of_ours_is_refused(saved, small, tmp_path, card):
     path = tmp_path / "odd.ckpt"

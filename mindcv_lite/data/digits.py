@@ -29,19 +29,19 @@ def _write(folder: Path) -> None:
     except ImportError:
         raise UserError('the digits come with scikit-learn, which is missing: pip install -e ".[demo]"') from None
     digits: Any = load_digits()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside and renamed as a whole: several ranks may do this at once, and none may see half of it.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".digits-") as unfinished:
-        for index, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
-            split = "val" if index % HELD_OUT == 0 else "train"
-            path = Path(unfinished) / "digits" / split / str(digit) / f"{index:04d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            grey = Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8))  # 8 x 8, values 0..16
-            grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path)
-        try:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed as a whole: several ranks may do this at once, and none may see half of it.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".digits-") as unfinished:
+            for index, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+                split = "val" if index % HELD_OUT == 0 else "train"
+                path = Path(unfinished) / "digits" / split / str(digit) / f"{index:04d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                grey = Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8))  # 8 x 8, values 0..16
+                grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path)
             os.rename(Path(unfinished) / "digits", folder)
-        except OSError as error:
-            if not (folder / "train").is_dir():
-                raise UserError(
-                    f"{folder}: cannot write the digits there: {error.strerror}; give another --data_dir"
-                ) from None
+    except OSError as error:
+        if not (folder / "train").is_dir():
+            raise UserError(
+                f"{folder}: cannot write the digits there: {error.strerror}; give another --data_dir"
+            ) from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from mindspore.dataset import vision
+from PIL import Image
 
 from mindcv_lite.errors import UserError
 
@@ -115,13 +115,10 @@ def _require_readable(photos: list[str], folder: Path) -> None:
 
 
 def _decodes(path: str) -> bool:
-    # Twice, because after a broken photo MindSpore's decoder reports the old error once more for a sound one.
-    return _decodes_now(path) or _decodes_now(path)
-
-
-def _decodes_now(path: str) -> bool:
+    # Pillow, because on a broken photo MindSpore's decoder may report its error again for the next, or end the process.
     try:
-        vision.Decode()(np.fromfile(path, np.uint8))
-    except (RuntimeError, ValueError, TypeError, OSError):
+        with Image.open(path, formats=("JPEG", "PNG", "BMP")) as photo:
+            photo.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
     return True

@@ -11,7 +11,10 @@ from mindcv_lite.errors import UserError
 
 OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
     "sgd": lambda groups, rate, o: nn.SGD(groups, rate, o.momentum, nesterov=o.use_nesterov),
-    "momentum": lambda groups, rate, o: nn.Momentum(groups, rate, o.momentum, use_nesterov=o.use_nesterov),
+    # On the CPU nn.Momentum passes over use_nesterov without a word; nn.SGD does it everywhere.
+    "momentum": lambda groups, rate, o: (
+        nn.SGD(groups, rate, o.momentum, nesterov=True) if o.use_nesterov else nn.Momentum(groups, rate, o.momentum)
+    ),
     "adam": lambda groups, rate, o: nn.Adam(groups, rate, eps=o.eps, use_nesterov=o.use_nesterov),
     "adamw": lambda groups, rate, o: nn.AdamWeightDecay(groups, rate, eps=o.eps),
     "rmsprop": lambda groups, rate, o: nn.RMSProp(groups, rate, momentum=o.momentum, epsilon=o.eps),

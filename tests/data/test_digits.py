@@ -102,7 +102,6 @@ def test_a_place_that_cannot_be_written_is_named(monkeypatch, tmp_path):
         digits_folder(str(tmp_path / "digits"))
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="only the last of the three places that may fail is caught")
 def test_a_place_below_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write the digits there.*--data_dir"):

@@ -119,7 +119,6 @@ def test_a_fixed_loss_scale_of_1024_gives_the_same_bits_as_none(step_of):
         assert np.array_equal(ours, theirs)
 
 
-@pytest.mark.xfail(strict=True, reason="the recipe lets a scale below 1 through, which MindSpore refuses")
 @pytest.mark.parametrize("loss_scale_type", ["fixed", "dynamic"])
 def test_a_loss_scale_below_one_is_refused_by_the_recipe(recipe, loss_scale_type):
     with pytest.raises(UserError, match="loss_scale"):
