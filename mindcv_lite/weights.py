@@ -36,7 +36,7 @@ class Weights:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """The classes of the network's outputs, in order, where the card knows them."""
-        return tuple(self.card["class_names"]) if self.card else None
+        return tuple(self.card["class_names"]) if self.card and "class_names" in self.card else None
 
 
 def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _parsed_card(text: str, path: str) -> dict[str, Any]:
         card = json.loads(text)
     except ValueError:
         card = None
-    if not isinstance(card, dict) or (card and not {*CARD_KEYS, "class_names"} <= card.keys()):
+    if not isinstance(card, dict) or not isinstance(card.get("class_names", []), list):
         raise UserError(f"{path}: its {CARD_NAME} is damaged, or not one of this project")
     return card
 
@@ -71,6 +71,8 @@ def _parsed_card(text: str, path: str) -> dict[str, Any]:
 def load_weights(network: nn.Cell, weights: Weights, recipe: Recipe) -> None:
     """Put `weights` into `network`. Raises `UserError` that names what does not fit; optimizer state is passed over."""
     card, flat = weights.card or {}, recipe.flat()
+    if weights.card is not None and not {*CARD_KEYS, "class_names"} <= card.keys():
+        raise UserError(f"{weights.path}: its {CARD_NAME} is incomplete; it is not one of this project")
     for name in BINDING_KEYS:
         if name in card and card[name] != flat[name]:
             raise UserError(
