@@ -304,7 +304,7 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
         require(
             recipe.output.val_while_train, "val_while_train", "True, because ckpt_save_policy top_k compares scores"
         )
-    if recipe.optimizer.opt == "sgd" and recipe.optimizer.use_nesterov:
+    if recipe.optimizer.opt in ("sgd", "momentum") and recipe.optimizer.use_nesterov:
         require(recipe.optimizer.momentum > 0, "momentum", "more than 0 with use_nesterov")
 
 

@@ -78,7 +78,8 @@ def test_latest_k_keeps_the_latest(tmp_path, keep, kept):
         ((0.5, 0.9, 0.1, 0.7, 0.3), [2, 4]),
         ((0.1, 0.2, 0.3, 0.4, 0.5), [4, 5]),
         ((0.5, 0.4, 0.3, 0.2, 0.1), [1, 2]),
-        ((0.9, None, 0.0, None, 0.2), [1, 5]),  # not scored is worse than the lowest score
+        ((0.9, None, 0.0, None, 0.2), [1, 5]),
+        ((0.0, None, 0.9), [1, 3]),  # not scored is worse than the lowest score
     ],
 )
 def test_top_k_keeps_the_best(tmp_path, scores, kept):

@@ -51,7 +51,9 @@ def pixels_of(batches: list[tuple]) -> np.ndarray:
 
 def epochs_of(batches: TrainingBatches, first: int, count: int) -> list[list[tuple]]:
     """`count` epochs from `first` on, read as MindSpore's Model reads them."""
-    rows = batches.dataset(first).create_tuple_iterator(num_epochs=count, output_numpy=True)
+    dataset = batches.dataset(first)
+    assert dataset.output_shapes()[1] == [batches.recipe.data.batch_size]  # Model asks first, which must cost no epoch
+    rows = dataset.create_tuple_iterator(num_epochs=count, output_numpy=True)
     return [[tuple(row) for row in rows] for _ in range(count)]
 
 
@@ -221,6 +223,19 @@ def test_a_photo_that_cannot_be_decoded_is_named_in_evaluation_and_training(phot
     ):
         with pytest.raises(UserError, match=r"broken6\.jpg: this photo cannot be decoded"):
             list(batches)
+
+
+@pytest.mark.xfail(run=False, reason="MindSpore's decoder divides by zero or never comes back")
+def test_a_photo_that_ends_within_its_jpeg_tables_is_named(recipe, world, photo_folder):
+    folder = photo_folder({"train": {"a": 4}}) / "train/a"
+    photos = Photos([str(folder / f"{number}.jpg") for number in range(4)], np.zeros(4, np.int32), ("a",))
+    given = recipe(drop_remainder=False)
+    whole = (folder / "2.jpg").read_bytes()
+    frame, scan = whole.index(b"\xff\xc0"), whole.index(b"\xff\xda")
+    for end in (frame, frame + 30, scan - 1, scan, scan + 1, scan + 2, scan + 3):
+        (folder / "2.jpg").write_bytes(whole[:end])
+        with pytest.raises(UserError, match=r"2\.jpg: this photo cannot be decoded"):
+            list(evaluation_batches(photos, given, world(given)))
 
 
 def test_training_keeps_the_sentence_that_names_the_photo(photos, recipe, world, tmp_path):

@@ -131,6 +131,12 @@ def test_an_epsilon_of_zero_is_refused_by_the_recipe(recipe):
         recipe(opt="adam", eps=0)
 
 
+@pytest.mark.parametrize("opt", ["sgd", "momentum"])
+def test_nesterov_without_momentum_is_refused_by_the_recipe(recipe, opt):
+    with pytest.raises(UserError, match="momentum"):
+        recipe(opt=opt, momentum=0, use_nesterov=True)
+
+
 # ------------------------------------------------------------------------------------------------------------- rates
 
 

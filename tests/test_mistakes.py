@@ -1,0 +1,425 @@
+"""Mistakes of a user: each is answered by one sentence on stderr and exit status 2, and nothing is written.
+
+`told` runs a program's main inside this process, where MindSpore is imported already; one mistake of each family is
+made in a program of its own, as a user makes it (`told_to_a_user`).
+"""
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mindcv_lite.recipe import load_recipe
+from tests.conftest import ROOT
+
+SMALL = str(ROOT / "configs/mobilenetv3/mobilenet_v3_small_ascend.yaml")
+TINY = ("-c", SMALL, "--distribute", "False", "--image_resize", "32", "--num_classes", "2", "--batch_size", "2")
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    """An empty working folder."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def photos(photo_folder) -> Path:
+    return photo_folder({"train": {"a": 3, "b": 3}, "val": {"a": 2, "b": 2}})
+
+
+def sentence_of(stderr: str, script: str) -> str:
+    """The one sentence, without the program's name."""
+    assert "Traceback" not in stderr
+    start = f"{script}: error: "
+    assert stderr.startswith(start), stderr
+    assert stderr.endswith("\n")
+    assert len(stderr.splitlines()) == 1, stderr
+    return stderr.removeprefix(start).strip()
+
+
+@pytest.fixture
+def told(work, monkeypatch, capfd) -> Callable[..., str]:
+    """What a script, run in this process, says of a mistake."""
+
+    def told(script: str, *flags: object) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        assert end.value.code == 2
+        assert list(work.iterdir()) == []
+        return sentence_of(capfd.readouterr().err, script)
+
+    return told
+
+
+@pytest.fixture
+def told_to_a_user(work) -> Callable[..., str]:
+    """What a script says of a mistake, as a program of its own."""
+
+    def told(script: str, *flags: object) -> str:
+        command = [sys.executable, str(ROOT / script), *map(str, flags)]
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert list(work.iterdir()) == []
+        return sentence_of(done.stderr, script)
+
+    return told
+
+
+# ------------------------------------------------------------------------------------------------------------ recipes
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "cannot read the recipe: No such file or directory; --config names a YAML file"),
+        (b"", "expected a recipe, lines of 'key: value', got an empty file"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "expected a recipe, YAML text in UTF-8, got other bytes"),
+        (b"lr: 0.1\n\topt: sgd\n", "2: not valid YAML: found character '\\t' that cannot start any token"),
+        (b"{'lr': 0.1", "1: not valid YAML: expected ',' or '}', but got '<stream end>'"),
+        (b"lr: 0.1\nlr: 0.2\n", "2: not valid YAML: key 'lr' stands twice"),
+    ],
+    ids=["missing", "empty", "photo", "tab", "open bracket", "twice"],
+)
+@pytest.mark.parametrize("script", ["train.py", "validate.py"])
+def test_a_file_that_is_no_recipe(told_to_a_user, tmp_path, script, content, sentence):
+    path = tmp_path / "r.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    answer = told_to_a_user(script, "--config", path)
+    assert answer.startswith(f"{path}:")
+    assert answer.endswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--epoch_sise", "3"], "command line: unknown key 'epoch_sise'; did you mean 'epoch_size'?"),
+        (["--lr", "fast"], "command line: key 'lr': expected a number, above 0, got 'fast'"),
+        (["--batch_size", "True"], "command line: key 'batch_size': expected a whole number, at least 1, got True"),
+        (["--device_target", "NPU"], "command line: key 'device_target': expected one of auto, Ascend, GPU, CPU, got"),
+        (["--scale", "0.3"], "command line: key 'scale': expected a list of 2 numbers, [low, high], above 0, at most"),
+        (["--ema", "True"], "command line: key 'ema': only False is accepted, got True; weight averaging is not"),
+    ],
+    ids=["unknown key", "type", "bool as number", "choice", "list", "key of MindCV"],
+)
+@pytest.mark.parametrize("script", ["train.py", "validate.py"])
+def test_a_wrong_flag(told_to_a_user, script, flags, sentence):
+    assert told_to_a_user(script, "-c", SMALL, *flags).startswith(sentence)
+
+
+def test_no_recipe_at_all(told_to_a_user):
+    assert "give a recipe with --config" in told_to_a_user("train.py")
+    assert "give a recipe with --config" in told_to_a_user("validate.py")
+
+
+def test_no_checkpoint_to_validate(told_to_a_user):
+    sentence = told_to_a_user("validate.py", "-c", SMALL)
+    assert sentence == "ckpt_path is not set: --ckpt_path names the checkpoint to check"
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("train.py", ("--data_dir", "nowhere")),
+        ("train.py", ("--data_dir", ROOT, "--ckpt_path", "no.ckpt")),
+        ("validate.py", ("--data_dir", "nowhere", "--ckpt_path", SMALL)),
+        ("validate.py", ("--data_dir", ROOT, "--ckpt_path", "no.ckpt")),
+    ],
+)
+def test_a_wrong_path_is_answered_without_waiting_for_mindspore(work, script, flags):
+    command = [sys.executable, "-X", "importtime", ROOT / script, *TINY, *flags]
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=120)
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "mindcv_lite.recipe" in imported
+    assert done.returncode == 2
+    assert "mindspore" not in imported
+
+
+# ------------------------------------------------------------------------------------------------------------- photos
+
+
+def without(path: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.rmtree(folder / path)
+
+
+def emptied(path: str) -> Callable[[Path], None]:
+    def empty(folder: Path) -> None:
+        for photo in (folder / path).iterdir():
+            photo.unlink()
+
+    return empty
+
+
+def unreadable(path: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        for photo in (folder / path).iterdir():
+            photo.write_bytes(photo.read_bytes()[:100])
+
+    return spoil
+
+
+def renamed(path: str, name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / path).rename((folder / path).with_name(name))
+
+
+PHOTO_MISTAKES = {
+    "no train folder": (without("train"), "photos: no folder 'train' in it (found: val)"),
+    "no val folder": (without("val"), "photos: no folder 'val' in it (found: train)"),
+    "no class": (lambda folder: [without("train/a")(folder), without("train/b")(folder)], "train/<class>/*.jpg"),
+    "empty class": (emptied("train/b"), "photos/train/b: no photo (.jpg, .jpeg, .png, .bmp) in this class; add some"),
+    "empty class in val": (emptied("val/b"), "photos/val/b: no photo (.jpg, .jpeg, .png, .bmp) in this class"),
+    "class missing in val": (without("val/b"), "photos/val: class 'b' is missing; expected the 2 classes"),
+    "class unknown in val": (renamed("val/b", "c"), "photos/val: class 'b' is missing and class 'c' is unknown"),
+    "nothing readable": (unreadable("train/a"), "photos/train/a: none of its 3 photos can be decoded, such as "),
+    "nothing readable in val": (unreadable("val/a"), "photos/val/a: none of its 2 photos can be decoded, such as "),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mistake", "sentence"), PHOTO_MISTAKES.values(), ids=PHOTO_MISTAKES)
+def test_photos_that_do_not_fit(told, photos, mistake, sentence):
+    mistake(photos)
+    assert sentence in told("train.py", *TINY, "--data_dir", photos)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["no val folder", "empty class in val", "class missing in val"])
+def test_photos_that_do_not_fit_the_checkpoint(told, photos, checkpoint, name):
+    mistake, sentence = PHOTO_MISTAKES[name]
+    mistake(photos)
+    assert sentence in told("validate.py", *TINY, "--data_dir", photos, "--ckpt_path", checkpoint)
+
+
+@pytest.mark.slow
+def test_the_classes_of_a_checkpoint_hold_without_a_train_folder(told, photos, checkpoint):
+    shutil.rmtree(photos / "train")
+    (photos / "val/b").rename(photos / "val/c")
+    sentence = told("validate.py", *TINY, "--data_dir", photos, "--ckpt_path", checkpoint)
+    assert "photos/val: class 'b' is missing and class 'c' is unknown" in sentence
+
+
+@pytest.mark.slow
+def test_a_folder_that_does_not_exist_and_none_at_all(told):
+    advice = "--data_dir names the folder that holds train/<class>/*.jpg"
+    assert told("train.py", *TINY, "--data_dir", "nowhere") == f"nowhere: no such folder; {advice}"
+    assert told("train.py", *TINY) == f"data_dir is not set: {advice}"
+
+
+@pytest.mark.slow
+def test_photos_that_do_not_fit_as_a_user_is_told(told_to_a_user, photos):
+    without("val/b")(photos)
+    assert "photos/val: class 'b' is missing" in told_to_a_user("train.py", *TINY, "--data_dir", photos)
+
+
+@pytest.mark.slow
+def test_broken_photos_as_a_user_is_told(told_to_a_user, photos):
+    unreadable("train/a")(photos)
+    assert "none of its 3 photos can be decoded" in told_to_a_user("train.py", *TINY, "--data_dir", photos)
+
+
+@pytest.mark.slow
+def test_fewer_outputs_than_classes(told, photos):
+    sentence = told("train.py", *TINY, "--data_dir", photos, "--num_classes", 1)
+    assert sentence == "num_classes is 1, but there are 2 class folders; use --num_classes 2"
+
+
+@pytest.mark.slow
+def test_a_batch_larger_than_the_photos(told, photos):
+    sentence = told("train.py", *TINY, "--data_dir", photos, "--batch_size", 7)
+    assert "batch_size 7 x 1 devices is more than the 6 training photos" in sentence
+    assert sentence.endswith("lower --batch_size, or --drop_remainder False")
+
+
+@pytest.mark.slow
+def test_a_batch_larger_than_the_photos_as_a_user_is_told(told_to_a_user, photos):
+    sentence = told_to_a_user("train.py", *TINY, "--data_dir", photos, "--num_samples", 1)
+    assert "batch_size 2 x 1 devices is more than the 1 training photos" in sentence
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, recipe) -> Path:
+    """A checkpoint of the small network for the classes a and b."""
+    from mindcv_lite.checkpoint import save_weights
+    from mindcv_lite.network import build_network
+    from mindcv_lite.weights import model_card
+
+    two = recipe(num_classes=2)
+    path = tmp_path_factory.mktemp("checkpoints") / "whole.ckpt"
+    save_weights(path, build_network(two.model, "O0").parameters_dict(), model_card(two, ("a", "b")))
+    return path
+
+
+@pytest.fixture
+def checkpoint(whole, tmp_path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copy(whole, tmp_path / "x.ckpt"))
+
+
+@pytest.fixture
+def both_told(told, photos) -> Callable[..., str]:
+    """What train.py, which starts from weights, and validate.py, which checks them, both say of a checkpoint."""
+
+    def both(path: Path, *flags: object) -> str:
+        common = (*TINY, "--data_dir", photos, "--ckpt_path", path, *flags)
+        sentence = told("train.py", *common)
+        assert told("validate.py", *common) == sentence
+        return sentence
+
+    return both
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_exist(both_told, tmp_path):
+    advice = "no such weights file; --ckpt_path names a .ckpt file"
+    assert both_told(tmp_path / "no.ckpt") == f"{tmp_path}/no.ckpt: {advice}"
+    assert both_told(tmp_path) == f"{tmp_path}: {advice}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"\x89PNG\r\n\x1a\n" + bytes(range(256))])
+def test_a_file_that_is_no_checkpoint(both_told, tmp_path, content):
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(content)
+    assert both_told(path).startswith(f"{path}: not a MindSpore checkpoint, or damaged (")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [1e-6, 0.001, 0.25, 0.5, 0.999, 1 - 1e-6])
+def test_a_checkpoint_that_was_cut(both_told, checkpoint, share):
+    size = checkpoint.stat().st_size
+    os.truncate(checkpoint, int(size * share))
+    assert 0 < checkpoint.stat().st_size < size
+    assert both_told(checkpoint).startswith(f"{checkpoint}: not a MindSpore checkpoint, or damaged (")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_was_cut_as_a_user_is_told(told_to_a_user, checkpoint, photos):
+    os.truncate(checkpoint, checkpoint.stat().st_size // 2)
+    sentence = told_to_a_user("validate.py", *TINY, "--data_dir", photos, "--ckpt_path", checkpoint)
+    assert sentence.startswith(f"{checkpoint}: not a MindSpore checkpoint, or damaged (")
+
+
+# Reads and loads damaged copies of a checkpoint one after the other: in a process of its own, which damage may end.
+READ_DAMAGED = """
+import sys; sys.path.insert(0, {root!r})
+from pathlib import Path
+from mindcv_lite.recipe import load_recipe
+from mindcv_lite.network import build_network
+from mindcv_lite.errors import UserError
+from mindcv_lite.weights import load_weights, read_weights
+recipe = load_recipe({flags!r}, "")
+network = build_network(recipe.model, "O0")
+whole = Path({path!r}).read_bytes()
+damaged = Path({path!r} + ".damaged")
+for place in {places!r}:
+    content = bytearray(whole)
+    content[place] ^= 8
+    damaged.write_bytes(content)
+    try:
+        load_weights(network, read_weights(str(damaged)), recipe)
+        print(place, "TAKEN", flush=True)
+    except UserError as error:
+        print(place, str(error), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_one_changed_byte_in_the_names_shapes_types_or_card_of_a_checkpoint(checkpoint, work):
+    content = checkpoint.read_bytes()
+    # protobuf: name; dims, each a tag 0x08 and the number; type's name; numbers
+    names = [content.index(b"features.7."), content.rindex(b"classifier.3.")]
+    types = [content.index(b"Float32", place) for place in names]
+    shapes = [place for name, kind in zip(names, types, strict=True) for place in range(kind - 8, kind)]
+    card = content.rindex(b"model_card")
+    places = [*names, *shapes, *types, card, *range(card + 30, len(content), (len(content) - card) // 20)]
+    flags = [*TINY]
+    assert load_recipe(flags, "").model.num_classes == 2
+    program = READ_DAMAGED.format(root=str(ROOT), flags=flags, path=str(checkpoint), places=places)
+    done = subprocess.run([sys.executable, "-c", program], cwd=work, capture_output=True, text=True, timeout=120)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, f"at byte {places[len(lines)]}: {done.stderr[-500:]}"
+    assert [line for line in lines if line.endswith("TAKEN")] == []
+    assert done.stderr == ""
+    assert len(lines) == len(places)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "ending"),
+    [
+        (["--model", "mobilenet_v3_large_100"], "its model is mobilenet_v3_small_100, the recipe's mobilenet_v3_large"),
+        (["--conv_padding", "same"], "its conv_padding is mindcv, the recipe's same; --conv_padding mindcv"),
+        (["--bn_eps", "1e-3"], "its bn_eps is 1e-05, the recipe's 0.001; --bn_eps 1e-05"),
+    ],
+)
+def test_a_checkpoint_of_another_network_names_what_differs_and_the_flag(both_told, checkpoint, flags, ending):
+    assert both_told(checkpoint, *flags).startswith(f"{checkpoint}: {ending}")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_for_other_classes_names_the_shapes(both_told, checkpoint):
+    sentence = both_told(checkpoint, "--num_classes", 5)
+    assert "'classifier.3.weight' is (2, 1024) in the file, (5, 1024) in the network" in sentence
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_no_mobilenet_names_what_is_missing_and_what_is_too_much(both_told, tmp_path):
+    import mindspore
+    import numpy as np
+
+    path = tmp_path / "other.ckpt"
+    entry = {"name": "features.99.weight", "data": mindspore.Tensor(np.zeros((2, 2), np.float32))}
+    mindspore.save_checkpoint([entry], str(path))
+    sentence = both_told(path)
+    assert sentence.startswith(f"{path} does not fit mobilenet_v3_small_100 with 2 classes: 'features.0.weight' is")
+    assert sentence.endswith("more; check --model and --num_classes")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_network_as_a_user_is_told(told_to_a_user, checkpoint, photos):
+    common = (*TINY, "--data_dir", photos, "--ckpt_path", checkpoint, "--model", "mobilenet_v3_large_100")
+    assert "its model is mobilenet_v3_small_100" in told_to_a_user("validate.py", *common)
+
+
+# ----------------------------------------------------------------------------------------- devices, and where to write
+
+
+@pytest.mark.slow
+def test_all_devices_without_their_launcher(told_to_a_user, photos):
+    flags = ("-c", SMALL, "--data_dir", str(photos))
+    sentence = told_to_a_user("train.py", *flags)
+    command = f"python {ROOT / 'train.py'} {' '.join(flags)}"
+    assert sentence.startswith("distribute is True, but this process was not started by msrun; for one device: ")
+    assert f"for one device: {command} --distribute False; " in sentence
+    assert sentence.endswith(f"for 8: msrun --bind_core=True --worker_num 8 {command}")
+
+
+@pytest.mark.slow
+def test_a_device_that_is_not_there(told, photos):
+    sentence = told("train.py", *TINY, "--data_dir", photos, "--device_target", "Ascend")
+    assert sentence.startswith("device_target is Ascend, which MindSpore does not find here; use --device_target auto")
+
+
+@pytest.mark.slow
+def test_an_optimizer_that_mindspore_lacks(told, photos):
+    assert told("train.py", *TINY, "--data_dir", photos, "--opt", "lion").startswith("opt is lion, which MindSpore")
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written(told, photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    sentence = told("train.py", *TINY, "--data_dir", photos, "--ckpt_save_dir", tmp_path / "file")
+    assert sentence == f"{tmp_path}/file: cannot write there: File exists; give another --ckpt_save_dir"
