@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mindspore
-from mindspore import Parameter, Tensor
+from mindspore import Parameter
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe
@@ -22,9 +22,10 @@ RUN_FILES = ("recipe.yaml", "results.csv")
 def save_weights(path: Path, parameters: Mapping[str, Parameter], card: dict[str, Any]) -> None:
     """Write weights and model card to a new file, flush it to disk, and only then give it its name."""
     unfinished = path.with_name(f".{path.stem}.unfinished.ckpt")
-    entries = [{"name": name, "data": Tensor(parameter.asnumpy())} for name, parameter in parameters.items()]
+    # The card comes first: a file that was cut short then lacks weights, which shows.
+    entries = {CARD_NAME: json.dumps(card)} | {name: Parameter(value.asnumpy()) for name, value in parameters.items()}
     try:
-        mindspore.save_checkpoint(entries, str(unfinished), append_dict={CARD_NAME: json.dumps(card)})
+        mindspore.save_checkpoint(entries, str(unfinished))
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)

@@ -31,7 +31,15 @@ MAY_IMPORT = {
     "training.optimizers": ("errors", "recipe"),
     "evaluation": ("recipe", "device", "data", "training.losses"),
 }
-WITHOUT_MINDSPORE = ("errors", "recipe", "training.schedules", "data.sharding", "data.digits")
+WITHOUT_MINDSPORE = (
+    "errors",
+    "recipe",
+    "training.schedules",
+    "data.sharding",
+    "data.digits",
+    "data.folder",
+    "data.source",
+)
 DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm"}
 EXTRAS = {"sklearn": "data.digits"}  # of an extra in pyproject.toml, and the one module that may ask for it
 # Names by which a program touches MindSpore's context and its communication.

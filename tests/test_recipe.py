@@ -422,7 +422,7 @@ def test_a_contradiction_names_the_source_of_the_value_it_complains_about(load):
         "scheduler: one_cycle\nwarmup_epochs: 0",
         "scheduler: constant\nmin_lr: 0.5",  # is not used
         "ckpt_save_policy: top_k\nval_while_train: True",
-        "opt: momentum\nuse_nesterov: True\nmomentum: 0",
+        "opt: momentum\nmomentum: 0",
     ],
 )
 def test_keys_that_agree_are_taken(load, lines):

@@ -123,9 +123,27 @@ class _EncodedPhotos:
 
     def __getitem__(self, place: int) -> tuple[np.ndarray, np.int32, np.float32]:
         self.last_read, index = place, self.indices[place]
-        return np.fromfile(self.photos.paths[index], np.uint8), self.photos.labels[index], self.weights[place]
+        content = np.fromfile(self.photos.paths[index], np.uint8)
+        if ends_before_its_pixels(content):  # an empty photo is an error; this would end or hang the process
+            content = content[:0]
+        return content, self.photos.labels[index], self.weights[place]
 
     def recently_read(self) -> list[str]:
         """More of the last paths than MindSpore's queues can hold."""
         recent = self.indices[max(0, self.last_read - 2000) : self.last_read + 1]
         return [self.photos.paths[index] for index in dict.fromkeys(recent)]
+
+
+def ends_before_its_pixels(content: np.ndarray) -> bool:
+    """Whether a JPEG was cut short within its header, on which MindSpore's decoder divides by zero or never returns."""
+    if bytes(content[:2]) != b"\xff\xd8":
+        return False
+    place = 2
+    while place + 4 <= len(content):
+        if content[place] != 0xFF:
+            return False  # something odd between the segments: the decoder's to judge
+        if content[place + 1] == 0xDA:  # the start of the scan
+            return False
+        filled = content[place + 1] == 0xFF
+        place += 1 if filled else 2 + int(content[place + 2]) * 256 + int(content[place + 3])
+    return True
