@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 from mindcv_lite.errors import run_script
-from mindcv_lite.recipe import load_recipe
+from mindcv_lite.recipe import load_recipe, require_paths
 
 log = logging.getLogger("mindcv_lite")
 
 
 def main() -> None:
     recipe = load_recipe(sys.argv[1:], __doc__)
+    require_paths(recipe)
 
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite import device

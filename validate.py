@@ -4,13 +4,14 @@ import logging
 import sys
 
 from mindcv_lite.errors import UserError, run_script
-from mindcv_lite.recipe import load_recipe
+from mindcv_lite.recipe import load_recipe, require_paths
 
 log = logging.getLogger("mindcv_lite")
 
 
 def main() -> None:
     recipe = load_recipe(sys.argv[1:], __doc__)
+    require_paths(recipe)
     if not recipe.model.ckpt_path:
         raise UserError("ckpt_path is not set: --ckpt_path names the checkpoint to check")
 

@@ -274,6 +274,17 @@ def load_recipe(argv: list[str], description: str) -> Recipe:
     return recipe
 
 
+def require_paths(recipe: Recipe) -> None:
+    """Raise `UserError` if data_dir or ckpt_path is set and not there: what can be told before MindSpore is imported."""
+    data_dir, ckpt_path = recipe.data.data_dir, recipe.model.ckpt_path
+    if data_dir and recipe.data.dataset != "digits" and not Path(data_dir).is_dir():
+        raise UserError(
+            f"{data_dir}: no such folder; --data_dir names the folder that holds {recipe.data.train_split}/<class>/*.jpg"
+        )
+    if ckpt_path and not Path(ckpt_path).is_file():
+        raise UserError(f"{ckpt_path}: no such weights file; --ckpt_path names a .ckpt file")
+
+
 # ------------------------------------------------------------------------------------------------ rules between keys
 
 

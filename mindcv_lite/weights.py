@@ -55,6 +55,7 @@ def read_weights(path: str) -> Weights:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"{path}: not a MindSpore checkpoint, or damaged ({reason})") from None
     card = content.pop(CARD_NAME, None)
+    content = {name: value for name, value in content.items() if isinstance(value, Parameter)}
     return Weights(path, content, None if card is None else _parsed_card(str(card), path))
 
 
