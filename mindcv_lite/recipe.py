@@ -275,12 +275,11 @@ def load_recipe(argv: list[str], description: str) -> Recipe:
 
 
 def require_paths(recipe: Recipe) -> None:
-    """Raise `UserError` if data_dir or ckpt_path is set and not there: what can be told before MindSpore is imported."""
+    """Raise `UserError` if data_dir or ckpt_path is set and not there; this needs no MindSpore."""
     data_dir, ckpt_path = recipe.data.data_dir, recipe.model.ckpt_path
     if data_dir and recipe.data.dataset != "digits" and not Path(data_dir).is_dir():
-        raise UserError(
-            f"{data_dir}: no such folder; --data_dir names the folder that holds {recipe.data.train_split}/<class>/*.jpg"
-        )
+        photos = f"{recipe.data.train_split}/<class>/*.jpg"
+        raise UserError(f"{data_dir}: no such folder; --data_dir names the folder that holds {photos}")
     if ckpt_path and not Path(ckpt_path).is_file():
         raise UserError(f"{ckpt_path}: no such weights file; --ckpt_path names a .ckpt file")
 
@@ -466,7 +465,11 @@ def _read_yaml(path: str) -> dict[str, Any]:
 def _yaml_scalar(text: str) -> Any:
     try:
         return yaml.load(text, _StrictLoader)
-    except yaml.YAMLError:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        AttributeError,
+    ):  # PyYAML's own slips, on a date that is none or a lone surrogate
         return text
 
 
