@@ -427,13 +427,18 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError) as error:  # PyYAML's own, of 2024-13-45 or !!int x
+        except (ValueError, LookupError, AttributeError) as error:  # PyYAML's slips, on 2024-13-45 or !!int x
             raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
 
 
 class _StrictDumper(yaml.SafeDumper):
-    """Puts quotes around text that `_StrictLoader` would take for something else."""
+    """Puts quotes around text that `_StrictLoader` would take for something else, and escapes what does not print."""
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+_StrictDumper.add_representer(str, _StrictDumper.represent_str)
 
 for _side in (_StrictLoader, _StrictDumper):
     _side.add_implicit_resolver(
@@ -444,6 +449,9 @@ for _side in (_StrictLoader, _StrictDumper):
     _side.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["N"])
 
 
+NOT_YAML = (yaml.YAMLError, ValueError, OverflowError)  # the last two are PyYAML's slips, on "\UFFFFFFFF"
+
+
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
@@ -451,7 +459,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
         raise UserError(f"{path}: cannot read the recipe: {error.strerror}; --config names a YAML file") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: expected a recipe, YAML text in UTF-8, got other bytes") from None
-    except yaml.YAMLError as error:
+    except NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{path}:{mark.line + 1}" if mark else path
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
@@ -464,12 +472,8 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 def _yaml_scalar(text: str) -> Any:
     try:
-        return yaml.load(text, _StrictLoader)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        AttributeError,
-    ):  # PyYAML's own slips, on a date that is none or a lone surrogate
+        return yaml.load(str(text), _StrictLoader)  # argparse makes [] of --key=--
+    except NOT_YAML:
         return text
 
 

@@ -49,6 +49,8 @@ def read_weights(path: str) -> Weights:
     """Read a `.ckpt` file of this project or of MindCV. Raises `UserError` if it is missing, foreign or damaged."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such weights file; --ckpt_path names a .ckpt file")
+    if Path(path).suffix != ".ckpt":  # MindSpore reads no other name
+        raise UserError(f"{path}: the name of a weights file must end in .ckpt")
     try:
         content = mindspore.load_checkpoint(path)
     except Exception as error:  # MindSpore raises ValueError, RuntimeError or protobuf's own, by where it stumbles

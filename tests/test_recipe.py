@@ -213,6 +213,16 @@ def test_text_on_the_command_line_stays_text(load, text):
     assert load("", "--ckpt_path", text).model.ckpt_path == text
 
 
+@pytest.mark.parametrize("text", ["2024-13-45", '"\\UFFFFFFFF"', "!!int x", "\udcff", "[1", "%"])
+def test_odd_text_for_a_number_is_answered_in_a_sentence(load, text):
+    assert error_of(load, "", "--lr", text) == f"command line: key 'lr': expected a number, above 0, got {text!r}"
+
+
+def test_two_dashes_are_no_value(load):
+    assert error_of(load, "", "--lr=--").startswith("command line: key 'lr': expected a number, above 0, got ")
+    assert error_of(load, "", "--data_dir=--").startswith("command line: key 'data_dir': expected text, got ")
+
+
 @pytest.mark.parametrize("text", ["-1", "-0.5", "-.5", "-1e-5", "-2E3"])
 @pytest.mark.parametrize("form", ["one word", "two words"])
 def test_a_negative_number_is_a_value_and_no_flag(load, text, form):
@@ -286,6 +296,9 @@ def test_the_help_page_lists_every_key_by_topic_with_its_default(program):
         (b"lr: 1\n---\nlr: 2\n", ":2: not valid YAML: but found another document"),
         (b"lr: *peak\n", ":1: not valid YAML: found undefined alias 'peak'"),
         (b"seed: 1\nlr: 2024-13-45\n", ":2: not valid YAML: month must be in 1..12"),
+        (b'lr: "\\UFFFFFFFF"\n', ": not valid YAML: "),
+        (b'lr: "\\U00110000"\n', ": not valid YAML: "),
+        (b"lr: !!bool x\n", ":1: not valid YAML: "),
         (b"? [lr]\n: 1\n", ":1: not valid YAML: found unhashable key"),
         (b"lr: !!python/name:os.system\n", ":1: not valid YAML: could not determine a constructor for the tag"),
         (b"lr: \x00\n", ": not valid YAML: unacceptable character #x0000: special characters are not allowed"),
@@ -454,7 +467,9 @@ def _values(kind: Any, bounds: dict[str, float]) -> st.SearchStrategy:
             exclude_max="below" in bounds,
         )
     if kind is str:
-        return st.text() | st.sampled_from(["1e-5", "None", "true", "123", "~", "- a", "a: b", "#", "2024-13-45", "'"])
+        return st.text() | st.sampled_from(
+            ["1e-5", "None", "true", "123", "~", "- a", "a: b", "#", "2024-13-45", "'", "\x85", "a\n"]
+        )
     if typing.get_origin(kind) is Literal:
         return st.sampled_from(arguments)
     if typing.get_origin(kind) is tuple:
