@@ -111,7 +111,8 @@ def settings_for(
             notes.append("dataset_sink_mode needs an accelerator: feeding the CPU batch by batch")
         settings = replace(settings, sink=False, amp_level="O0", val_amp_level="O0")
     if target != "Ascend" and system.jit_level == "O2":
-        settings = replace(settings, jit_level="O1")  # O2 is Ascend's graph engine; nothing is lost without it
+        notes.append(f"jit_level O2 is Ascend's graph engine: O1 on the {target}")
+        settings = replace(settings, jit_level="O1")
     return replace(settings, notes=tuple(notes))
 
 

@@ -77,7 +77,7 @@ def test_the_note_names_the_precision_that_was_asked_for():
 
 
 def test_a_recipe_for_the_cpu_needs_no_notes():
-    recipe = ascend_recipe("--amp_level=O0", "--dataset_sink_mode=False")
+    recipe = ascend_recipe("--amp_level=O0", "--dataset_sink_mode=False", "--jit_level=O1")
     assert settings_for(recipe, "CPU", processors=8).notes == ()
 
 

@@ -51,12 +51,13 @@ class Watch(Callback):
         self.seconds = 0.0
         self.images_per_second = 0.0
         self.waited: float | None = None
+        self.untimed = 0  # steps of the epoch that the seconds leave out: the first one, which compiles the graph
 
     def on_train_epoch_begin(self, run_context) -> None:
         self.step.set_train()
         self.began = self.idle_since = time.perf_counter()
         self.waited = None if self.world.settings.sink else 0.0
-        self.done = 0
+        self.done = self.untimed = 0
         epoch = run_context.original_args().cur_epoch_num
         title = f"epoch {epoch}/{self.recipe.schedule.epoch_size}"
         silent = True if self.world.settings.sink or self.world.rank else None  # None: only on a terminal
@@ -71,34 +72,29 @@ class Watch(Callback):
         self.done = (arguments.cur_step_num - 1) % self.batches.steps + 1
         float(arguments.net_outputs.asnumpy())  # waits for the device: what follows is no part of the step
         self.idle_since = time.perf_counter()
-        if arguments.cur_step_num == 1:
-            self._leave_out_compilation()
+        if arguments.cur_step_num == 1 and self.batches.steps > 1:
+            log.info("graph compiled and first step done in %.1f s", self.idle_since - self.began)
+            self.began, self.untimed, self.waited = self.idle_since, 1, 0.0
         self.bar.update(self.done - self.bar.n)
         interval = self.recipe.output.log_interval
         if interval and self.done % interval == 0 and self.done < self.batches.steps:
             self._check_loss()
-            rate = self.rate(int(self.step.optimizer.global_step.asnumpy()[0]) - 1)
             self.bar.set_postfix(loss=f"{self.loss:.4f}")
             if self.bar.disable:
                 epoch = arguments.cur_epoch_num
-                log.info(
-                    "epoch %d, step %d/%d: loss %.4f, rate %.4g", epoch, self.done, self.batches.steps, self.loss, rate
-                )
+                place = f"epoch {epoch}, step {self.done}/{self.batches.steps}"
+                log.info("%s: loss %.4f, rate %.4g", place, self.loss, self.last_rate())
 
     def on_train_epoch_end(self, run_context) -> None:
         self.bar.close()
         self.seconds = time.perf_counter() - self.began
-        timed = self.done - self.untimed if self.done > self.untimed else self.done
-        self.images_per_second = self.batches.count * timed / self.batches.steps / self.seconds
-        self.untimed = 0
+        timed = (self.done - self.untimed) / self.batches.steps
+        self.images_per_second = self.batches.count * timed / self.seconds
         self._check_loss()
 
-    untimed = 0
-
-    def _leave_out_compilation(self) -> None:
-        if self.batches.steps > 1:
-            log.info("graph compiled and first step done in %.1f s", self.idle_since - self.began)
-            self.began, self.untimed, self.waited = self.idle_since, self.done, 0.0
+    def last_rate(self) -> float:
+        """The learning rate of the last update; updates that were skipped for an overflow do not count."""
+        return self.rate(max(0, int(self.step.optimizer.global_step.asnumpy()[0]) - 1))
 
     def _check_loss(self) -> None:
         """The mean loss of the epoch so far, over all ranks; all of them stop if one of them broke."""
@@ -167,7 +163,7 @@ class EpochEnd(Callback):
 
     def _report(self, epoch: int, step: int, score: Score | None, best: bool) -> None:
         watch = self.watch
-        rate = watch.rate(step - 1)
+        rate = watch.last_rate()
         waited = (
             ""
             if watch.waited is None
