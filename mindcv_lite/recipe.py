@@ -159,7 +159,7 @@ class Precision:
     amp_level: Literal["O0", "O1", "O2", "O3"] = key("training: O0 float32 ... O3 float16 throughout", "O0")
     val_amp_level: Literal["O0", "O1", "O2", "O3"] = key("evaluation: O0 float32 ... O3 float16 throughout", "O0")
     loss_scale: float = key(
-        "factor of the loss, against float16 underflow; the first one if dynamic", 1.0, at_least=1, at_most=2**100
+        "factor of the loss, against float16 underflow; the first one if dynamic", 1.0, at_least=1, at_most=2**126
     )
     loss_scale_type: Literal["fixed", "dynamic"] = key("dynamic halves on overflow and skips that update", "fixed")
     drop_overflow_update: bool = key("skip an update whose gradients overflowed, with a fixed loss scale too", False)
