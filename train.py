@@ -46,6 +46,7 @@ def main() -> None:
     describe(recipe, world, batches, network, peak)
     if warning := misfit(recipe.schedule, peak, batches.steps):
         log.warning("warning: %s", warning)
+    world.wait_for_all()  # another rank may still be reading the weights that start_run sets aside
     if world.rank == 0:
         start_run(Path(recipe.output.ckpt_save_dir), recipe)
 

@@ -16,7 +16,7 @@ from mindcv_lite.weights import CARD_NAME
 
 log = logging.getLogger(__name__)
 
-RUN_FILES = ("recipe.yaml", "results.csv")
+RUN_FILES = ("recipe.yaml", "results.csv", "mobilenet_v3_*-*_*.ckpt", "mobilenet_v3_*_best.ckpt", ".*.unfinished*")
 
 
 def save_weights(path: Path, parameters: Mapping[str, Parameter], card: dict[str, Any]) -> None:
@@ -30,7 +30,8 @@ def save_weights(path: Path, parameters: Mapping[str, Parameter], card: dict[str
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        for part in path.parent.glob(f"{unfinished.stem}*"):  # MindSpore has a temporary name of its own, too
+            part.unlink()
 
 
 def start_run(folder: Path, recipe: Recipe) -> None:
@@ -44,7 +45,7 @@ def start_run(folder: Path, recipe: Recipe) -> None:
 
 
 def _set_earlier_run_aside(folder: Path) -> None:
-    earlier = [path for path in folder.iterdir() if path.name in RUN_FILES or path.suffix == ".ckpt"]
+    earlier = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
     if not earlier:
         return
     number = 1

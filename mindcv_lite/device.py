@@ -47,6 +47,10 @@ class World:
             return numbers
         return self.all_reduce(Tensor(numbers, mindspore.float32)).asnumpy().astype(np.float64)
 
+    def wait_for_all(self) -> None:
+        """Return when every rank has come here."""
+        self.sum(np.zeros(1))
+
 
 def start(recipe: Recipe) -> World:
     """Choose the device, join the other ranks if msrun started any, set MindSpore's context and the seed."""

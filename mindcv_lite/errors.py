@@ -1,5 +1,6 @@
 """The one way in which a mistake of the user ends a command: a sentence on stderr and exit status 2."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,18 @@ class TrainingError(Exception):
 def run_script(main: Callable[[], object]) -> None:
     """Run `main` as a program: an error of ours becomes one line and exit status 2 or 1, Ctrl-C exit status 130."""
     program = Path(sys.argv[0]).name
+    # Once it has compiled a graph, MindSpore answers Ctrl-C by sending its own process SIGTERM.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except (UserError, TrainingError) as error:
         sys.stdout.flush()
         print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except OSError as error:
+        sys.stdout.flush()
+        print(f"{program}: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(130)

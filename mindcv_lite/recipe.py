@@ -54,7 +54,7 @@ class Data:
     val_split: str = key("folder of the validation split inside data_dir", "val")
     shuffle: bool = key("a new order of the training photos every epoch", True)
     num_samples: int | None = key("training photos per epoch; left out: all", None, at_least=1)
-    batch_size: int = key("photos per step and device", at_least=1)
+    batch_size: int = key("photos per step and device", at_least=1, at_most=2**16)
     drop_remainder: bool = key("leave out the last, short batch of an epoch", True)
 
 
@@ -62,14 +62,14 @@ class Data:
 class Augmentation:
     """augmentation and preprocessing"""
 
-    image_resize: int = key("side of the network's input, in pixels", 224, at_least=1)
+    image_resize: int = key("side of the network's input, in pixels", 224, at_least=1, at_most=4096)
     scale: tuple[float, float] = key("random crop: range of its share of the area", (0.08, 1.0), above=0, at_most=1)
-    ratio: tuple[float, float] = key("random crop: range of width / height", (0.75, 1.333), above=0)
+    ratio: tuple[float, float] = key("random crop: range of width / height", (0.75, 1.333), at_least=0.01, at_most=100)
     hflip: float = key("probability of a left-right flip", 0.5, at_least=0, at_most=1)
     vflip: float = key("probability of an up-down flip", 0.0, at_least=0, at_most=1)
     color_jitter: float | None = key("range of brightness, contrast and saturation", 0.4, at_least=0, at_most=1)
     interpolation: Literal["bilinear", "bicubic", "nearest", "area"] = key("resampling of all resizes", "bilinear")
-    crop_pct: float = key("evaluation: share of the resized shorter side that is kept", 0.875, above=0, at_most=1)
+    crop_pct: float = key("evaluation: share of the resized shorter side that is kept", 0.875, at_least=0.1, at_most=1)
     mean: tuple[float, ...] = key("per channel, on the 0 to 255 scale", (123.675, 116.28, 103.53))
     std: tuple[float, ...] = key("per channel, on the 0 to 255 scale", (58.395, 57.12, 57.375), above=0)
 
@@ -86,7 +86,9 @@ class Model:
         "mobilenet_v3_small_minimalistic_100",
         "mobilenet_v3_large_minimalistic_100",
     ] = key("size and width of the network")
-    num_classes: int | None = key("outputs of the network; left out: the class folders", None, at_least=1)
+    num_classes: int | None = key(
+        "outputs of the network; left out: the class folders", None, at_least=1, at_most=10**6
+    )
     in_channels: Literal[1, 3] = key("3: colour; 1: grey", 3)
     drop_rate: float = key("dropout before the last layer", 0.2, at_least=0, below=1)
     conv_padding: Literal["mindcv", "symmetric", "same"] = key(
@@ -118,7 +120,7 @@ class Optimizer:
 class Schedule:
     """learning-rate schedule"""
 
-    epoch_size: int = key("epochs of training", at_least=1)
+    epoch_size: int = key("epochs of training", at_least=1, at_most=10**5)
     scheduler: Literal[
         "constant",
         "cosine_decay",
@@ -282,6 +284,8 @@ def require_paths(recipe: Recipe) -> None:
     if data_dir and recipe.data.dataset != "digits" and not Path(data_dir).is_dir():
         photos = f"{recipe.data.train_split}/<class>/*.jpg"
         raise UserError(f"{data_dir}: no such folder; --data_dir names the folder that holds {photos}")
+    if Path(recipe.output.ckpt_save_dir).is_file():
+        raise UserError(f"{recipe.output.ckpt_save_dir}: a file, not a folder; give another --ckpt_save_dir")
     if ckpt_path and not Path(ckpt_path).is_file():
         raise UserError(f"{ckpt_path}: no such weights file; --ckpt_path names a .ckpt file")
 

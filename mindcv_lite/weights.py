@@ -81,6 +81,10 @@ def load_weights(network: nn.Cell, weights: Weights, recipe: Recipe) -> None:
             raise UserError(
                 f"{weights.path}: its {name} is {card[name]}, the recipe's {flat[name]}; --{name} {card[name]}"
             )
+    for name in sorted({*CARD_KEYS} - {*BINDING_KEYS, "num_classes"}):
+        here = list(flat[name]) if isinstance(flat[name], tuple) else flat[name]
+        if name in card and card[name] != here:
+            log.warning("warning: %s was trained with %s %s, the recipe has %s", weights.path, name, card[name], here)
     wanted = network.parameters_dict()
     faults = [f"'{name}' is missing" for name in wanted if name not in weights.parameters]
     for name, value in weights.parameters.items():

@@ -4,8 +4,10 @@ import csv
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,27 @@ def test_the_demo_learns_handwritten_digits(tmp_path):
     assert done.stderr == ""
     top1 = [float(row["top1"]) for row in csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines())]
     assert max(top1) > 0.9  # chance is 0.1; the 12 epochs of the recipe reach 0.99
+
+
+def test_ctrl_c_ends_training_with_a_word(photo_folder, tmp_path):
+    photos = photo_folder({"train": {"a": 20, "b": 13}, "val": {"a": 5, "b": 4}})
+    flags = (*TINY, "--data_dir", photos, "--distribute", "False", "--batch_size", "8", "--epoch_size", "10000")
+    command = [str(word) for word in (sys.executable, ROOT / "train.py", "-c", SMALL, *flags)]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    results, waited = tmp_path / "ckpt/results.csv", 0
+    while not results.exists() and waited < 120:
+        time.sleep(0.5)
+        waited += 0.5
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert errors.strip() == "train.py: interrupted"
+
+
+def test_a_run_whose_statistics_break_saves_nothing_of_them(photo_folder, tmp_path):
+    # The variance of a single value has no unbiased estimate: one photo a step, and one pixel in the last rows.
+    photos = photo_folder({"train": {"a": 3, "b": 3}, "val": {"a": 1, "b": 1}})
+    flags = (*TINY, "--data_dir", photos, "--distribute", "False", "--batch_size", 1)
+    errors = run(sys.executable, ROOT / "train.py", "-c", SMALL, *flags, cwd=tmp_path, status=1)
+    assert "is not finite after this epoch" in errors
+    assert not list((tmp_path / "ckpt").glob("*.ckpt"))

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,12 +101,20 @@ def _require_same_classes(folder: Path, found: Sequence[str], expected: Sequence
 
 def _photos_below(folder: Path) -> tuple[list[str], list[str]]:
     photos, others = [], []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            is_photo = name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-            (photos if is_photo else others).append(os.path.join(parent, name))
+    for path in _files_below(str(folder), ()):
+        name = os.path.basename(path)
+        (photos if name.lower().endswith(EXTENSIONS) and not name.startswith(".") else others).append(path)
     return photos, others
+
+
+def _files_below(folder: str, parents: tuple[str, ...]) -> Iterator[str]:
+    """Regular files in sorted order, through links too; hidden folders, and links back to a parent, are left out."""
+    parents = (*parents, os.path.realpath(folder))
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_file():
+            yield entry.path
+        elif entry.is_dir() and not entry.name.startswith(".") and os.path.realpath(entry.path) not in parents:
+            yield from _files_below(entry.path, parents)
 
 
 def _require_readable(photos: list[str], folder: Path) -> None:

@@ -124,7 +124,7 @@ class _EncodedPhotos:
     def __getitem__(self, place: int) -> tuple[np.ndarray, np.int32, np.float32]:
         self.last_read, index = place, self.indices[place]
         content = np.fromfile(self.photos.paths[index], np.uint8)
-        if ends_before_its_pixels(content):  # an empty photo is an error; this would end or hang the process
+        if is_hopeless(content):  # an empty photo is an error; this would end or hang the process
             content = content[:0]
         return content, self.photos.labels[index], self.weights[place]
 
@@ -134,8 +134,14 @@ class _EncodedPhotos:
         return [self.photos.paths[index] for index in dict.fromkeys(recent)]
 
 
-def ends_before_its_pixels(content: np.ndarray) -> bool:
-    """Whether a JPEG was cut short within its header, on which MindSpore's decoder divides by zero or never returns."""
+# How the files begin that MindSpore decodes: JPEG, PNG, BMP, TIFF. Of others it leaves a copy in the working directory.
+SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
+
+
+def is_hopeless(content: np.ndarray) -> bool:
+    """Whether a file is of another kind, or a JPEG cut short in its header: some end or hang MindSpore's decoder."""
+    if not bytes(content[:4]).startswith(SIGNATURES):
+        return True
     if bytes(content[:2]) != b"\xff\xd8":
         return False
     place = 2

@@ -4,18 +4,18 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from mindspore import nn
+from mindspore import Parameter, nn
 from mindspore.train import Callback, Model
 from tqdm import tqdm
 
 from mindcv_lite.checkpoint import Checkpoints
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
-from mindcv_lite.errors import TrainingError
+from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.evaluation import Score
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.publish import Publish
@@ -107,7 +107,7 @@ class Watch(Callback):
             rate = f"at learning rate {self.rate(broken):.4g}" if broken >= 0 else "on another rank"
             raise TrainingError(
                 f"the loss of {where} ({self.batches.steps} steps an epoch) is not finite {rate}; "
-                "the checkpoints saved before are good: lower --lr, or raise --warmup_epochs"
+                "earlier checkpoints are good: lower --lr, or raise --warmup_epochs"
             )
         self.loss = loss / self.world.size
 
@@ -150,14 +150,23 @@ class EpochEnd(Callback):
         epoch, last = arguments.cur_epoch_num, arguments.cur_epoch_num == self.recipe.schedule.epoch_size
         output = self.recipe.output
         self.publish()
-        score = self.score() if self.score and (epoch % output.val_interval == 0 or last) else None
+        score, failure = None, None
+        try:
+            score = self.score() if self.score and (epoch % output.val_interval == 0 or last) else None
+        except UserError as error:  # a photo that cannot be decoded: first the epoch's weights are saved
+            failure = error
         if self.world.rank != 0:
+            if failure:
+                raise failure
             return
         parameters = self.publish.parameters
+        require_finite(parameters)
         top1 = score.top1 if score else None
         card = model_card(self.recipe, self.class_names, epoch=epoch, top1=top1)
         if epoch % output.ckpt_save_interval == 0 or last:
             self.checkpoints.save(epoch, arguments.cur_step_num, parameters, card, top1)
+        if failure:
+            raise failure
         best = top1 is not None and self.checkpoints.save_if_best(parameters, card, top1)
         self._report(epoch, arguments.cur_step_num, score, best)
 
@@ -179,6 +188,8 @@ class EpochEnd(Callback):
             ),
             *(watch.loss, rate, watch.images_per_second, watch.seconds, waited),
         )
+        if skipped := int(watch.step.skipped.asnumpy()):
+            log.info("%d updates skipped so far, because their gradients overflowed", skipped)
         scores = (score.top1, score.top5, score.loss) if score else ("", "", "")
         waited_seconds = "" if watch.waited is None else round(watch.waited, 3)
         row = (epoch, step, watch.loss, *scores, rate, watch.images_per_second, waited_seconds, watch.seconds)
@@ -189,3 +200,13 @@ class EpochEnd(Callback):
             if is_new:
                 table.writerow(self.COLUMNS)
             table.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row)
+
+
+def require_finite(parameters: Mapping[str, Parameter]) -> None:
+    """Raise `TrainingError` that names a parameter that is not finite: such weights are not worth a file."""
+    for name, parameter in parameters.items():
+        if not np.isfinite(parameter.asnumpy()).all():
+            raise TrainingError(
+                f"'{name}' is not finite after this epoch, so nothing is saved of it; earlier checkpoints are "
+                "good: lower --lr, or raise --batch_size (a BatchNorm cannot work on a single value)"
+            )

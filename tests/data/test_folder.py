@@ -160,3 +160,11 @@ def test_a_broken_photo_leaves_no_copy_of_itself_behind(photo_folder, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     assert unreadable([str(path)]) == [str(path)]
     assert [entry.name for entry in tmp_path.iterdir()] == ["photos"]
+
+
+def test_photos_behind_links_count_and_links_back_do_not_loop(photo_folder, tmp_path):
+    folder = photo_folder({"train": {"a": 2}, "elsewhere": {"more": 3}})
+    (folder / "train/a/more").symlink_to(folder / "elsewhere/more")
+    (folder / "train/a/back").symlink_to(folder / "train/a")
+    os.mkfifo(folder / "train/a/pipe.jpg")
+    assert len(read_split(str(folder), "train")) == 5
