@@ -3,9 +3,16 @@
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindcv_lite.errors import run_script
-from mindcv_lite.recipe import load_recipe, require_paths
+from mindcv_lite.recipe import Recipe, load_recipe, require_paths
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+    from mindcv_lite.data.pipeline import TrainingBatches
+    from mindcv_lite.device import World
 
 log = logging.getLogger("mindcv_lite")
 
@@ -40,7 +47,7 @@ def main() -> None:
     peak = peak_rate(recipe.optimizer, recipe.data.batch_size, world.size)
     rate = learning_rate(recipe.schedule, peak, batches.steps)
     table = RateTable(rate, updates=recipe.schedule.epoch_size * batches.steps)
-    optimizer = build_optimizer(network.trainable_params(), recipe.optimizer, table)
+    optimizer = build_optimizer(network.trainable_params(), recipe.optimizer, table, world.settings.target)
     step = TrainStep(network, optimizer, recipe, world, batches.steps)
 
     describe(recipe, world, batches, network, peak)
@@ -58,7 +65,7 @@ def main() -> None:
     fit(step, batches, recipe, world, [watch, EpochEnd(watch, published, score, train_photos.class_names)])
 
 
-def describe(recipe, world, batches, network, peak) -> None:
+def describe(recipe: Recipe, world: "World", batches: "TrainingBatches", network: "nn.Cell", peak: float) -> None:
     """Say what is about to happen, with the numbers that were worked out."""
     parameters = sum(parameter.size for parameter in network.trainable_params())
     log.info("%s: %d trainable parameters, %d classes", recipe.model.model, parameters, recipe.model.num_classes)

@@ -29,6 +29,9 @@ def save_weights(path: Path, parameters: Mapping[str, Parameter], card: dict[str
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except OSError as error:  # a full disk, say
+        error.filename = error.filename or str(path)
+        raise
     finally:
         for part in path.parent.glob(f"{unfinished.stem}*"):  # MindSpore has a temporary name of its own, too
             part.unlink()

@@ -55,8 +55,6 @@ class World:
 def start(recipe: Recipe) -> World:
     """Choose the device, join the other ranks if msrun started any, set MindSpore's context and the seed."""
     target = available_target(recipe.system.device_target)
-    if target == "CPU" and recipe.optimizer.opt == "lamb":
-        raise UserError("opt is lamb, which MindSpore does not have on the CPU; use adamw")
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     mindspore.set_device(target)
     rank, size, local_size = 0, 1, 1

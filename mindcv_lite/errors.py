@@ -10,7 +10,7 @@ class UserError(Exception):
     """A mistake that the user can mend. Its text says what, where, what was expected, what came, what to do."""
 
 
-class TrainingError(Exception):
+class TrainingError(RuntimeError):
     """A run that cannot go on, such as one whose loss is no longer finite; exit status 1."""
 
 

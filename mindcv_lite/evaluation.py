@@ -12,6 +12,7 @@ from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.normalize import Normalize
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device import World
+from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.losses import LOSSES, soft_targets
 
@@ -41,7 +42,6 @@ class EvaluationStep(nn.Cell):
         self.network = network
         self.normalize = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
         self.loss = LOSSES[recipe.loss.loss]
-        self.set_train(False)
 
     def construct(self, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         logits = self.network(self.normalize(images)).float()  # (batch, classes)
@@ -67,14 +67,20 @@ def evaluate(step: EvaluationStep, photos: Photos, recipe: Recipe, world: World,
     """The score of the step's network on `photos`; every rank must call it and gets the same answer."""
     step.set_train(False)
     counts, timed, start = np.zeros(4), 0.0, time.perf_counter()
+    failure: UserError | None = None
     batches = evaluation_batches(photos, recipe, world)
-    for number, row in enumerate(tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True)):
-        counts += step(*map(Tensor, row)).asnumpy()
-        if number == 0 and len(batches) > 1:  # the first batch may have compiled the graph
-            timed, start = counts[0], time.perf_counter()
-    seconds = time.perf_counter() - start
-    speed = world.size * (counts[0] - timed) / seconds
+    try:
+        for row in tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True):
+            counts += step(*map(Tensor, row)).asnumpy()
+            if not timed and len(batches) > 1:  # the first batch may have compiled the graph
+                timed, start = counts[0], time.perf_counter()
+    except UserError as error:  # told below, when the ranks that wait for the sum have it
+        failure = error
+    speed = world.size * (counts[0] - timed) / (time.perf_counter() - start)
     seen, top1, top5, loss = world.sum(counts)
+    if failure:
+        raise failure
     if seen != len(photos):
-        raise RuntimeError(f"evaluation counted {seen:g} of {len(photos)} photos")
+        cause = "another rank met a photo that it cannot decode, see its log" if world.size > 1 else "this is a defect"
+        raise TrainingError(f"evaluation counted {seen:g} of {len(photos)} photos: {cause}")
     return Score(top1 / seen, top5 / seen, loss / seen, len(photos), speed)

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "training.losses": (),
     "training.schedules": ("recipe",),
     "training.optimizers": ("errors", "recipe"),
-    "evaluation": ("recipe", "device", "data", "training.losses"),
+    "evaluation": ("errors", "recipe", "device", "data", "training.losses"),
 }
 WITHOUT_MINDSPORE = (
     "errors",

@@ -124,6 +124,18 @@ def test_a_broken_photo_on_one_rank_ends_all_ranks_and_is_named(photo_folder, tm
     assert sum(f"{broken}: this photo cannot be decoded" in log for log in logs) == 1
 
 
+def test_a_broken_photo_in_validation_costs_no_weights_whichever_rank_meets_it(photo_folder, tmp_path):
+    photos = photo_folder({"train": {"a": 4, "b": 4}, "val": {"a": 2, "b": 2}})
+    broken = photos / "val/b/1.jpg"  # the last of four: rank 1 reads it
+    broken.write_bytes(broken.read_bytes()[:100])
+    flags = ("-c", SMALL, "--data_dir", photos, *TINY, "--batch_size", 4)
+    logs = msrun(2, ROOT / "train.py", *flags, cwd=tmp_path, status=1)
+    assert f"{broken}: this photo cannot be decoded" in logs[1]
+    assert "evaluation counted" in logs[0]
+    assert "another rank met a photo" in logs[0]
+    assert (tmp_path / "ckpt/mobilenet_v3_small_100-1_1.ckpt").exists()
+
+
 def test_the_demo_learns_handwritten_digits(tmp_path):
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     demo = ROOT / "configs/mobilenetv3/mobilenet_v3_small_digits.yaml"

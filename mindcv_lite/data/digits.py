@@ -20,6 +20,8 @@ def digits_folder(data_dir: str) -> str:
     folder = Path(data_dir) if data_dir else cache / "mindcv_lite" / "digits"
     if not (folder / "train").is_dir():
         _write(folder)
+    elif {path.name for path in (folder / "train").iterdir()} != set("0123456789"):
+        raise UserError(f"{folder}: dataset is digits, but other photos are there; use --dataset imagenet for those")
     return str(folder)
 
 

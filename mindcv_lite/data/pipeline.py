@@ -1,6 +1,5 @@
 """Photos to batches: images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,)."""
 
-import logging
 from collections.abc import Iterator
 
 import mindspore.dataset as ds
@@ -10,10 +9,8 @@ from mindcv_lite.data.folder import Photos, unreadable
 from mindcv_lite.data.sharding import epoch_order, epoch_seed, shard, steps_of
 from mindcv_lite.data.transforms import evaluation_transforms, training_transforms
 from mindcv_lite.device import World
-from mindcv_lite.errors import UserError
+from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe import Recipe
-
-log = logging.getLogger(__name__)
 
 COLUMNS = ["image", "label", "weight"]
 
@@ -38,7 +35,7 @@ class TrainingBatches:
             )
         if data.drop_remainder:
             self.count = self.steps * data.batch_size * world.size
-        self.failure: UserError | None = None
+        self.failure: UserError | TrainingError | None = None
         self._next_epoch = 0
 
     def dataset(self, first_epoch: int = 0) -> ds.Dataset:
@@ -71,7 +68,10 @@ class TrainingBatches:
         epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
         try:
             yield from self.epoch(epoch)
-        except UserError as error:  # kept, because MindSpore passes on no more than its text in a long message
+        except (
+            UserError,
+            TrainingError,
+        ) as error:  # kept: MindSpore passes on its text alone, in a long message
             self.failure = error
             raise
 
@@ -85,7 +85,7 @@ def evaluation_batches(photos: Photos, recipe: Recipe, world: World) -> "Batches
 
 
 class Batches:
-    """Batches of NumPy arrays, once through. Raises `UserError` that names the photos that cannot be decoded."""
+    """Batches of NumPy arrays, once through. Raises `UserError` that names a photo that cannot be decoded."""
 
     def __init__(
         self, photos: Photos, indices: np.ndarray, weights: np.ndarray, transforms: list, batch_size: int, workers: int
@@ -103,10 +103,12 @@ class Batches:
     def __iter__(self) -> Iterator[tuple]:
         try:
             yield from self.dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
-        except RuntimeError:
+        except RuntimeError as error:
             broken = unreadable(self.rows.recently_read())
             if not broken:
-                raise
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                reason = next((line for line in lines if "[ERROR]" in line), lines[0])
+                raise TrainingError(f"reading the photos failed, though each can be decoded: {reason}") from error
             more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
             raise UserError(f"{broken[0]}{more}: this photo cannot be decoded; replace it or remove it") from None
 

@@ -4,7 +4,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,12 @@ from mindcv_lite.training.train_step import TrainStep
 from mindcv_lite.weights import model_card
 
 log = logging.getLogger(__name__)
+
+# fmt: off
+RESULTS = (
+    "epoch", "step", "train_loss", "top1", "top5", "val_loss", "rate", "images_per_second", "waited", "seconds",
+)
+# fmt: on
 
 
 def fit(step: TrainStep, batches: TrainingBatches, recipe: Recipe, world: World, callbacks: list[Callback]) -> None:
@@ -54,7 +60,6 @@ class Watch(Callback):
         self.untimed = 0  # steps of the epoch that the seconds leave out: the first one, which compiles the graph
 
     def on_train_epoch_begin(self, run_context) -> None:
-        self.step.set_train()
         self.began = self.idle_since = time.perf_counter()
         self.waited = None if self.world.settings.sink else 0.0
         self.done = self.untimed = 0
@@ -115,19 +120,6 @@ class Watch(Callback):
 class EpochEnd(Callback):
     """After each epoch: gather the weights, score them, save them, and report in one line and in results.csv."""
 
-    COLUMNS = (
-        "epoch",
-        "step",
-        "train_loss",
-        "top1",
-        "top5",
-        "val_loss",
-        "rate",
-        "images_per_second",
-        "waited",
-        "seconds",
-    )
-
     def __init__(
         self,
         watch: Watch,
@@ -147,59 +139,52 @@ class EpochEnd(Callback):
 
     def on_train_epoch_end(self, run_context) -> None:
         arguments = run_context.original_args()
-        epoch, last = arguments.cur_epoch_num, arguments.cur_epoch_num == self.recipe.schedule.epoch_size
-        output = self.recipe.output
+        epoch, step = arguments.cur_epoch_num, arguments.cur_step_num
+        output, last = self.recipe.output, epoch == self.recipe.schedule.epoch_size
         self.publish()
+        require_finite(self.publish.parameters)
         score, failure = None, None
         try:
             score = self.score() if self.score and (epoch % output.val_interval == 0 or last) else None
-        except UserError as error:  # a photo that cannot be decoded: first the epoch's weights are saved
+        except (UserError, TrainingError) as error:  # a photo that cannot be decoded: first the weights are saved
             failure = error
-        if self.world.rank != 0:
-            if failure:
-                raise failure
-            return
-        parameters = self.publish.parameters
-        require_finite(parameters)
-        top1 = score.top1 if score else None
-        card = model_card(self.recipe, self.class_names, epoch=epoch, top1=top1)
-        if epoch % output.ckpt_save_interval == 0 or last:
-            self.checkpoints.save(epoch, arguments.cur_step_num, parameters, card, top1)
+        if self.world.rank == 0:
+            top1 = score.top1 if score else None
+            weights = self.publish.parameters, model_card(self.recipe, self.class_names, epoch=epoch, top1=top1)
+            if epoch % output.ckpt_save_interval == 0 or last or failure:
+                self.checkpoints.save(epoch, step, *weights, top1)
+            best = top1 is not None and self.checkpoints.save_if_best(*weights, top1)
+            self._report(epoch, step, score, best)
         if failure:
             raise failure
-        best = top1 is not None and self.checkpoints.save_if_best(parameters, card, top1)
-        self._report(epoch, arguments.cur_step_num, score, best)
 
     def _report(self, epoch: int, step: int, score: Score | None, best: bool) -> None:
         watch = self.watch
-        rate = watch.last_rate()
-        waited = (
-            ""
-            if watch.waited is None
-            else f", {watch.waited:.1f} s ({watch.waited / watch.seconds:.1%}) of it for data"
-        )
-        log.info(
-            "epoch %d/%d: %s%sloss in training %.4f, rate %.4g, %.1f images/s, %.1f s%s",
-            *(
-                epoch,
-                self.recipe.schedule.epoch_size,
-                f"{score}, " if score else "",
-                "the best so far, " if best else "",
-            ),
-            *(watch.loss, rate, watch.images_per_second, watch.seconds, waited),
-        )
+        facts = [
+            str(score) if score else "",
+            "the best so far" if best else "",
+            f"loss in training {watch.loss:.4f}",
+            f"rate {watch.last_rate():.4g}",
+            f"{watch.images_per_second:.1f} images/s",
+            f"{watch.seconds:.1f} s",
+            "" if watch.waited is None else f"{watch.waited:.1f} s ({watch.waited / watch.seconds:.1%}) of it for data",
+        ]
+        log.info("epoch %d/%d: %s", epoch, self.recipe.schedule.epoch_size, ", ".join(filter(None, facts)))
         if skipped := int(watch.step.skipped.asnumpy()):
             log.info("%d updates skipped so far, because their gradients overflowed", skipped)
         scores = (score.top1, score.top5, score.loss) if score else ("", "", "")
-        waited_seconds = "" if watch.waited is None else round(watch.waited, 3)
-        row = (epoch, step, watch.loss, *scores, rate, watch.images_per_second, waited_seconds, watch.seconds)
-        path = self.folder / "results.csv"
-        is_new = not path.exists()
-        with open(path, "a", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            if is_new:
-                table.writerow(self.COLUMNS)
-            table.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row)
+        speed = (watch.images_per_second, "" if watch.waited is None else watch.waited, watch.seconds)
+        append_row(self.folder / "results.csv", RESULTS, (epoch, step, watch.loss, *scores, watch.last_rate(), *speed))
+
+
+def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> None:
+    """Append `row` to a CSV file, under a line of the `columns` if the file is new."""
+    is_new = not path.exists()
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        if is_new:
+            table.writerow(columns)
+        table.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row)
 
 
 def require_finite(parameters: Mapping[str, Parameter]) -> None:

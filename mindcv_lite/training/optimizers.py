@@ -44,12 +44,16 @@ class RateTable(LearningRateSchedule):
         return ops.gather(self.rates, ops.minimum(global_step, self.last), 0)
 
 
-def build_optimizer(parameters: Sequence[Parameter], settings: recipe.Optimizer, rate: RateTable) -> nn.Optimizer:
-    """The optimizer of a recipe over the trainable `parameters`. Raises `UserError` if MindSpore does not have it."""
+def build_optimizer(
+    parameters: Sequence[Parameter], settings: recipe.Optimizer, rate: RateTable, target: str
+) -> nn.Optimizer:
+    """The optimizer of a recipe over the trainable `parameters`. Raises `UserError` if `target` does not have it."""
     if settings.opt not in OPTIMIZERS:
         raise UserError(
             f"opt is {settings.opt}, which MindSpore's nn does not have; use one of {', '.join(OPTIMIZERS)}"
         )
+    if settings.opt == "lamb" and target == "CPU":
+        raise UserError("opt is lamb, which MindSpore does not have on the CPU; use adamw")
     return OPTIMIZERS[settings.opt](decay_groups(parameters, settings), rate, settings)
 
 

@@ -4,7 +4,7 @@ from mindspore import Parameter, Tensor, amp, dtype, nn, ops
 
 from mindcv_lite.data.normalize import Normalize
 from mindcv_lite.device import World
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe import Precision, Recipe
 from mindcv_lite.training.losses import LOSSES, soft_targets
 
 
@@ -72,7 +72,7 @@ def counter(start: float, name: str) -> Parameter:
     return Parameter(Tensor(start, kind), name=f"train_step.{name}", requires_grad=False)
 
 
-def loss_scaler(precision) -> amp.LossScaler:
+def loss_scaler(precision: Precision) -> amp.LossScaler:
     """Fixed, or halved on overflow and doubled after 2000 updates without one."""
     if precision.loss_scale_type == "dynamic":
         return amp.DynamicLossScaler(precision.loss_scale, scale_factor=2, scale_window=2000)

@@ -107,7 +107,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: "-".join([case.opt, *map(str, case.keys)]))
 def test_two_updates_follow_the_formula_with_the_rate_of_each(case):
     settings, weight = settings_of(case.opt, **case.keys), parameter()
-    optimizer = build_optimizer([weight], settings, rate_table())
+    optimizer = build_optimizer([weight], settings, rate_table(), "CPU")
     expected, state = START.astype(np.float64), {}
     for number, gradient in enumerate(GRADIENTS):
         optimizer((Tensor(gradient),))
@@ -123,7 +123,12 @@ def test_every_optimizer_has_a_formula_here():
 def test_optimizers_that_mindspore_lacks_are_refused_with_those_there_are(opt):
     expected = rf"opt is {opt}, which MindSpore's nn does not have; use one of sgd, momentum, adam,"
     with pytest.raises(UserError, match=expected):
-        build_optimizer([parameter()], settings_of(opt), rate_table())
+        build_optimizer([parameter()], settings_of(opt), rate_table(), "CPU")
+
+
+def test_lamb_is_refused_on_the_cpu_where_mindspore_lacks_it():
+    with pytest.raises(UserError, match="opt is lamb, which MindSpore does not have on the CPU"):
+        build_optimizer([parameter()], settings_of("lamb"), rate_table(), "CPU")
 
 
 def test_an_epsilon_of_zero_is_refused_by_the_recipe(recipe):
@@ -142,7 +147,7 @@ def test_nesterov_without_momentum_is_refused_by_the_recipe(recipe, opt):
 
 def test_update_n_uses_rate_n_and_updates_beyond_the_last_keep_its_rate():
     weight = parameter()
-    optimizer = build_optimizer([weight], settings_of("sgd", momentum=0.0, weight_decay=0.0), rate_table())
+    optimizer = build_optimizer([weight], settings_of("sgd", momentum=0.0, weight_decay=0.0), rate_table(), "CPU")
     taken, before = [], START.astype(np.float64)
     for _ in range(5):
         optimizer((Tensor(np.ones(4, np.float32)),))
@@ -177,7 +182,7 @@ KINDS = {  # by their names in MindCV: what a filter spares
 def test_a_filter_spares_its_kinds_of_parameters_from_decay(weight_decay_filter, opt):
     parameters = [parameter(name) for name in KINDS]
     settings = settings_of(opt, weight_decay_filter=weight_decay_filter)
-    optimizer = build_optimizer(parameters, settings, rate_table())
+    optimizer = build_optimizer(parameters, settings, rate_table(), "CPU")
     optimizer(tuple(Tensor(np.zeros(4, np.float32)) for _ in parameters))
     for name, spares in KINDS.items():
         weight = next(parameter for parameter in parameters if parameter.name == name).asnumpy()
@@ -188,7 +193,7 @@ def test_a_filter_spares_its_kinds_of_parameters_from_decay(weight_decay_filter,
 def test_the_order_of_the_parameters_stays_so_that_each_gets_its_own_gradient():
     parameters = [parameter(name) for name in KINDS]
     settings = settings_of("sgd", momentum=0.0, weight_decay_filter="auto", weight_decay=1e-8)
-    optimizer = build_optimizer(parameters, settings, rate_table())
+    optimizer = build_optimizer(parameters, settings, rate_table(), "CPU")
     assert [each.name for each in optimizer.parameters] == list(KINDS)
     optimizer(tuple(Tensor(np.full(4, place, np.float32)) for place in range(len(parameters))))
     for place, weight in enumerate(parameters):
@@ -206,14 +211,14 @@ def test_filters_know_all_parameters_of_the_network(weight_decay_filter, decayed
 
 def test_no_decay_at_all_is_allowed():
     weight = parameter()
-    optimizer = build_optimizer([weight], settings_of("momentum", weight_decay=0.0), rate_table())
+    optimizer = build_optimizer([weight], settings_of("momentum", weight_decay=0.0), rate_table(), "CPU")
     optimizer((Tensor(np.zeros(4, np.float32)),))
     assert np.array_equal(weight.asnumpy(), START)
 
 
 @pytest.mark.parametrize("opt", sorted(set(OPTIMIZERS) - {"lamb"}))
 def test_optimizer_state_has_names_that_no_weight_has(opt):
-    optimizer = build_optimizer([parameter("features.0.weight")], settings_of(opt), rate_table())
+    optimizer = build_optimizer([parameter("features.0.weight")], settings_of(opt), rate_table(), "CPU")
     names = [each.name for each in optimizer.get_parameters()]
     assert len(names) == len(set(names))
     assert [name for name in names if name.startswith(("features.", "classifier."))] == ["features.0.weight"]

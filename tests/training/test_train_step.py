@@ -42,7 +42,7 @@ def step_of(recipe, world) -> Callable[..., TrainStep]:
         given = recipe(**{"weight_decay": 0.0, "momentum": 0.9} | keys)
         network = Layer()
         optimizer = build_optimizer(
-            network.trainable_params(), given.optimizer, RateTable(lambda step: RATES[step], len(RATES))
+            network.trainable_params(), given.optimizer, RateTable(lambda step: RATES[step], len(RATES)), "CPU"
         )
         step = TrainStep(network, optimizer, given, world(given), steps_per_epoch)
         step.set_train()
