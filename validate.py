@@ -20,14 +20,16 @@ def main() -> None:
     from mindcv_lite.data.source import validation_photos, with_num_classes
     from mindcv_lite.evaluation import EvaluationStep, evaluate
     from mindcv_lite.network import build_network
-    from mindcv_lite.weights import load_weights, read_weights
+    from mindcv_lite.weights import load_weights, read_weights, settled_by_card
 
     world = device.start(recipe)
     weights = read_weights(recipe.model.ckpt_path)
+    if weights.card:
+        recipe = settled_by_card(recipe, weights.card, weights.path)
     photos = validation_photos(recipe, weights.class_names)
     recipe = with_num_classes(recipe, photos.class_names)
     network = build_network(recipe.model, world.settings.val_amp_level)
-    load_weights(network, weights, recipe)
+    load_weights(network, weights)
     score = evaluate(EvaluationStep(network, recipe), photos, recipe, world, bar=world.rank == 0)
     log.info("%s, %d photos, %.1f images/s", score, score.photos, score.images_per_second)
 

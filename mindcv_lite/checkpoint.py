@@ -1,48 +1,48 @@
-"""Weights files on disk: written whole or not at all, and only as many as the recipe keeps."""
+"""What a run leaves in its folder: as many weights files as the recipe keeps, and the state to go on from."""
 
 import json
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mindspore
+import numpy as np
 from mindspore import Parameter
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe
+from mindcv_lite.storage import read_entries, write_entries
 from mindcv_lite.weights import CARD_NAME
 
 log = logging.getLogger(__name__)
 
-RUN_FILES = ("recipe.yaml", "results.csv", "mobilenet_v3_*-*_*.ckpt", "mobilenet_v3_*_best.ckpt", ".*.unfinished*")
+LAST, PREVIOUS = "last.state.ckpt", "previous.state.ckpt"
+FACTS_NAME = "run"
+RUN_FILES = (
+    *("recipe.yaml", "results.csv", "*.state.ckpt"),
+    *("mobilenet_v3_*-*_*.ckpt", "mobilenet_v3_*_best.ckpt", ".*.unfinished*"),
+)
 
 
 def save_weights(path: Path, parameters: Mapping[str, Parameter], card: dict[str, Any]) -> None:
-    """Write weights and model card to a new file, flush it to disk, and only then give it its name."""
-    unfinished = path.with_name(f".{path.stem}.unfinished.ckpt")
-    # The card comes first: a file that was cut short then lacks weights, which shows.
-    entries = {CARD_NAME: json.dumps(card)} | {name: Parameter(value.asnumpy()) for name, value in parameters.items()}
-    try:
-        mindspore.save_checkpoint(entries, str(unfinished))
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError as error:  # a full disk, say
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        for part in path.parent.glob(f"{unfinished.stem}*"):  # MindSpore has a temporary name of its own, too
-            part.unlink()
+    """Write a weights file with its model card."""
+    # The card comes first: a file that was cut short then lacks weights or checksum, which shows.
+    weights = {name: parameter.asnumpy() for name, parameter in parameters.items()}
+    write_entries(path, {CARD_NAME: json.dumps(card)} | weights)
 
 
-def start_run(folder: Path, recipe: Recipe) -> None:
-    """Make the folder of a run and save the recipe there; an earlier run's files move to a subfolder, none is lost."""
+def start_run(folder: Path, recipe: Recipe, goes_on: bool = False) -> None:
+    """Make the folder of a run and save the recipe there.
+
+    Unless the run `goes_on` there, an earlier run's files move to a subfolder: none is lost.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _set_earlier_run_aside(folder)
-        recipe.save(folder / "recipe.yaml")
+        if not goes_on:
+            _set_earlier_run_aside(folder)
+        recipe.with_keys(resume=False).save(folder / "recipe.yaml")
     except OSError as error:
         raise UserError(f"{folder}: cannot write there: {error.strerror}; give another --ckpt_save_dir") from None
 
@@ -60,6 +60,65 @@ def _set_earlier_run_aside(folder: Path) -> None:
     log.info("%s holds an earlier run: its %d files are moved to %s", folder, len(earlier), aside)
 
 
+@dataclass(frozen=True)
+class State:
+    """A run at the end of a step: the numbers on the device by name, and facts about the run."""
+
+    path: str
+    numbers: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The model card of the weights."""
+        return self.facts["card"]
+
+
+def save_state(folder: Path, numbers: Mapping[str, np.ndarray], facts: dict[str, Any]) -> None:
+    """Write `last.state.ckpt`; the state that had this name stays, as `previous.state.ckpt`."""
+    new = folder / f"new.{LAST}"
+    write_entries(new, {FACTS_NAME: json.dumps(facts), **numbers})
+    if (folder / LAST).exists():
+        os.replace(folder / LAST, folder / PREVIOUS)
+    os.replace(new, folder / LAST)
+
+
+def find_state(resume: bool | str, folder: Path) -> State | None:
+    """The state that `resume` asks to go on from: of a file, or the newest in `folder`; None if there is none."""
+    if not resume:
+        return None
+    if isinstance(resume, str):
+        return read_state(Path(resume))
+    states = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
+    if not states:
+        log.info("no run to go on with in %s: a fresh start", folder)
+        return None
+    try:
+        return read_state(states[0])
+    except UserError as error:
+        raise UserError(f"{error}{_advice_on_older(states[1:])}") from None
+
+
+def read_state(path: Path) -> State:
+    """Read a state. Raises `UserError` if it is missing, damaged or something else."""
+    content, checked = read_entries(str(path))
+    if FACTS_NAME not in content:
+        raise UserError(f"{path}: no state of a run; --resume takes {LAST}, --ckpt_path takes weights")
+    if not checked:
+        raise UserError(f"{path}: damaged: its checksum is missing, the file was cut short")
+    facts = json.loads(str(content.pop(FACTS_NAME)))
+    return State(str(path), {name: value.asnumpy() for name, value in content.items()}, facts)
+
+
+def _advice_on_older(states: list[Path]) -> str:
+    for path in states:
+        try:
+            return f"; the state before it is whole (step {read_state(path).facts['step']}): --resume {path}"
+        except UserError:
+            pass
+    return "; there is no older state: start afresh without --resume, or from weights with --ckpt_path"
+
+
 class Checkpoints:
     """`<model>-<epoch>_<step>.ckpt` every so often, of which some stay, and `<model>_best.ckpt`."""
 
@@ -75,7 +134,7 @@ class Checkpoints:
         path = self.folder / f"{self.model}-{epoch}_{step}.ckpt"
         save_weights(path, parameters, card)
         self.kept.append((-1.0 if top1 is None else top1, path))
-        if len(self.kept) > self.keep:
+        while len(self.kept) > self.keep:
             given_up = self.kept[0] if self.policy == "latest_k" else min(self.kept, key=lambda kept: kept[0])
             self.kept.remove(given_up)
             given_up[1].unlink(missing_ok=True)
@@ -87,3 +146,11 @@ class Checkpoints:
         save_weights(self.folder / f"{self.model}_best.ckpt", parameters, card)
         self.best = top1
         return True
+
+    def facts(self) -> dict[str, Any]:
+        """What a resumed run must know of the files it has."""
+        return {"best": self.best, "kept": [(score, path.name) for score, path in self.kept]}
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Go on with the files of a run that stopped."""
+        self.best, self.kept = facts["best"], [(score, self.folder / name) for score, name in facts["kept"]]

@@ -47,6 +47,12 @@ class World:
             return numbers
         return self.all_reduce(Tensor(numbers, mindspore.float32)).asnumpy().astype(np.float64)
 
+    def gather(self, numbers: np.ndarray) -> np.ndarray:
+        """`numbers` (n,) of all ranks, float32 (size, n); every rank must call it."""
+        rows = np.zeros((self.size, len(numbers)), np.float32)
+        rows[self.rank] = numbers
+        return self.sum(rows).astype(np.float32)
+
     def wait_for_all(self) -> None:
         """Return when every rank has come here."""
         self.sum(np.zeros(1))
@@ -66,8 +72,7 @@ def start(recipe: Recipe) -> World:
     mindspore.set_context(jit_config={"jit_level": settings.jit_level})
     if settings.parallel:
         mindspore.set_auto_parallel_context(**settings.parallel)
-    # Ranks draw different dropout masks; that they also draw different weights is mended by parameter_broadcast.
-    mindspore.set_seed(recipe.system.seed + rank)
+    mindspore.set_seed(recipe.system.seed)  # the same on every rank: all draw the same weights
     log.info("%s x %d, MindSpore %s, %d data workers each", target, size, mindspore.__version__, settings.workers)
     for note in settings.notes:
         log.info(note)
@@ -99,7 +104,7 @@ def settings_for(
         parallel={
             "parallel_mode": "data_parallel",
             "gradients_mean": True,
-            "parameter_broadcast": True,
+            "parameter_broadcast": False,  # a resumed rank has statistics of its own
             "device_num": size,
         }
         if size > 1

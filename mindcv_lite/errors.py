@@ -14,6 +14,14 @@ class TrainingError(RuntimeError):
     """A run that cannot go on, such as one whose loss is no longer finite; exit status 1."""
 
 
+class Stopped(Exception):
+    """A run that was asked to stop by a signal, and did so with its state saved; exit status 128 + the signal."""
+
+    def __init__(self, number: int, text: str):
+        super().__init__(text)
+        self.number = number
+
+
 def run_script(main: Callable[[], object]) -> None:
     """Run `main` as a program: an error of ours becomes one line and exit status 2 or 1, Ctrl-C exit status 130."""
     program = Path(sys.argv[0]).name
@@ -25,6 +33,10 @@ def run_script(main: Callable[[], object]) -> None:
         sys.stdout.flush()
         print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except Stopped as stop:
+        sys.stdout.flush()
+        print(f"{program}: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.number)
     except OSError as error:
         sys.stdout.flush()
         print(f"{program}: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)

@@ -4,10 +4,13 @@ Parameter names are MindCV's, so that its checkpoints load here and ours load th
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mindspore import Tensor, nn
 from mindspore.common.initializer import Normal, initializer
+
+from mindcv_lite.dropout import Dropout
 
 
 class Row(NamedTuple):
@@ -93,6 +96,7 @@ class MobileNetV3(nn.Cell):
         conv_padding: `mindcv` (symmetric stem, SAME depthwise), `symmetric` (torchvision, timm) or `same`
             (TensorFlow). They differ where the stride is 2; weights are right with one of them only.
         bn_eps: epsilon of every BatchNorm; part of what the weights mean, like the padding.
+        bn_momentum: share of its old statistics that a BatchNorm keeps in a step.
     """
 
     def __init__(
@@ -103,50 +107,60 @@ class MobileNetV3(nn.Cell):
         drop_rate: float = 0.2,
         conv_padding: str = "mindcv",
         bn_eps: float = 1e-5,
+        bn_momentum: float = 0.9,
     ):
         super().__init__()
 
         def scaled(channels: int) -> int:
             return make_divisible(channels * variant.width)
 
+        def batch_norm(channels: int) -> nn.BatchNorm2d:
+            # MindSpore's momentum, too, is the share of the old statistics that is kept.
+            # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
+            return nn.BatchNorm2d(channels, eps=bn_eps, momentum=bn_momentum)
+
         activation = ACTIVATIONS[variant.activation]
         channels = scaled(16)
         stem = convolution(in_channels, channels, kernel=3, stride=2, same=conv_padding == "same")
-        features = [stem, batch_norm(channels, bn_eps), activation()]
+        features = [stem, batch_norm(channels), activation()]
         for row in variant.rows:
             row = row._replace(expanded=scaled(row.expanded), out=scaled(row.out))
-            features.append(Bottleneck(channels, row, same=conv_padding != "symmetric", bn_eps=bn_eps))
+            features.append(Bottleneck(channels, row, conv_padding != "symmetric", batch_norm))
             channels = row.out
         last = 6 * channels
-        features += [convolution(channels, last), batch_norm(last, bn_eps), activation()]
+        features += [convolution(channels, last), batch_norm(last), activation()]
         self.features = nn.SequentialCell(features)
 
         hidden = scaled(variant.hidden)
         self.classifier = nn.SequentialCell(
-            nn.Dense(last, hidden), activation(), nn.Dropout(p=drop_rate), nn.Dense(hidden, num_classes)
+            nn.Dense(last, hidden), activation(), Dropout(drop_rate), nn.Dense(hidden, num_classes)
         )
         initialise(self)
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, dropout_seed: Tensor | None = None) -> Tensor:
+        """`dropout_seed`: in training, an int32 that is another one in each step."""
+        expand, activation, dropout, classify = self.classifier
         x = self.features(x)  # (batch, last, height / 32, width / 32)
-        x = spatial_mean(x)  # (batch, last)
-        return self.classifier(x)  # (batch, num_classes)
+        x = activation(expand(spatial_mean(x)))  # (batch, hidden)
+        if dropout_seed is not None:
+            x = dropout(x, dropout_seed)
+        return classify(x)  # (batch, num_classes)
 
 
 class Bottleneck(nn.Cell):
     """An inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1; with a shortcut if shapes agree."""
 
-    def __init__(self, in_channels: int, row: Row, same: bool, bn_eps: float):
+    def __init__(self, in_channels: int, row: Row, same: bool, batch_norm: Callable[[int], nn.Cell]):
         super().__init__()
         activation, width = ACTIVATIONS[row.activation], row.expanded
         layers: list[nn.Cell] = []
         if width != in_channels:
-            layers += [convolution(in_channels, width), batch_norm(width, bn_eps), activation()]
+            layers += [convolution(in_channels, width), batch_norm(width), activation()]
         depthwise = convolution(width, width, row.kernel, row.stride, group=width, same=same)
-        layers += [depthwise, batch_norm(width, bn_eps), activation()]
+        layers += [depthwise, batch_norm(width), activation()]
         if row.squeeze:
             layers += [SqueezeExcite(width)]
-        layers += [convolution(width, row.out), batch_norm(row.out, bn_eps)]
+        layers += [convolution(width, row.out), batch_norm(row.out)]
         self.layers = nn.SequentialCell(layers)
         self.shortcut = row.stride == 1 and in_channels == row.out
 
@@ -194,12 +208,6 @@ def convolution(
     mode, padding = ("same", 0) if same else ("pad", kernel // 2)
     # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
     return nn.Conv2d(in_channels, out_channels, kernel, stride, mode, padding, group=group, has_bias=has_bias)
-
-
-def batch_norm(channels: int, eps: float) -> nn.BatchNorm2d:
-    """BatchNorm; MindSpore's momentum is the share of the old statistics that is kept."""
-    # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
-    return nn.BatchNorm2d(channels, eps=eps, momentum=0.9)
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

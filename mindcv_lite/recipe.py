@@ -11,7 +11,8 @@ import math
 import re
 import types
 import typing
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +40,8 @@ class System:
     num_parallel_workers: int | Literal["auto"] = key(
         "threads that decode and augment, per device; auto shares the processors out", "auto", at_least=1
     )
-    seed: int = key("seed of weights, order and augmentation", 42, at_least=0, at_most=2**31 - 1)
+    seed: int = key("seed of weights, order, augmentation and dropout", 42, at_least=0, at_most=2**31 - 1)
+    dry_run: bool = key("build everything, say what would be done, and stop before the first step", False)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,13 @@ class Model:
         "padding of strided convolutions: as MindCV, as torchvision and timm, as TensorFlow", "mindcv"
     )
     bn_eps: float = key("epsilon of BatchNorm", 1e-5, above=0, at_most=1)
+    bn_momentum: float = key("share of its old statistics that a BatchNorm keeps in a step", 0.9, at_least=0, below=1)
     ckpt_path: str = key("train: weights to start from; validate: weights to check", "")
+    freeze: Literal["backbone"] | int | None = key(
+        "what is not trained: backbone, all but the head; or N, the first N rows of the network's table",
+        None,
+        at_least=1,
+    )
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,15 @@ class Optimizer:
     base_batch_size: int | None = key(
         "global batch for which lr was tuned; lr is scaled by the global batch of the run over it", None, at_least=1
     )
+    layer_decay: float | None = key(
+        "factor of the rate from one layer (stem, row, last convolution, head) to the one before it",
+        None,
+        above=0,
+        at_most=1,
+    )
+    gradient_accumulation_steps: int = key("batches whose mean gradient makes one update", 1, at_least=1)
+    clip_grad: bool = key("clip the gradient of all devices by its global norm", False)
+    clip_value: float = key("largest global norm of a gradient, with clip_grad", 15.0, above=0)
     momentum: float = key("momentum of sgd, momentum and rmsprop", 0.9, at_least=0, below=1)
     use_nesterov: bool = key("Nesterov momentum, for sgd, momentum and adam", False)
     weight_decay: float = key("weight decay", 1e-6, at_least=0)
@@ -114,6 +131,13 @@ class Optimizer:
         "what weight decay spares: disable nothing, auto BatchNorm, norm_and_bias BatchNorm and biases", "disable"
     )
     eps: float = key("epsilon of adam, adamw, rmsprop and lamb", 1e-10, above=0)
+    ema: bool = key("score and save the exponential moving average of the weights", False)
+    ema_decay: float = key(
+        "share of the old average that an update keeps; (1 + n) / (10 + n) at update n if that is less",
+        0.9999,
+        at_least=0,
+        below=1,
+    )
 
 
 @dataclass(frozen=True)
@@ -175,6 +199,7 @@ class Output:
     val_while_train: bool = key("validate during training", False)
     val_interval: int = key("epochs between validations", 1, at_least=1)
     ckpt_save_dir: str = key("folder for checkpoints, results.csv and the resolved recipe", "./ckpt")
+    resume: bool | str = key("go on with the run in ckpt_save_dir, or with the state file named", False)
     ckpt_save_interval: int = key("epochs between checkpoints", 1, at_least=1)
     ckpt_save_policy: Literal["latest_k", "top_k"] = key("which keep_checkpoint_max checkpoints stay", "latest_k")
     keep_checkpoint_max: int = key("checkpoints that stay, the best one apart", 10, at_least=1)
@@ -193,19 +218,32 @@ class Recipe:
     loss: Loss
     precision: Precision
     output: Output
+    origin: Mapping[str, str] = field(default_factory=dict, compare=False)  # where the keys come from that were given
 
     def flat(self) -> dict[str, Any]:
         """The keys of all topics, as a recipe file holds them."""
-        return {name: value for topic in fields(self) for name, value in vars(getattr(self, topic.name)).items()}
+        return {name: value for topic in TOPICS for name, value in vars(getattr(self, topic)).items()}
+
+    def with_keys(self, **values: Any) -> "Recipe":
+        """This recipe with other values of some keys."""
+        topics = {topic: getattr(self, topic) for topic in TOPICS}
+        changed = {
+            topic: replace(keys, **{name: value for name, value in values.items() if name in vars(keys)})
+            for topic, keys in topics.items()
+        }
+        return replace(self, **changed)
+
+    def text(self) -> str:
+        """The recipe as a YAML file holds it."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.flat().items()}
+        return yaml.dump(plain, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
 
     def save(self, path: Path) -> None:
         """Write the recipe so that `--config` reads it back."""
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.flat().items()}
-        text = yaml.dump(plain, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(self.text(), encoding="utf-8")
 
 
-TOPICS: dict[str, type] = {topic.name: topic.type for topic in fields(Recipe)}  # type: ignore[misc]
+TOPICS: dict[str, type] = {topic.name: topic.type for topic in fields(Recipe) if dataclasses.is_dataclass(topic.type)}
 KEYS: dict[str, dataclasses.Field] = {key.name: key for topic in TOPICS.values() for key in fields(topic)}
 KINDS: dict[str, Any] = {name: kind for topic in TOPICS.values() for name, kind in typing.get_type_hints(topic).items()}
 
@@ -218,20 +256,14 @@ FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
     "aux_factor": ((0,), "MobileNetV3 has no auxiliary output"),
     "amp_cast_list": ((None, ""), "choose the precision with amp_level"),
     "ckpt_url": ((ANY,), ""),
-    "clip_grad": ((False,), "gradient clipping is not supported"),
-    "clip_value": ((ANY,), ""),
     "cutmix": ((0,), "cutmix is not supported"),
     "cutmix_prob": ((ANY,), ""),
     "data_url": ((ANY,), ""),
     "dataset_download": ((False,), "nothing is downloaded; put the photos under data_dir"),
     "drop_path_rate": ((None, 0), "MobileNetV3 has no drop path; use drop_rate"),
     "dynamic_loss_scale": ((False,), "use loss_scale_type: dynamic"),
-    "ema": ((False,), "weight averaging is not supported"),
-    "ema_decay": ((ANY,), ""),
     "enable_modelarts": ((False,), "ModelArts is not supported; use data_dir and ckpt_save_dir"),
     "filter_bias_and_bn": ((False,), "use weight_decay_filter: norm_and_bias"),
-    "gradient_accumulation_steps": ((1,), "gradient accumulation is not supported; use a larger batch_size"),
-    "layer_decay": ((None,), "layer-wise rates are not supported"),
     "mixup": ((0,), "mixup is not supported"),
     "multi_data_url": ((ANY,), ""),
     "pretrained": ((False,), "nothing is downloaded; name a weights file with ckpt_path"),
@@ -241,7 +273,7 @@ FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
     "re_value": ((ANY,), ""),
     "re_max_attempts": ((ANY,), ""),
     "reduction": (("mean",), "the loss is the mean over the batch"),
-    "resume_opt": ((False,), "going on with an earlier run is not supported; start from its weights with ckpt_path"),
+    "resume_opt": ((False,), "use --resume, which needs no other key"),
     "train_url": ((ANY,), ""),
 }
 
@@ -261,7 +293,7 @@ def load_recipe(argv: list[str], description: str) -> Recipe:
             if name in FOREIGN_KEYS:
                 _accept_neutral(name, _yaml_scalar(value) if from_text else value, where)
             else:
-                values[name] = _checked_value(name, value, where, from_text)
+                values[name] = checked_value(name, value, where, from_text)
                 origin[name] = where
     for name, entry in KEYS.items():
         if name not in values and entry.default is dataclasses.MISSING:
@@ -272,7 +304,8 @@ def load_recipe(argv: list[str], description: str) -> Recipe:
         **{
             topic: kind(**{key.name: values[key.name] for key in fields(kind) if key.name in values})
             for topic, kind in TOPICS.items()
-        }
+        },
+        origin=origin,
     )
     _check_rules(recipe, origin, config or "command line")
     return recipe
@@ -286,7 +319,7 @@ def require_paths(recipe: Recipe) -> None:
         raise UserError(f"{data_dir}: no such folder; --data_dir names the folder that holds {photos}")
     if Path(recipe.output.ckpt_save_dir).is_file():
         raise UserError(f"{recipe.output.ckpt_save_dir}: a file, not a folder; give another --ckpt_save_dir")
-    if ckpt_path and not Path(ckpt_path).is_file():
+    if ckpt_path and not recipe.output.resume and not Path(ckpt_path).is_file():
         raise UserError(f"{ckpt_path}: no such weights file; --ckpt_path names a .ckpt file")
 
 
@@ -327,7 +360,8 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
 # ----------------------------------------------------------------------------------------------------- single values
 
 
-def _checked_value(name: str, value: Any, where: str, from_text: bool) -> Any:
+def checked_value(name: str, value: Any, where: str, from_text: bool = False) -> Any:
+    """`value` as the key `name` takes it; from `where` is said in the `UserError` that anything else raises."""
     if name not in KEYS:
         raise UserError(f"{where}: unknown key {name!r}{_nearest(name)}")
     kind, bounds = KINDS[name], KEYS[name].metadata["bounds"]
@@ -411,8 +445,13 @@ def _describe_bounds(bounds: dict[str, float]) -> str:
     return "".join(f", {words[name]} {bound:.10g}" for name, bound in bounds.items())
 
 
+def plain(value: Any) -> str:
+    """`value` as a recipe holds it."""
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
 def _show(value: Any) -> str:
-    text = repr(list(value) if isinstance(value, tuple) else value)
+    text = plain(value) if isinstance(value, tuple) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -485,8 +524,10 @@ def _yaml_scalar(text: str) -> Any:
 
 def _wants_text(kind: Any, text: str) -> bool:
     """Whether a flag's text is taken as it is, not as YAML: a path may well look like a number."""
-    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-    return kind is str or text in choices
+    choices = typing.get_args(kind)
+    if str in choices:
+        return not isinstance(_yaml_scalar(text), bool)
+    return kind is str or (typing.get_origin(kind) is Literal and text in choices)
 
 
 class _CommandLine(argparse.ArgumentParser):
@@ -516,7 +557,8 @@ def _command_line(description: str) -> _CommandLine:
                 f"{entry.metadata['help']} [{describe(KINDS[entry.name])}{_describe_bounds(entry.metadata['bounds'])}"
             )
             text += "; required]" if entry.default is dataclasses.MISSING else f"; default: {_show(entry.default)}]"
-            bare = "?" if KINDS[entry.name] is bool else None  # --shuffle alone means --shuffle True
+            kind = KINDS[entry.name]
+            bare = "?" if bool in (kind, *typing.get_args(kind)) else None  # --shuffle alone means --shuffle True
             group.add_argument(
                 f"--{entry.name}", nargs=bare, const="True" if bare else None, metavar="VALUE", help=text
             )

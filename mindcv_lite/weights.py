@@ -2,27 +2,26 @@
 
 import json
 import logging
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe import Recipe, checked_value, plain
+from mindcv_lite.storage import read_entries
 
 log = logging.getLogger(__name__)
 
 CARD_NAME = "model_card"
-CARD_KEYS = (
-    *("model", "num_classes", "in_channels", "conv_padding", "bn_eps"),
-    *("image_resize", "crop_pct", "interpolation", "mean", "std"),
-)
-# Keys of which one value alone gives these weights their meaning.
-BINDING_KEYS = ("model", "in_channels", "conv_padding", "bn_eps")
+# Keys of which one value alone gives weights their meaning, and keys that are good to know.
+BINDING_KEYS = ("model", "in_channels", "conv_padding", "bn_eps", "mean", "std", "interpolation", "crop_pct")
+CARD_KEYS = (*BINDING_KEYS, "num_classes", "image_resize")
 NETWORK_NAMES = ("features.", "classifier.")
+HEAD = ("classifier.3.weight", "classifier.3.bias")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Weights:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """The classes of the network's outputs, in order, where the card knows them."""
-        return tuple(self.card["class_names"]) if self.card and "class_names" in self.card else None
+        return tuple(self.card["class_names"]) if self.card and self.card["class_names"] else None
 
 
 def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> dict[str, Any]:
@@ -47,18 +46,12 @@ def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> d
 
 def read_weights(path: str) -> Weights:
     """Read a `.ckpt` file of this project or of MindCV. Raises `UserError` if it is missing, foreign or damaged."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such weights file; --ckpt_path names a .ckpt file")
-    if Path(path).suffix != ".ckpt":  # MindSpore reads no other name
-        raise UserError(f"{path}: the name of a weights file must end in .ckpt")
-    try:
-        content = mindspore.load_checkpoint(path)
-    except Exception as error:  # MindSpore raises ValueError, RuntimeError or protobuf's own, by where it stumbles
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{path}: not a MindSpore checkpoint, or damaged ({reason})") from None
+    content, checked = read_entries(path)
     card = content.pop(CARD_NAME, None)
-    content = {name: value for name, value in content.items() if isinstance(value, Parameter)}
-    return Weights(path, content, None if card is None else _parsed_card(str(card), path))
+    if card is not None and not checked:
+        raise UserError(f"{path}: its checksum is missing: the file was cut short; use another copy of it")
+    parameters = {name: value for name, value in content.items() if isinstance(value, Parameter)}
+    return Weights(path, parameters, None if card is None else _parsed_card(str(card), path))
 
 
 def _parsed_card(text: str, path: str) -> dict[str, Any]:
@@ -66,28 +59,46 @@ def _parsed_card(text: str, path: str) -> dict[str, Any]:
         card = json.loads(text)
     except ValueError:
         card = None
-    if not isinstance(card, dict) or not isinstance(card.get("class_names", []), list):
+    if not isinstance(card, dict) or not isinstance(card.get("class_names", []), list | None):
         raise UserError(f"{path}: its {CARD_NAME} is damaged, or not one of this project")
+    if not {*CARD_KEYS, "class_names"} <= card.keys():
+        raise UserError(f"{path}: its {CARD_NAME} is incomplete; it is not one of this project")
     return card
 
 
-def load_weights(network: nn.Cell, weights: Weights, recipe: Recipe) -> None:
-    """Put `weights` into `network`. Raises `UserError` that names what does not fit; optimizer state is passed over."""
-    card, flat = weights.card or {}, recipe.flat()
-    if weights.card is not None and not {*CARD_KEYS, "class_names"} <= card.keys():
-        raise UserError(f"{weights.path}: its {CARD_NAME} is incomplete; it is not one of this project")
-    for name in BINDING_KEYS:
-        if name in card and card[name] != flat[name]:
+def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recipe:
+    """The recipe with what the card of `path` says its weights mean.
+
+    Raises `UserError` that names both values where a key that was given contradicts the card.
+    """
+    here, there = (
+        recipe.flat(),
+        {name: checked_value(name, card[name], f"{path}: {CARD_NAME}") for name in BINDING_KEYS},
+    )
+    taken = {name: value for name, value in there.items() if value != here[name]}
+    for name, value in taken.items():
+        if name in recipe.origin:
             raise UserError(
-                f"{weights.path}: its {name} is {card[name]}, the recipe's {flat[name]}; --{name} {card[name]}"
+                f"{recipe.origin[name]}: key '{name}' is {plain(here[name])}, but the weights in {path} mean "
+                f"{plain(value)}; leave it out, or give --{name} {shlex.quote(plain(value))}"
             )
-    for name in sorted({*CARD_KEYS} - {*BINDING_KEYS, "num_classes"}):
-        here = list(flat[name]) if isinstance(flat[name], tuple) else flat[name]
-        if name in card and card[name] != here:
-            log.warning("warning: %s was trained with %s %s, the recipe has %s", weights.path, name, card[name], here)
-    wanted = network.parameters_dict()
-    faults = [f"'{name}' is missing" for name in wanted if name not in weights.parameters]
-    for name, value in weights.parameters.items():
+    if taken:
+        log.info("%s decides: %s", path, ", ".join(f"{name} {plain(value)}" for name, value in taken.items()))
+    return recipe.with_keys(**taken)
+
+
+def load_weights(network: nn.Cell, weights: Weights, remake_head: bool = False) -> None:
+    """Put `weights` into `network`. Raises `UserError` that names what does not fit.
+
+    `remake_head`: if the last layer is one of another number of classes, the network's own stays as it was drawn.
+    Optimizer state and other entries that are no weights are passed over.
+    """
+    wanted, found = network.parameters_dict(), dict(weights.parameters)
+    remade = [name for name in HEAD if remake_head and _is_of_other_classes(found.get(name), wanted[name])]
+    for name in remade:
+        found[name] = wanted[name]
+    faults = [f"'{name}' is missing" for name in wanted if name not in found]
+    for name, value in found.items():
         if name in wanted and value.shape != wanted[name].shape:
             faults.append(f"'{name}' is {value.shape} in the file, {wanted[name].shape} in the network")
         elif name not in wanted and name.startswith(NETWORK_NAMES):
@@ -95,12 +106,19 @@ def load_weights(network: nn.Cell, weights: Weights, recipe: Recipe) -> None:
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise UserError(
-            f"{weights.path} does not fit {recipe.model.model} with {recipe.model.num_classes} classes: "
-            f"{'; '.join(faults[:3])}{more}; check --model and --num_classes"
+            f"{weights.path} does not fit the network: {'; '.join(faults[:3])}{more}; check --model and --num_classes"
         )
-    others = [name for name in weights.parameters if name not in wanted]
-    if others:
-        log.info("%s: %d entries that are no weights are passed over, such as %s", weights.path, len(others), others[0])
     for name, parameter in wanted.items():
-        parameter.set_data(Tensor(weights.parameters[name].asnumpy().astype(np.float32)))
-    log.info("%s: %d parameters taken", weights.path, len(wanted))
+        parameter.set_data(Tensor(found[name].asnumpy().astype(np.float32)))
+    others = [name for name in found if name not in wanted]
+    log.info(
+        "%s: %d parameters taken%s%s",
+        weights.path,
+        len(wanted) - len(remade),
+        f"; {' and '.join(remade)} made anew for {len(wanted[HEAD[0]])} classes" if remade else "",
+        f"; {len(others)} entries that are no weights passed over, such as {others[0]}" if others else "",
+    )
+
+
+def _is_of_other_classes(found: Parameter | None, wanted: Parameter) -> bool:
+    return found is not None and found.shape[1:] == wanted.shape[1:] and found.shape != wanted.shape

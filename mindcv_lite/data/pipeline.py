@@ -1,5 +1,6 @@
 """Photos to batches: images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,)."""
 
+import itertools
 from collections.abc import Iterator
 
 import mindspore.dataset as ds
@@ -35,16 +36,25 @@ class TrainingBatches:
             )
         if data.drop_remainder:
             self.count = self.steps * data.batch_size * world.size
+        # An update takes the mean of so many steps, or of those that the epoch has left.
+        self.accumulated = min(recipe.optimizer.gradient_accumulation_steps, self.steps)
+        self.updates = -(-self.steps // self.accumulated)
         self.failure: UserError | TrainingError | None = None
-        self._next_epoch = 0
+        self._next_epoch = self._passed_over = 0
 
-    def dataset(self, first_epoch: int = 0) -> ds.Dataset:
-        """All epochs from `first_epoch` (counted from 0) on, as one dataset of `steps` batches per epoch."""
+    def update_of(self, step: int) -> int:
+        """The update that a step of the run contributes to; both are counted from 0."""
+        epoch, position = divmod(step, self.steps)
+        return epoch * self.updates + position // self.accumulated
+
+    def dataset(self, first_step: int = 0) -> ds.Dataset:
+        """All epochs from that of `first_step` (counted from 0) on; or the rest of that epoch, if it began before."""
+        self._next_epoch, self._passed_over = divmod(first_step, self.steps)
         batches = ds.GeneratorDataset(
             self, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False
         )
         batches.output_shapes()  # MindSpore draws a batch to find the shapes, once: now, not in place of an epoch
-        self._next_epoch = first_epoch
+        self._next_epoch, self._passed_over = divmod(first_step, self.steps)
         return batches
 
     def epoch(self, epoch: int) -> "Batches":
@@ -53,21 +63,24 @@ class TrainingBatches:
         order = epoch_order(len(self.photos), self.recipe.system.seed, epoch, data.shuffle, data.num_samples)
         world = self.world
         indices, weights = shard(order, data.batch_size, world.rank, world.size, data.drop_remainder)
-        # A short last batch: its photos share the weight of a full one, so that the mean over all ranks is theirs.
-        in_last_batch = len(order) - (self.steps - 1) * data.batch_size * world.size
-        if in_last_batch < data.batch_size * world.size:
-            weights[-data.batch_size :] *= data.batch_size * world.size / in_last_batch
+        # A last update of fewer photos: they share the weight of full batches, so that the mean over all ranks is theirs.
+        first = (self.updates - 1) * self.accumulated * data.batch_size
+        share = (len(weights) - first) * world.size / (len(order) - first * world.size)
+        if share > 1:
+            weights[first:] *= share
         ds.config.set_seed(epoch_seed(self.recipe.system.seed, epoch, world.rank))
         transforms = training_transforms(self.recipe.augmentation, self.recipe.model.in_channels)
         return Batches(self.photos, indices, weights, transforms, data.batch_size, world.settings.workers)
 
     def __len__(self) -> int:
-        return self.steps
+        return self.steps - self._passed_over
 
     def __iter__(self) -> Iterator[tuple]:
         epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
+        passed_over, self._passed_over = self._passed_over, 0
         try:
-            yield from self.epoch(epoch)
+            # Batches of steps that were made before are drawn all the same: augmentation is a stream of random numbers.
+            yield from itertools.islice(self.epoch(epoch), passed_over, None)
         except (
             UserError,
             TrainingError,

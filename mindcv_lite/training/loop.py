@@ -3,6 +3,8 @@
 import csv
 import logging
 import math
+import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +14,16 @@ from mindspore import Parameter, nn
 from mindspore.train import Callback, Model
 from tqdm import tqdm
 
-from mindcv_lite.checkpoint import Checkpoints
+from mindcv_lite.checkpoint import Checkpoints, State, save_state, start_run
+from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
-from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.evaluation import Score
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.publish import Publish
+from mindcv_lite.training.state import fixed_facts, numbers_of, put_back, require_same_run, require_same_start
+from mindcv_lite.training.stop import StopRequest
 from mindcv_lite.training.train_step import TrainStep
 from mindcv_lite.weights import model_card
 
@@ -32,11 +37,25 @@ RESULTS = (
 
 
 def fit(step: TrainStep, batches: TrainingBatches, recipe: Recipe, world: World, callbacks: list[Callback]) -> None:
-    """Train for the recipe's epochs. Raises `TrainingError` on a loss that is not finite."""
+    """Train from the step's count to the end of the recipe's epochs. Raises `TrainingError` on a broken loss."""
     step.set_train()
-    sink = world.settings.sink
+    first_step, epochs, sink = int(step.step.asnumpy()), recipe.schedule.epoch_size, world.settings.sink
+    epoch, position = divmod(first_step, batches.steps)
+    if epoch == epochs:
+        log.info("epoch %d of %d is done: nothing is left to do", epoch, epochs)
+    if position and sink:
+        raise UserError(
+            f"the run stopped within epoch {epoch + 1}, which a sinking device cannot go on with: "
+            "--dataset_sink_mode False"
+        )
+    model = Model(step)
     try:
-        Model(step).train(recipe.schedule.epoch_size, batches.dataset(), callbacks, dataset_sink_mode=sink)
+        if position:  # the rest of an epoch: MindSpore wants as many batches from a dataset in each epoch
+            model.train(epoch + 1, batches.dataset(first_step), callbacks, dataset_sink_mode=False, initial_epoch=epoch)
+            epoch += 1
+        if epoch < epochs:
+            dataset = batches.dataset(epoch * batches.steps)
+            model.train(epochs, dataset, callbacks, dataset_sink_mode=sink, initial_epoch=epoch)
     except RuntimeError:
         if batches.failure:
             raise batches.failure from None
@@ -53,42 +72,46 @@ class Watch(Callback):
         self, step: TrainStep, rate: Callable[[int], float], batches: TrainingBatches, recipe: Recipe, world: World
     ):
         self.step, self.rate, self.batches, self.recipe, self.world = step, rate, batches, recipe, world
+        self.compiled = False
         self.loss = math.nan
         self.seconds = 0.0
         self.images_per_second = 0.0
         self.waited: float | None = None
-        self.untimed = 0  # steps of the epoch that the seconds leave out: the first one, which compiles the graph
+        self.untimed = 0  # steps of the epoch that the seconds leave out: made before, or compiling the graph
 
     def on_train_epoch_begin(self, run_context) -> None:
         self.began = self.idle_since = time.perf_counter()
         self.waited = None if self.world.settings.sink else 0.0
-        self.done = self.untimed = 0
+        self.done = self.untimed = int(self.step.step.asnumpy()) % self.batches.steps
         epoch = run_context.original_args().cur_epoch_num
         title = f"epoch {epoch}/{self.recipe.schedule.epoch_size}"
         silent = True if self.world.settings.sink or self.world.rank else None  # None: only on a terminal
-        self.bar = tqdm(total=self.batches.steps, desc=title, unit="step", leave=False, disable=silent)
+        steps = self.batches.steps
+        self.bar = tqdm(total=steps, initial=self.done, desc=title, unit="step", leave=False, disable=silent)
 
     def on_train_step_begin(self, run_context) -> None:
         if self.waited is not None:
             self.waited += time.perf_counter() - self.idle_since
 
     def on_train_step_end(self, run_context) -> None:
-        arguments = run_context.original_args()
-        self.done = (arguments.cur_step_num - 1) % self.batches.steps + 1
-        float(arguments.net_outputs.asnumpy())  # waits for the device: what follows is no part of the step
+        steps = self.batches.steps
+        self.done = (int(self.step.step.asnumpy()) - 1) % steps + 1  # waits for the device
         self.idle_since = time.perf_counter()
-        if arguments.cur_step_num == 1 and self.batches.steps > 1:
+        if not self.compiled and not self.world.settings.sink:
+            self.compiled = True
             log.info("graph compiled and first step done in %.1f s", self.idle_since - self.began)
-            self.began, self.untimed, self.waited = self.idle_since, 1, 0.0
+            if self.done < steps:
+                self.began, self.untimed, self.waited = self.idle_since, self.done, 0.0
         self.bar.update(self.done - self.bar.n)
         interval = self.recipe.output.log_interval
-        if interval and self.done % interval == 0 and self.done < self.batches.steps:
+        if interval and self.done % interval == 0 and self.done < steps:
             self._check_loss()
             self.bar.set_postfix(loss=f"{self.loss:.4f}")
             if self.bar.disable:
-                epoch = arguments.cur_epoch_num
-                place = f"epoch {epoch}, step {self.done}/{self.batches.steps}"
-                log.info("%s: loss %.4f, rate %.4g", place, self.loss, self.last_rate())
+                epoch = run_context.original_args().cur_epoch_num
+                log.info(
+                    "epoch %d, step %d/%d: loss %.4f, rate %.4g", epoch, self.done, steps, self.loss, self.last_rate()
+                )
 
     def on_train_epoch_end(self, run_context) -> None:
         self.bar.close()
@@ -109,7 +132,11 @@ class Watch(Callback):
         loss, ranks_broken = self.world.sum(numbers)
         if ranks_broken:
             where = f"step {broken + 1}" if broken >= 0 else "a step"
-            rate = f"at learning rate {self.rate(broken):.4g}" if broken >= 0 else "on another rank"
+            rate = (
+                f"at learning rate {self.rate(self.batches.update_of(broken)):.4g}"
+                if broken >= 0
+                else "on another rank"
+            )
             raise TrainingError(
                 f"the loss of {where} ({self.batches.steps} steps an epoch) is not finite {rate}; "
                 "earlier checkpoints are good: lower --lr, or raise --warmup_epochs"
@@ -117,29 +144,55 @@ class Watch(Callback):
         self.loss = loss / self.world.size
 
 
-class EpochEnd(Callback):
-    """After each epoch: gather the weights, score them, save them, and report in one line and in results.csv."""
+class Record(Callback):
+    """What a run leaves: after each epoch its weights, their score, a line in results.csv and the state to go on from;
+    the state alone when a signal asks it to stop within an epoch."""
 
     def __init__(
         self,
         watch: Watch,
         published: nn.Cell,
         score: Callable[[], Score] | None,
-        class_names: tuple[str, ...],
+        photos: Photos,
+        stop: StopRequest,
     ):
         """`published`: the network that is scored and saved, a copy of the trained one; `score`: how to score it."""
-        self.watch, self.score, self.class_names = watch, score, class_names
-        self.recipe, self.world = watch.recipe, watch.world
-        self.publish = Publish(watch.step.network, published, watch.world)
+        self.watch, self.score, self.stop, self.class_names = watch, score, stop, photos.class_names
+        self.step, self.recipe, self.world = watch.step, watch.recipe, watch.world
+        self.publish = Publish(self.step.network, self.step.average, published, self.world)
+        self.fixed = fixed_facts(self.recipe, photos, self.world)
         output = self.recipe.output
         self.folder = Path(output.ckpt_save_dir)
         self.checkpoints = Checkpoints(
             self.folder, self.recipe.model.model, output.keep_checkpoint_max, output.ckpt_save_policy
         )
 
+    def start(self, state: State | None) -> None:
+        """Make the folder of the run, or go on with what is there. Raises `UserError` if that is of another run."""
+        goes_on = False
+        if state:
+            require_same_run(state, self.fixed)
+            put_back(self.step, state, self.world)
+            goes_on = Path(state.path).resolve().parent == self.folder.resolve()
+            log.info("going on with %s, after step %d", state.path, state.facts["step"])
+        if goes_on:
+            self.checkpoints.restore(state.facts["files"])
+        require_same_start(self.step, self.world)  # here all ranks have read what start_run may set aside
+        if self.world.rank == 0:
+            start_run(self.folder, self.recipe, goes_on)
+            drop_rows_after(self.folder / "results.csv", int(self.step.step.asnumpy()))
+
+    def on_train_step_end(self, run_context) -> None:
+        self.stop.take_signals()
+        steps = int(self.step.step.asnumpy())
+        ends_update = steps % self.watch.batches.steps % self.watch.batches.accumulated == 0
+        if ends_update and self.watch.done < self.watch.batches.steps and (number := self.stop.of_any_rank()):
+            self.watch.bar.close()
+            self._save_state()
+            raise self._stopped(number)
+
     def on_train_epoch_end(self, run_context) -> None:
-        arguments = run_context.original_args()
-        epoch, step = arguments.cur_epoch_num, arguments.cur_step_num
+        epoch, step = run_context.original_args().cur_epoch_num, int(self.step.step.asnumpy())
         output, last = self.recipe.output, epoch == self.recipe.schedule.epoch_size
         self.publish()
         require_finite(self.publish.parameters)
@@ -155,8 +208,27 @@ class EpochEnd(Callback):
                 self.checkpoints.save(epoch, step, *weights, top1)
             best = top1 is not None and self.checkpoints.save_if_best(*weights, top1)
             self._report(epoch, step, score, best)
+        self._save_state()
         if failure:
             raise failure
+        if not last and (number := self.stop.of_any_rank()):
+            raise self._stopped(number)
+
+    def _save_state(self) -> None:
+        numbers = numbers_of(self.step, self.world)
+        if self.world.rank == 0:
+            facts = {
+                "step": int(self.step.step.asnumpy()),
+                "fixed": self.fixed,
+                "card": model_card(self.recipe, self.class_names),
+                "files": self.checkpoints.facts(),
+            }
+            save_state(self.folder, numbers, facts)
+
+    def _stopped(self, number: int) -> Stopped:
+        step = int(self.step.step.asnumpy())
+        where = f"step {step} (epoch {-(-step // self.watch.batches.steps)}/{self.recipe.schedule.epoch_size})"
+        return Stopped(number, f"stopped after {where} by {signal.Signals(number).name}; --resume goes on from there")
 
     def _report(self, epoch: int, step: int, score: Score | None, best: bool) -> None:
         watch = self.watch
@@ -175,6 +247,19 @@ class EpochEnd(Callback):
         scores = (score.top1, score.top5, score.loss) if score else ("", "", "")
         speed = (watch.images_per_second, "" if watch.waited is None else watch.waited, watch.seconds)
         append_row(self.folder / "results.csv", RESULTS, (epoch, step, watch.loss, *scores, watch.last_rate(), *speed))
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Take the rows of later steps out of results.csv: a run that goes on from an older state makes them again."""
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            head, *rows = list(csv.reader(file))
+        kept = [row for row in rows if int(row[RESULTS.index("step")]) <= step]
+        if len(kept) < len(rows):
+            unfinished = path.with_name(f".{path.name}.unfinished")
+            with open(unfinished, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([head, *kept])
+            os.replace(unfinished, path)
 
 
 def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> None:

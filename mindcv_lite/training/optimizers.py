@@ -6,8 +6,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
-from mindcv_lite import recipe
 from mindcv_lite.errors import UserError
+from mindcv_lite.network import layer_names, layer_of
+from mindcv_lite.recipe import Recipe
 
 OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
     "sgd": lambda groups, rate, o: nn.SGD(groups, rate, o.momentum, nesterov=o.use_nesterov),
@@ -26,10 +27,21 @@ OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
 SPARED = {"disable": (), "auto": ("gamma", "beta"), "norm_and_bias": ("gamma", "beta", "bias")}
 
 
-def peak_rate(settings: recipe.Optimizer, batch_size: int, devices: int) -> float:
+def global_batch(recipe: Recipe, devices: int) -> int:
+    """Photos behind one update."""
+    return recipe.data.batch_size * devices * recipe.optimizer.gradient_accumulation_steps
+
+
+def peak_rate(recipe: Recipe, devices: int) -> float:
     """The peak learning rate of a run: lr, in proportion to the global batch if the recipe names a base_batch_size."""
-    base = settings.base_batch_size
-    return settings.lr * batch_size * devices / base if base else settings.lr
+    base = recipe.optimizer.base_batch_size
+    return recipe.optimizer.lr * global_batch(recipe, devices) / base if base else recipe.optimizer.lr
+
+
+def layer_scale(layer: int, recipe: Recipe) -> float:
+    """The share of the rate that a layer of the network is trained with: `layer_decay` for each layer above it."""
+    head = len(layer_names(recipe.model.model)) - 1
+    return (recipe.optimizer.layer_decay or 1.0) ** (head - layer)
 
 
 class RateTable(LearningRateSchedule):
@@ -44,23 +56,38 @@ class RateTable(LearningRateSchedule):
         return ops.gather(self.rates, ops.minimum(global_step, self.last), 0)
 
 
-def build_optimizer(
-    parameters: Sequence[Parameter], settings: recipe.Optimizer, rate: RateTable, target: str
-) -> nn.Optimizer:
+class ScaledRate(LearningRateSchedule):
+    """A share of another rate."""
+
+    def __init__(self, rate: RateTable, scale: float):
+        super().__init__()
+        self.rate, self.scale = rate, scale
+
+    def construct(self, global_step: Tensor) -> Tensor:
+        return self.rate(global_step) * self.scale
+
+
+def build_optimizer(parameters: Sequence[Parameter], recipe: Recipe, rate: RateTable, target: str) -> nn.Optimizer:
     """The optimizer of a recipe over the trainable `parameters`. Raises `UserError` if `target` does not have it."""
+    settings = recipe.optimizer
     if settings.opt not in OPTIMIZERS:
         raise UserError(
             f"opt is {settings.opt}, which MindSpore's nn does not have; use one of {', '.join(OPTIMIZERS)}"
         )
     if settings.opt == "lamb" and target == "CPU":
         raise UserError("opt is lamb, which MindSpore does not have on the CPU; use adamw")
-    return OPTIMIZERS[settings.opt](decay_groups(parameters, settings), rate, settings)
+    return OPTIMIZERS[settings.opt](parameter_groups(parameters, recipe, rate), rate, settings)
 
 
-def decay_groups(parameters: Sequence[Parameter], settings: recipe.Optimizer) -> list[dict]:
-    """`parameters` with the weight decay of each, in MindSpore's form; their order stays."""
-    spared = SPARED[settings.weight_decay_filter]
-    decayed = [parameter for parameter in parameters if not parameter.name.endswith(spared)]
-    others = [parameter for parameter in parameters if parameter.name.endswith(spared)]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]] + [{"order_params": list(parameters)}]
+def parameter_groups(parameters: Sequence[Parameter], recipe: Recipe, rate: RateTable) -> list[dict]:
+    """`parameters` with the weight decay and the rate of each, in MindSpore's form; their order stays."""
+    settings, spared = recipe.optimizer, SPARED[recipe.optimizer.weight_decay_filter]
+    groups: dict[tuple[float, float], list[Parameter]] = {}
+    for parameter in parameters:
+        decay = 0.0 if parameter.name.endswith(spared) else settings.weight_decay
+        scale = layer_scale(layer_of(parameter.name, recipe.model.model), recipe) if settings.layer_decay else 1.0
+        groups.setdefault((decay, scale), []).append(parameter)
+    return [
+        {"params": members, "weight_decay": decay} | ({"lr": ScaledRate(rate, scale)} if settings.layer_decay else {})
+        for (decay, scale), members in groups.items()
+    ] + [{"order_params": list(parameters)}]

@@ -1,10 +1,12 @@
-"""One training step as one graph: normalise, forward, loss, gradients, mean over devices, update."""
+"""One training step as one graph: normalise, forward, loss, gradients; after some steps their mean updates the weights."""
 
-from mindspore import Parameter, Tensor, amp, dtype, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, amp, dtype, nn, ops
 
 from mindcv_lite.data.normalize import Normalize
+from mindcv_lite.data.sharding import epoch_seed
 from mindcv_lite.device import World
 from mindcv_lite.recipe import Precision, Recipe
+from mindcv_lite.training.average import MovingAverage
 from mindcv_lite.training.losses import LOSSES, soft_targets
 
 
@@ -23,38 +25,62 @@ class TrainStep(nn.Cell):
         self.loss = LOSSES[recipe.loss.loss]
         self.label_smoothing = recipe.loss.label_smoothing
         self.gradients = ops.value_and_grad(self.scaled_loss, None, optimizer.parameters, has_aux=True)
+        self.accumulate = Accumulation(optimizer, recipe.optimizer.gradient_accumulation_steps, steps_per_epoch)
         self.mean_over_devices = (
             nn.DistributedGradReducer(optimizer.parameters, mean=True, degree=world.size) if world.size > 1 else None
         )
         self.scaler = loss_scaler(recipe.precision)
+        if recipe.precision.loss_scale_type == "dynamic":  # part of what a resumed run goes on from
+            self.loss_scale, self.steps_without_overflow = self.scaler.scale_value, self.scaler.counter
         self.skips_overflow = recipe.precision.loss_scale_type == "dynamic" or recipe.precision.drop_overflow_update
+        self.clip = Clip(recipe.optimizer.clip_value) if recipe.optimizer.clip_grad else None
+        self.average = MovingAverage(network, recipe.optimizer.ema_decay) if recipe.optimizer.ema else None
         self.steps_per_epoch = steps_per_epoch
+        self.first_seed, self.rank, self.size = epoch_seed(recipe.system.seed, 0), world.rank, world.size
         self.loss_sum = counter(0.0, "loss_sum")
         self.skipped = counter(0, "skipped")
         self.step = counter(0, "step")
         self.broken_step = counter(-1, "broken_step")
 
     def scaled_loss(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(self.normalize(images)).float()  # (batch, classes)
+        dropout_seed = self.step * self.size + self.rank + self.first_seed
+        logits = self.network(self.normalize(images), dropout_seed).float()  # (batch, classes)
         targets = soft_targets(labels, logits.shape[1], self.label_smoothing)
         loss = (self.loss(logits, targets) * weights).mean()
         return self.scaler.scale(loss), loss
 
     def construct(self, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         (_, loss), gradients = self.gradients(images, labels, weights)
+        if self.accumulate.steps == 1:
+            loss = self.update(loss, gradients)
+        else:
+            position = self.step % self.steps_per_epoch
+            loss = ops.depend(loss, self.accumulate.add(gradients, position))
+            if self.accumulate.is_whole(position):
+                loss = self.update(loss, self.accumulate.mean(position))
+        return self.count(loss)
+
+    def update(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
         if self.mean_over_devices is not None:
             gradients = self.mean_over_devices(gradients)
         gradients = self.scaler.unscale(gradients)
-        loss = self.count(loss)
         if self.skips_overflow:
             finite = amp.all_finite(gradients)
             self.scaler.adjust(finite)
             if finite:
-                loss = ops.depend(loss, self.optimizer(gradients))
+                loss = self.apply(loss, gradients)
             else:
                 loss = ops.depend(loss, ops.assign_add(self.skipped, 1))
         else:
-            loss = ops.depend(loss, self.optimizer(gradients))
+            loss = self.apply(loss, gradients)
+        return loss
+
+    def apply(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
+        if self.clip is not None:
+            gradients = self.clip(gradients)
+        loss = ops.depend(loss, self.optimizer(gradients))
+        if self.average is not None:
+            loss = ops.depend(loss, self.average(self.optimizer.global_step))
         return loss
 
     def count(self, loss: Tensor) -> Tensor:
@@ -64,6 +90,57 @@ class TrainStep(nn.Cell):
         loss_sum = ops.select(begins, ops.zeros_like(loss), self.loss_sum) + loss
         loss = ops.depend(loss, ops.assign(self.loss_sum, loss_sum))
         return ops.depend(loss, ops.assign_add(self.step, 1))
+
+
+class Accumulation(nn.Cell):
+    """The mean gradient of `steps` steps, or of as many as an epoch has left: an epoch is a whole number of updates."""
+
+    def __init__(self, optimizer: nn.Optimizer, steps: int, steps_per_epoch: int):
+        super().__init__(auto_prefix=False)
+        self.steps, self.last = steps, steps_per_epoch - 1
+        self.each = ops.HyperMap()
+        self.sums = ParameterTuple(optimizer.parameters).clone("accumulated", init="zeros") if steps > 1 else ()
+
+    def add(self, gradients: tuple[Tensor, ...], position: Tensor) -> tuple[Tensor, ...]:
+        """`position`: of the step in its epoch, from 0."""
+        begins = position % self.steps == 0
+        return self.each(ops.partial(add_to_sum, begins), self.sums, gradients)
+
+    def is_whole(self, position: Tensor) -> Tensor:
+        return ops.logical_or((position + 1) % self.steps == 0, position == self.last)
+
+    def mean(self, position: Tensor) -> tuple[Tensor, ...]:
+        share = 1.0 / (position % self.steps + 1).float()
+        return self.each(ops.partial(scaled, share), self.sums)
+
+
+def add_to_sum(begins: Tensor, total: Parameter, gradient: Tensor) -> Tensor:
+    return ops.assign(total, ops.select(begins, gradient, total + gradient))
+
+
+class Clip(nn.Cell):
+    """Gradients scaled down together until the norm of all their numbers is at most `largest_norm`."""
+
+    def __init__(self, largest_norm: float):
+        super().__init__()
+        self.largest_norm = largest_norm
+        self.each = ops.HyperMap()
+
+    def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        norm = ops.sqrt(ops.addn(self.each(sum_of_squares, gradients)))
+        share = ops.minimum(self.largest_norm / norm, Tensor(1.0, dtype.float32))
+        return self.each(ops.partial(scaled, share), gradients)
+
+
+sum_all = ops.ReduceSum()
+
+
+def sum_of_squares(x: Tensor) -> Tensor:
+    return sum_all(ops.square(x), ())
+
+
+def scaled(share: Tensor, x: Tensor) -> Tensor:
+    return x * share
 
 
 def counter(start: float, name: str) -> Parameter:

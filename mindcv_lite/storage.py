@@ -1,0 +1,59 @@
+"""`.ckpt` files on disk: written whole or not at all, and checked when they are read."""
+
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import mindspore
+import numpy as np
+from mindspore import Parameter, Tensor
+
+from mindcv_lite.errors import UserError
+
+
+def write_entries(path: Path, entries: Mapping[str, np.ndarray | str]) -> None:
+    """Write a file with a checksum under another name, flush it to disk, and only then give it its name."""
+    unfinished = path.with_name(f".{path.stem}.unfinished.ckpt")
+    content = {name: value if isinstance(value, str) else Parameter(Tensor(value)) for name, value in entries.items()}
+    try:
+        mindspore.save_checkpoint(content, str(unfinished), crc_check=True)
+        with open(unfinished, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except OSError as error:  # a full disk, say
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        for part in path.parent.glob(f"{unfinished.stem}*"):  # MindSpore has a temporary name of its own, too
+            part.unlink()
+
+
+def read_entries(path: str) -> tuple[dict[str, Parameter | str], bool]:
+    """What a file holds, and whether it has a checksum; files of others need not.
+
+    Raises `UserError` if it is missing, foreign or damaged.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; expected a .ckpt file")
+    if Path(path).suffix != ".ckpt":  # MindSpore reads no other name
+        raise UserError(f"{path}: the name of a weights file must end in .ckpt")
+    # Before MindSpore reads the file: one wrong byte in a shape ends its process.
+    checksum = _matches_its_checksum(Path(path))
+    if checksum is False:
+        raise UserError(f"{path}: damaged: its content does not match its checksum; use another copy of it")
+    try:
+        return mindspore.load_checkpoint(path), checksum is not None
+    except Exception as error:  # MindSpore raises ValueError, RuntimeError or protobuf's own, by where it stumbles
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"{path}: not a MindSpore checkpoint, or damaged ({reason})") from None
+
+
+MARK = b"crc_num"  # MindSpore ends a file with this and the CRC-32 of all before it, in 10 bytes
+
+
+def _matches_its_checksum(path: Path) -> bool | None:
+    """Whether the content of a file gives the checksum at its end; None if there is none."""
+    content = memoryview(path.read_bytes())
+    body, mark, checksum = content[:-17], content[-17:-10], content[-10:]
+    return zlib.crc32(body) == int.from_bytes(checksum, "big") if mark == MARK else None

@@ -1,0 +1,36 @@
+"""The exponential moving average of the weights, which often scores better than the weights themselves."""
+
+from mindspore import Parameter, ParameterTuple, Tensor, dtype, nn, ops
+
+
+class MovingAverage(nn.Cell):
+    """An average of all parameters of `network`, statistics included, that each update moves by a share of 1 - decay.
+
+    As TensorFlow's ExponentialMovingAverage with num_updates (the paper's), the first updates move it further, so
+    that a short run does not average over its random start.
+    """
+
+    def __init__(self, network: nn.Cell, decay: float):
+        super().__init__(auto_prefix=False)
+        self.decay = Tensor(decay, dtype.float32)
+        self.names = [parameter.name for parameter in network.get_parameters()]
+        self.weights = ParameterTuple(network.get_parameters())
+        self.averages = self.weights.clone("ema", init="same")
+        self.each = ops.HyperMap()
+        for average in self.averages:
+            average.requires_grad = False
+
+    def construct(self, updates: Tensor) -> tuple[Tensor, ...]:
+        """`updates`: made so far, the last one included; int32 (1,)."""
+        updates = updates.float().reshape(())
+        decay = ops.minimum(self.decay, (1 + updates) / (10 + updates))
+        return self.each(ops.partial(move, 1 - decay), self.averages, self.weights)
+
+    def of(self) -> dict[str, Parameter]:
+        """The averages by the names of what they average."""
+        return dict(zip(self.names, self.averages, strict=True))
+
+
+def move(share: Tensor, average: Parameter, weight: Parameter) -> Tensor:
+    # Written so that an average of what does not move, does not move by a bit either.
+    return ops.assign(average, average + share * (weight - average))

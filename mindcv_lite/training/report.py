@@ -1,0 +1,62 @@
+"""What is about to happen, in numbers that were worked out, before it happens."""
+
+import logging
+
+from mindspore import nn
+
+from mindcv_lite.data.pipeline import TrainingBatches
+from mindcv_lite.device import World
+from mindcv_lite.network import layer_names
+from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.optimizers import global_batch, layer_scale, peak_rate
+from mindcv_lite.training.schedules import learning_rate, misfit
+
+log = logging.getLogger(__name__)
+
+
+def describe(recipe: Recipe, world: World, batches: TrainingBatches, network: nn.Cell) -> None:
+    """Say how much is trained, in how many steps, at which rates, and where the results go."""
+    trained = sum(parameter.size for parameter in network.trainable_params())
+    frozen = sum(weight.size for weight in network.get_parameters() if not _is_statistic(weight.name)) - trained
+    log.info(
+        "%s: %d trainable parameters%s, %d classes",
+        recipe.model.model,
+        trained,
+        f", {frozen} frozen ({_frozen_part(recipe)})" if frozen else "",
+        recipe.model.num_classes,
+    )
+    whole, batch, accumulated = global_batch(recipe, world.size), recipe.data.batch_size, batches.accumulated
+    log.info(
+        "global batch %d = %d x %d devices%s, %d updates an epoch, %d in all",
+        whole,
+        batch,
+        world.size,
+        f" x {accumulated} accumulated" if accumulated > 1 else "",
+        batches.updates,
+        batches.updates * recipe.schedule.epoch_size,
+    )
+    peak, base = peak_rate(recipe, world.size), recipe.optimizer.base_batch_size
+    rate = learning_rate(recipe.schedule, peak, batches.updates)
+    scaled = f" = {recipe.optimizer.lr:g} x {whole} / {base} (lr x global batch / base_batch_size)" if base else ""
+    last = rate(batches.updates * recipe.schedule.epoch_size - 1)
+    log.info("learning rate: first %.4g, peak %.4g%s, last %.4g", rate(0), peak, scaled, last)
+    if warning := misfit(recipe.schedule, peak, batches.updates):
+        log.warning("warning: %s", warning)
+    log.info("checkpoints and results.csv go to %s", recipe.output.ckpt_save_dir)
+
+
+def describe_in_full(recipe: Recipe, world: World) -> None:
+    """Print the resolved recipe and, with layer_decay, the peak rate of each layer."""
+    print(recipe.text(), end="")
+    if recipe.optimizer.layer_decay:
+        print("# peak learning rate of each layer")
+        for layer, name in enumerate(layer_names(recipe.model.model)):
+            print(f"#   {name:<16} {peak_rate(recipe, world.size) * layer_scale(layer, recipe):.4g}")
+
+
+def _frozen_part(recipe: Recipe) -> str:
+    return "backbone" if recipe.model.freeze == "backbone" else f"the first {recipe.model.freeze} rows"
+
+
+def _is_statistic(name: str) -> bool:
+    return name.endswith(("moving_mean", "moving_variance"))

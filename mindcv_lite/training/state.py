@@ -1,0 +1,97 @@
+"""What a run needs to go on as if it had never stopped: taken from the training step, and put back."""
+
+import hashlib
+import logging
+import os
+import zlib
+from typing import Any
+
+import numpy as np
+from mindspore import Parameter, Tensor
+
+from mindcv_lite.checkpoint import State
+from mindcv_lite.data.folder import Photos
+from mindcv_lite.device import World
+from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.network import moving_statistics
+from mindcv_lite.recipe import Recipe, plain
+from mindcv_lite.training.train_step import TrainStep
+
+log = logging.getLogger(__name__)
+
+RANKS = "ranks"  # the numbers that each rank has its own of, a row for each rank
+# What a resumed run may do in another way: where, how fast, how long, what it reports and keeps.
+FREE_KEYS = {
+    *("mode", "device_target", "distribute", "jit_level", "dataset_sink_mode", "num_parallel_workers", "dry_run"),
+    *("data_dir", "val_split", "ckpt_path", "epoch_size", "val_amp_level", "log_interval", "val_while_train"),
+    *("val_interval", "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy", "keep_checkpoint_max", "resume"),
+}
+
+
+def fixed_facts(recipe: Recipe, photos: Photos, world: World) -> dict[str, Any]:
+    """What must not change from one part of a run to the next."""
+    content = "\n".join([*photos.class_names, *map(os.path.basename, photos.paths)])
+    keys = {name: value for name, value in recipe.flat().items() if name not in FREE_KEYS}
+    return keys | {
+        "number of devices": world.size,
+        "training photos": f"{len(photos)} ({hashlib.sha256(content.encode('utf-8', 'surrogateescape')).hexdigest()[:8]})",
+    }
+
+
+def require_same_run(state: State, fixed: dict[str, Any]) -> None:
+    """Raise `UserError` that names what differs between a state and what `fixed_facts` says of this run."""
+    then, differing = state.facts["fixed"], []
+    for name, value in fixed.items():
+        now = list(value) if isinstance(value, tuple) else value
+        if name not in then or then[name] != now:
+            differing.append(f"{name} was {plain(then.get(name))}, is {plain(now)}")
+    if differing:
+        raise UserError(
+            f"{state.path} is the state of another run: {'; '.join(differing)}; "
+            "give the earlier values, or start afresh without --resume"
+        )
+
+
+def numbers_of(step: TrainStep, world: World) -> dict[str, np.ndarray]:
+    """All numbers that the device keeps between two updates; every rank must call it."""
+    own = _own_of_each_rank(step)
+    ranks = world.gather(np.concatenate([parameter.asnumpy().ravel() for parameter in own.values()]))
+    shared = {name: value.asnumpy() for name, value in _all_of(step).items() if name not in own}
+    return shared | {RANKS: ranks}
+
+
+def put_back(step: TrainStep, state: State, world: World) -> None:
+    """Set the device's numbers to those of a state. Raises `UserError` if they do not fit."""
+    wanted, own = _all_of(step), _own_of_each_rank(step)
+    ends = np.cumsum([parameter.size for parameter in own.values()])
+    row = np.split(state.numbers[RANKS][world.rank], ends[:-1])
+    found = {name: value for name, value in state.numbers.items() if name != RANKS}
+    found |= dict(zip(own, row, strict=True))
+    if unfit := [name for name in {*wanted, *found} if name not in wanted or name not in found]:
+        raise UserError(f"{state.path}: does not fit this version of the program: '{min(unfit)}' is missing or unknown")
+    for name, parameter in wanted.items():
+        parameter.set_data(Tensor(found[name].reshape(parameter.shape), parameter.dtype))
+
+
+def require_same_start(step: TrainStep, world: World) -> None:
+    """Raise `TrainingError` unless all ranks start from the same step with the same weights."""
+    content = b"".join(parameter.asnumpy().tobytes() for parameter in step.network.trainable_params())
+    high, low = divmod(zlib.crc32(content), 2**16)
+    numbers = np.array([int(step.step.asnumpy()), high, low], np.float64)
+    if (world.gather(numbers) != numbers).any():
+        raise TrainingError(
+            "the ranks do not start from the same weights; ckpt_path, or ckpt_save_dir with --resume, must name the "
+            "same files on every machine"
+        )
+
+
+def _all_of(step: TrainStep) -> dict[str, Parameter]:
+    # Sums of gradients are left out: between two updates they are used up.
+    return {each.name: each for each in step.get_parameters() if not each.name.startswith("accumulated.")}
+
+
+def _own_of_each_rank(step: TrainStep) -> dict[str, Parameter]:
+    statistics = moving_statistics(step.network)
+    averages = step.average.of() if step.average else {}
+    own = [*statistics, *(averages[each.name] for each in statistics if averages), step.loss_sum]
+    return {parameter.name: parameter for parameter in own}

@@ -1,0 +1,48 @@
+"""SIGTERM (a pre-empted machine) and Ctrl-C: a run stops after the running step, with its state saved."""
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from mindcv_lite.device import World
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Whether a signal asked this process, or that of another rank, to stop."""
+
+    def __init__(self, world: World):
+        self.world = world
+        self.number = 0
+
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        """Take the signals as requests; a second one ends the process at once."""
+        earlier = [signal.getsignal(number) for number in SIGNALS]
+        self.take_signals()
+        try:
+            yield
+        finally:
+            for number, handler in zip(SIGNALS, earlier, strict=True):
+                signal.signal(number, handler)
+
+    def take_signals(self) -> None:
+        """MindSpore takes Ctrl-C for itself when it compiles a graph or starts a pipeline: to be called after that."""
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+
+    def of_any_rank(self) -> int:
+        """The number of the signal, 0 if there was none; every rank must call it and gets the same answer."""
+        return int(self.world.gather(np.array([self.number])).max())
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+        log.info("%s: stopping after this step; once more to stop at once", signal.Signals(number).name)
