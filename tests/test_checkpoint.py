@@ -12,10 +12,11 @@ from mindspore import Parameter, Tensor
 from mindcv_lite.checkpoint import Checkpoints, save_weights, start_run
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import load_recipe
-from mindcv_lite.weights import read_weights
+from mindcv_lite.weights import CARD_KEYS, read_weights
 
 MODEL = "mobilenet_v3_small_100"
 BEST = f"{MODEL}_best.ckpt"
+CARD = dict.fromkeys((*CARD_KEYS, "class_names"))  # whole, and says nothing
 
 
 def parameters(value: float) -> dict[str, Parameter]:
@@ -38,7 +39,7 @@ def checkpoints_of(folder: Path, keep: int = 2, policy: str = "latest_k", scores
     """After one save of each score, at the ends of epochs of 10 steps."""
     checkpoints = Checkpoints(folder, MODEL, keep, policy)
     for epoch, score in enumerate(scores, 1):
-        checkpoints.save(epoch, 10 * epoch, parameters(epoch), {}, score)
+        checkpoints.save(epoch, 10 * epoch, parameters(epoch), CARD, score)
     return checkpoints
 
 
@@ -57,7 +58,7 @@ def epochs(folder: Path) -> list[int]:
 
 
 def test_a_checkpoint_is_named_by_model_epoch_and_step_and_has_weights_and_card(tmp_path):
-    card = {"model": MODEL, "class_names": ["a", "b"], "top1": 0.5}
+    card = CARD | {"model": MODEL, "class_names": ["a", "b"], "top1": 0.5}
     Checkpoints(tmp_path, MODEL, 3, "latest_k").save(7, 91, parameters(1.5), card, 0.5)
     assert names(tmp_path) == [f"{MODEL}-7_91.ckpt"]
     weights = read_weights(str(tmp_path / f"{MODEL}-7_91.ckpt"))
@@ -89,12 +90,12 @@ def test_top_k_keeps_the_best(tmp_path, scores, kept):
 
 def test_the_best_is_kept_apart_and_replaced_only_by_a_better_one(tmp_path):
     checkpoints = checkpoints_of(tmp_path)
-    saved = [checkpoints.save_if_best(parameters(top1), {"top1": top1}, top1) for top1 in (0.0, 0.3, 0.2, 0.3, 0.4)]
+    saved = [checkpoints.save_if_best(parameters(top1), CARD | {"top1": top1}, top1) for top1 in (0.0, 0.3, 0.2, 0.3, 0.4)]
     assert saved == [True, True, False, False, True]
     assert names(tmp_path) == [BEST]
     assert value_of(tmp_path / BEST) == pytest.approx(0.4)
     card = read_weights(str(tmp_path / BEST)).card
-    assert card == {"top1": 0.4}
+    assert card == CARD | {"top1": 0.4}
     checkpoints_of(tmp_path, 1, "latest_k", (0.5, 0.5, 0.5))
     assert names(tmp_path) == [f"{MODEL}-3_30.ckpt", BEST]
 
@@ -102,7 +103,7 @@ def test_the_best_is_kept_apart_and_replaced_only_by_a_better_one(tmp_path):
 def test_a_file_that_is_gone_already_disturbs_nothing(tmp_path):
     checkpoints = checkpoints_of(tmp_path, 1, "latest_k", (0.5,))
     (tmp_path / f"{MODEL}-1_10.ckpt").unlink()
-    checkpoints.save(2, 20, parameters(2), {}, 0.5)
+    checkpoints.save(2, 20, parameters(2), CARD, 0.5)
     assert epochs(tmp_path) == [2]
 
 
@@ -140,17 +141,17 @@ def test_a_save_that_fails_leaves_the_old_file_whole_and_no_part_of_the_new_one(
     tmp_path, monkeypatch, module, name, failure
 ):
     path = tmp_path / BEST
-    save_weights(path, parameters(1), {"top1": 0.1})
+    save_weights(path, parameters(1), CARD | {"top1": 0.1})
     before = path.read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr(module, name, failure)
         with pytest.raises(DiskFull):
-            save_weights(path, parameters(2), {"top1": 0.2})
+            save_weights(path, parameters(2), CARD | {"top1": 0.2})
         with pytest.raises(DiskFull):
-            save_weights(tmp_path / "other.ckpt", parameters(2), {"top1": 0.2})
+            save_weights(tmp_path / "other.ckpt", parameters(2), CARD | {"top1": 0.2})
     assert names(tmp_path) == [BEST]
     assert path.read_bytes() == before
-    save_weights(path, parameters(3), {"top1": 0.3})
+    save_weights(path, parameters(3), CARD | {"top1": 0.3})
     assert value_of(path) == 3
 
 
@@ -160,21 +161,21 @@ def test_a_checkpoint_that_fails_costs_no_earlier_one(tmp_path, monkeypatch, pol
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", raise_disk_full)
         with pytest.raises(DiskFull):
-            checkpoints.save(3, 30, parameters(3), {}, 0.3)
+            checkpoints.save(3, 30, parameters(3), CARD, 0.3)
     assert epochs(tmp_path) == [1, 2]
-    checkpoints.save(4, 40, parameters(4), {}, 0.4)
+    checkpoints.save(4, 40, parameters(4), CARD, 0.4)
     assert epochs(tmp_path) == [2, 4]
 
 
 def test_a_best_one_that_fails_does_not_count_as_the_best(tmp_path, monkeypatch):
     checkpoints = checkpoints_of(tmp_path)
-    checkpoints.save_if_best(parameters(1), {}, 0.1)
+    checkpoints.save_if_best(parameters(1), CARD, 0.1)
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", raise_disk_full)
         with pytest.raises(DiskFull):
-            checkpoints.save_if_best(parameters(2), {}, 0.9)
+            checkpoints.save_if_best(parameters(2), CARD, 0.9)
     assert value_of(tmp_path / BEST) == 1
-    assert checkpoints.save_if_best(parameters(3), {}, 0.5)
+    assert checkpoints.save_if_best(parameters(3), CARD, 0.5)
     assert value_of(tmp_path / BEST) == 3
 
 
@@ -183,7 +184,7 @@ def test_the_new_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
     for name in ("fsync", "replace"):
         call = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *given, name=name, call=call: (done.append(name), call(*given))[1])
-    save_weights(tmp_path / BEST, parameters(1), {})
+    save_weights(tmp_path / BEST, parameters(1), CARD)
     assert done[:2] == ["fsync", "replace"]
 
 

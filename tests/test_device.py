@@ -6,6 +6,7 @@ from pathlib import Path
 import mindspore
 import numpy as np
 import pytest
+from mindspore import Tensor
 
 from mindcv_lite.device import World, available_target, require_launcher, settings_for, workers_started
 from mindcv_lite.errors import UserError
@@ -38,7 +39,7 @@ def test_on_eight_npus_the_published_recipes_compile_whole_graphs_sink_epochs_an
     assert settings.parallel == {
         "parallel_mode": "data_parallel",
         "gradients_mean": True,
-        "parameter_broadcast": True,
+        "parameter_broadcast": False,
         "device_num": 8,
     }
     assert settings.workers == 8
@@ -175,6 +176,27 @@ def test_auto_takes_the_cpu_where_there_is_no_npu(monkeypatch):
 def test_auto_takes_the_npu_where_there_is_one(monkeypatch):
     monkeypatch.setattr(mindspore.hal, "is_available", lambda target: target in ("CPU", "Ascend"))
     assert available_target("auto") == "Ascend"
+
+
+class Others:
+    """Stands for the collective of a world whose ranks before this one hold `rows`."""
+
+    def __init__(self, rows: np.ndarray):
+        self.rows = rows
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        return Tensor(numbers.asnumpy() + self.rows)
+
+
+def test_gather_gives_every_ranks_numbers_a_row_to_the_last_bit():
+    settings, numbers = settings_for(ascend_recipe(), "CPU"), np.array([0.1, -3e38, 1e-30], np.float32)
+    alone = World(0, 1, settings).gather(numbers)
+    assert (alone.shape, alone.dtype) == ((1, 3), np.float32)
+    assert alone.tobytes() == numbers.tobytes()
+    others = np.array([[1, 2, 3], [0, 0, 0], [7, 8, 9]], np.float32)
+    gathered = World(1, 3, settings, Others(others)).gather(numbers)
+    assert gathered.dtype == np.float32
+    assert np.array_equal(gathered, [others[0], numbers, others[2]])
 
 
 def test_a_lone_ranks_sums_are_its_numbers():

@@ -271,20 +271,26 @@ def test_weights_start_as_in_mindcv():
     assert fourth_moment == pytest.approx(3, abs=0.1)  # normal; 1.8 if uniform, 2.6 if cut at two deviations
 
 
-def test_dropout_zeroes_its_share_of_the_hidden_layer_in_training_only():
+def test_dropout_zeroes_its_share_of_the_hidden_layer_and_scales_up_the_others():
     dropout = network_of("mobilenet_v3_small_100", drop_rate=0.25).classifier[2]
-    ones = Tensor(np.ones((40, 1024), np.float32))
-    dropout.set_train()
-    values = dropout(ones).asnumpy()
+    values = dropout(Tensor(np.ones((40, 1024), np.float32)), Tensor(7, mindspore.int32)).asnumpy()
     assert np.unique(values) == pytest.approx([0, 1 / 0.75])
     assert (values == 0).mean() == pytest.approx(0.25, abs=0.011)  # five standard errors
-    dropout.set_train(False)
-    assert np.array_equal(dropout(ones).asnumpy(), ones.asnumpy())
 
 
-def test_evaluation_is_deterministic_and_training_without_dropout_too():
-    features = Tensor(random(2, 576))
-    for drop_rate, training, same in ((0.2, True, False), (0.2, False, True), (0.0, True, True)):
-        classifier = network_of("mobilenet_v3_small_100", drop_rate=drop_rate).classifier
-        classifier.set_train(training)
-        assert np.array_equal(classifier(features).asnumpy(), classifier(features).asnumpy()) is same
+def test_a_dropout_seed_gives_the_same_mask_every_time_and_another_one_another():
+    dropout = network_of("mobilenet_v3_small_100", drop_rate=0.5).classifier[2]
+    ones = Tensor(np.ones((40, 1024), np.float32))
+    first, again, other = (dropout(ones, Tensor(seed, mindspore.int32)).asnumpy() for seed in (7, 7, 8))
+    assert np.array_equal(first, again)
+    assert (first == other).mean() == pytest.approx(0.5, abs=0.0125)  # as unlike as two coins
+
+
+def test_the_head_drops_out_with_a_seed_only_and_not_at_a_rate_of_zero():
+    images, seeds = Tensor(random(2, 3, 32, 32)), [None, *(Tensor(seed, mindspore.int32) for seed in (1, 2))]
+    for drop_rate, same in ((0.5, False), (0.0, True)):
+        network = network_of("mobilenet_v3_small_100", drop_rate=drop_rate)
+        network.set_train(False)
+        without, one, two = (network(images, seed).asnumpy() for seed in seeds)
+        assert np.array_equal(without, network(images).asnumpy())
+        assert np.array_equal(without, one) is np.array_equal(one, two) is same

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -380,7 +380,73 @@ def test_the_advice_names_keys_that_exist():
 
 
 def test_a_bare_foreign_flag_means_true_and_is_refused(load):
-    assert "key 'ema': only False is accepted, got True" in error_of(load, "", "--ema")
+    assert "key 'resume_opt': only False is accepted, got True" in error_of(load, "", "--resume_opt")
+
+
+# ------------------------------------------------------------------------------------------- keys of more than one kind
+
+
+@pytest.mark.parametrize(
+    ("flags", "resume"),
+    [
+        ((), False),
+        (("--resume",), True),
+        (("--resume", "True"), True),
+        (("--resume", "False"), False),
+        (("--resume", "runs/x.ckpt"), "runs/x.ckpt"),
+        (("--resume", "123"), "123"),  # a file may have any name
+        (("--resume", "--seed", "1"), True),
+    ],
+)
+def test_resume_is_yes_or_no_or_the_name_of_a_file(load, flags, resume):
+    found = load("", *flags).output.resume
+    assert (type(found), found) == (type(resume), resume)
+
+
+@pytest.mark.parametrize(("line", "resume"), [("True", True), ("False", False), ("a/b.ckpt", "a/b.ckpt")])
+def test_resume_in_a_file(load, line, resume):
+    assert load(f"resume: {line}").output.resume == resume
+    assert "key 'resume': expected True or False or text, got 3" in error_of(load, "resume: 3")
+
+
+@pytest.mark.parametrize(("text", "freeze"), [("backbone", "backbone"), ("3", 3), ("None", None)])
+def test_freeze_is_the_backbone_or_a_number_of_rows(load, text, freeze):
+    for recipe in (load(f"freeze: {text}"), load("", "--freeze", text)):
+        assert recipe.model.freeze == freeze
+
+
+@pytest.mark.parametrize("text", ["bad", "0", "-1", "2.5", "True"])
+def test_freeze_takes_nothing_else(load, text):
+    expected = "key 'freeze': expected backbone or a whole number or None, at least 1, got "
+    assert expected in error_of(load, f"freeze: {text}")
+    assert expected in error_of(load, "", "--freeze", text)
+
+
+# ----------------------------------------------------------------------------------------- where keys come from, changes
+
+
+def test_a_recipe_knows_where_the_keys_come_from_that_were_given(load, tmp_path):
+    origin = load("seed: 1\nbn_eps: 0.001", "--seed", "2").origin
+    assert origin["seed"] == "command line"
+    assert origin["bn_eps"] == str(tmp_path / "r.yaml")
+    assert origin.keys() == REQUIRED_KEYS | {"seed", "bn_eps"}
+
+
+def test_with_keys_changes_those_alone_and_keeps_the_origin(load):
+    before = load("seed: 1")
+    after = before.with_keys(seed=2, bn_eps=0.5)
+    changed = {name for name, value in after.flat().items() if value != before.flat()[name]}
+    assert changed == {"seed", "bn_eps"}
+    assert (after.system.seed, after.model.bn_eps, before.system.seed) == (2, 0.5, 1)
+    assert after.origin == before.origin
+    assert before.with_keys() == before
+
+
+def test_the_text_of_a_recipe_is_what_it_saves(load, tmp_path):
+    recipe = load("resume: a.ckpt\nfreeze: 3\nmean: [1, 2, 3]")
+    recipe.save(tmp_path / "saved.yaml")
+    assert (tmp_path / "saved.yaml").read_text() == recipe.text()
+    assert load_recipe(["--config", str(tmp_path / "saved.yaml")], "") == recipe
 
 
 # ------------------------------------------------------------------------------------------------- rules between keys
@@ -604,7 +670,7 @@ def test_an_optimizer_that_mindspore_lacks_is_refused_by_name_with_those_it_has(
     from mindcv_lite.training.optimizers import OPTIMIZERS, RateTable, build_optimizer
 
     table = RateTable(lambda step: 0.1, updates=1)
-    text = error_of(build_optimizer, [], replace(load().optimizer, opt=opt), table, "CPU")
+    text = error_of(build_optimizer, [], load().with_keys(opt=opt), table, "CPU")
     assert opt in text
     assert f"use one of {', '.join(OPTIMIZERS)}" in text
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from mindspore import Tensor
 from mindcv_lite.checkpoint import save_weights
 from mindcv_lite.errors import UserError
 from mindcv_lite.mobilenetv3 import VARIANTS, MobileNetV3
-from mindcv_lite.weights import load_weights, model_card, read_weights
+from mindcv_lite.recipe import Recipe, load_recipe
+from mindcv_lite.weights import load_weights, model_card, read_weights, settled_by_card
+from tests.conftest import SMALLEST
 
 CLASSES = ("daisy", "rose", "tulip")
 
@@ -63,7 +66,7 @@ def test_a_round_trip_keeps_every_bit_and_the_card(saved, small, log):
     path, values = saved
     weights = read_weights(str(path))
     network = network_of()
-    load_weights(network, weights, small())
+    load_weights(network, weights)
     assert values_of(network).keys() == values.keys()
     for name, value in values_of(network).items():
         assert np.array_equal(value, values[name]), name
@@ -119,7 +122,7 @@ def test_a_file_without_a_card_is_taken_as_the_recipe_says(saved, small, tmp_pat
     assert weights.card is None
     assert weights.class_names is None
     network = network_of()
-    load_weights(network, weights, small(bn_eps=0.001, conv_padding="same"))
+    load_weights(network, weights)
     assert np.array_equal(values_of(network)["classifier.3.weight"], values["classifier.3.weight"])
 
 
@@ -134,50 +137,60 @@ def test_optimizer_state_in_a_training_file_of_mindcv_is_passed_over_with_a_line
     entries = [{"name": name, "data": Tensor(value)} for name, value in (others | values).items()]
     mindspore.save_checkpoint(entries, str(tmp_path / "train.ckpt"))
     network = network_of()
-    load_weights(network, read_weights(str(tmp_path / "train.ckpt")), small())
+    load_weights(network, read_weights(str(tmp_path / "train.ckpt")))
     assert np.array_equal(values_of(network)["features.0.weight"], values["features.0.weight"])
-    assert "4 entries that are no weights are passed over, such as moments.features.0.weight" in log.text
+    assert "; 4 entries that are no weights passed over, such as moments.features.0.weight" in log.text
 
 
 # --------------------------------------------------------------------------------------------------------- mismatches
 
 
-def message_of(network: Any, weights: Any, recipe: Any) -> str:
+def message_of(network: Any, weights: Any, remake_head: bool = False) -> str:
     """What is said of weights that do not fit; the network is left as it was."""
     before = values_of(network)
     with pytest.raises(UserError) as error:
-        load_weights(network, weights, recipe)
+        load_weights(network, weights, remake_head)
     for name, value in values_of(network).items():
         assert np.array_equal(value, before[name]), name
     return str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("model", "mobilenet_v3_small_100", "its model is mobilenet_v3_small_075, the recipe's mobilenet_v3_small_100"),
-        ("conv_padding", "same", "its conv_padding is mindcv, the recipe's same; --conv_padding mindcv"),
-        ("bn_eps", 0.001, "its bn_eps is 1e-05, the recipe's 0.001; --bn_eps 1e-05"),
-    ],
-)
-def test_a_card_that_contradicts_the_recipe_is_refused_with_the_flag_that_agrees(saved, small, key, value, said):
-    path, _ = saved
-    message = message_of(network_of(), read_weights(str(path)), small(**{key: value}))
-    assert message.startswith(f"{path}: {said}")
-
-
-def test_a_card_for_colour_does_not_fit_a_grey_network(saved, small):
-    recipe = small(in_channels=1, mean="[127.5]", std="[127.5]")
-    message = message_of(network_of(in_channels=1), read_weights(str(saved[0])), recipe)
-    assert "its in_channels is 3, the recipe's 1; --in_channels 3" in message
-
-
-def test_another_class_count_names_both_shapes_of_the_last_layer(saved, small):
-    message = message_of(network_of(num_classes=5), read_weights(str(saved[0])), small(num_classes=5))
-    assert "does not fit mobilenet_v3_small_075 with 5 classes: " in message
+def test_another_class_count_names_both_shapes_of_the_last_layer(saved):
+    message = message_of(network_of(num_classes=5), read_weights(str(saved[0])))
+    assert "does not fit the network: " in message
     assert "'classifier.3.weight' is (3, 768) in the file, (5, 768) in the network" in message
     assert "'classifier.3.bias' is (3,) in the file, (5,) in the network" in message
     assert message.endswith("check --model and --num_classes")
+
+
+def test_a_head_of_another_class_count_is_made_anew_where_asked_and_all_else_is_taken(saved, log):
+    path, values = saved
+    network = network_of(num_classes=5)
+    drawn = values_of(network)
+    load_weights(network, read_weights(str(path)), remake_head=True)
+    for name, value in values_of(network).items():
+        expected = drawn if name in ("classifier.3.weight", "classifier.3.bias") else values
+        assert np.array_equal(value, expected[name]), name
+    line = "208 parameters taken; classifier.3.weight and classifier.3.bias made anew for 5 classes"
+    assert f"{path}: {line}" in log.text
+
+
+def test_a_head_that_fits_is_taken_though_a_new_one_was_allowed(saved, log):
+    network = network_of()
+    load_weights(network, read_weights(str(saved[0])), remake_head=True)
+    assert np.array_equal(values_of(network)["classifier.3.weight"], saved[1]["classifier.3.weight"])
+    assert "made anew" not in log.text
+
+
+def test_a_new_head_excuses_no_other_difference(saved):
+    weights = read_weights(str(saved[0]))
+    message = message_of(network_of(in_channels=1), weights, remake_head=True)
+    assert "'features.0.weight' is (16, 3, 3, 3) in the file, (16, 1, 3, 3) in the network; check" in message
+    message = message_of(network_of("mobilenet_v3_large_075", num_classes=5), weights, remake_head=True)
+    assert "more; check --model and --num_classes" in message
+    head = {name: value for name, value in weights.parameters.items() if name != "classifier.3.bias"}
+    message = message_of(network_of(), replace(weights, parameters=head), remake_head=True)
+    assert "does not fit the network: 'classifier.3.bias' is missing; check" in message
 
 
 def test_missing_and_foreign_parameters_are_named(saved, small, tmp_path):
@@ -186,7 +199,7 @@ def test_missing_and_foreign_parameters_are_named(saved, small, tmp_path):
     changed["features.99.weight"] = np.zeros(3, np.float32)
     entries = [{"name": name, "data": Tensor(value)} for name, value in changed.items()]
     mindspore.save_checkpoint(entries, str(tmp_path / "changed.ckpt"))
-    message = message_of(network_of(), read_weights(str(tmp_path / "changed.ckpt")), small())
+    message = message_of(network_of(), read_weights(str(tmp_path / "changed.ckpt")))
     assert "'features.1.gamma' is missing; 'features.99.weight' is not in the network; check" in message
 
 
@@ -194,7 +207,7 @@ def test_another_model_without_a_card_names_three_faults_and_counts_the_others(s
     network = network_of("mobilenet_v3_large_075")
     entries = [{"name": n, "data": Tensor(v)} for n, v in values_of(network).items()]
     mindspore.save_checkpoint(entries, str(tmp_path / "large.ckpt"))
-    message = message_of(network_of(), read_weights(str(tmp_path / "large.ckpt")), small())
+    message = message_of(network_of(), read_weights(str(tmp_path / "large.ckpt")))
     assert message.count("'features.") == 3
     names, other = values_of(network), saved[1]
     faults = len([name for name in other if name not in names]) + len([name for name in names if name not in other])
@@ -207,10 +220,89 @@ def test_float16_weights_are_taken_as_float32(saved, small, tmp_path):
     entries = [{"name": name, "data": Tensor(value.astype(np.float16))} for name, value in values.items()]
     mindspore.save_checkpoint(entries, str(tmp_path / "half.ckpt"))
     network = network_of()
-    load_weights(network, read_weights(str(tmp_path / "half.ckpt")), small())
+    load_weights(network, read_weights(str(tmp_path / "half.ckpt")))
     for name, value in values_of(network).items():
         assert value.dtype == np.float32
         assert np.array_equal(value, values[name].astype(np.float16).astype(np.float32)), name
+
+
+# ------------------------------------------------------------------------------------------------------ the card decides
+
+
+def given_by(tmp_path: Path, lines: str, *flags: str) -> Recipe:
+    """A recipe of the required keys, lines of YAML and flags; the model is in neither."""
+    required = {name: value for name, value in SMALLEST.items() if name != "model"}
+    path = tmp_path / "r.yaml"
+    path.write_text("".join(f"{name}: {value}\n" for name, value in required.items()) + lines)
+    return load_recipe(["--config", str(path), *flags], "")
+
+
+MODEL = "model: mobilenet_v3_small_075\n"
+
+
+@pytest.fixture(scope="module")
+def card(small) -> dict[str, Any]:
+    """As it comes out of a file: of weights that mean something else than the defaults in each key."""
+    keys = {"in_channels": 1, "conv_padding": "same", "bn_eps": 0.001, "mean": "[127.5]", "std": "[64]"}
+    return json.loads(json.dumps(model_card(small(**keys, interpolation="bicubic", crop_pct=0.9), CLASSES)))
+
+
+def test_keys_that_were_not_given_are_taken_from_the_card(tmp_path, card, log):
+    before = given_by(tmp_path, MODEL)
+    settled = settled_by_card(before, card, "x.ckpt").flat()
+    expected = {
+        "in_channels": 1,
+        "conv_padding": "same",
+        "bn_eps": 0.001,
+        "mean": (127.5,),
+        "std": (64.0,),
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+    }
+    assert settled == before.flat() | expected
+    assert "x.ckpt decides: in_channels 1, conv_padding same, bn_eps 0.001, mean [127.5], std [64.0]," in log.text
+
+
+def test_a_card_that_agrees_with_what_was_given_changes_and_says_nothing(tmp_path, card, log):
+    lines = f"{MODEL}in_channels: 1\nconv_padding: same\nbn_eps: 1e-3\nmean: [127.5]\nstd: [64]\n"
+    given = given_by(tmp_path, lines + "interpolation: bicubic\n", "--crop_pct", "0.9")
+    assert settled_by_card(given, card, "x.ckpt") == given
+    assert log.text == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "means", "flag"),
+    [
+        ("model", "mobilenet_v3_small_100", "mobilenet_v3_small_075", "mobilenet_v3_small_075"),
+        ("conv_padding", "symmetric", "same", "same"),
+        ("bn_eps", "0.01", "0.001", "0.001"),
+        ("mean", "[1.0, 2.0, 3.0]", "[127.5]", "'[127.5]'"),
+        ("interpolation", "area", "bicubic", "bicubic"),
+        ("crop_pct", "0.5", "0.9", "0.9"),
+    ],
+)
+def test_a_key_that_was_given_and_contradicts_the_card_is_named_with_both_values_and_its_origin(
+    tmp_path, card, name, given, means, flag
+):
+    said = f"key '{name}' is {given}, but the weights in x.ckpt mean {means}; leave it out, or give --{name} {flag}"
+    model = "" if name == "model" else MODEL
+    from_file = given_by(tmp_path, f"{model}{name}: {given}\n")
+    from_flag = given_by(tmp_path, MODEL, f"--{name}", given)
+    for recipe, origin in ((from_file, tmp_path / "r.yaml"), (from_flag, "command line")):
+        with pytest.raises(UserError) as error:
+            settled_by_card(recipe, card, "x.ckpt")
+        assert str(error.value) == f"{origin}: {said}"
+
+
+def test_keys_that_bind_nothing_may_differ_from_the_card(tmp_path, card):
+    given = given_by(tmp_path, MODEL + "num_classes: 7\n", "--image_resize", "64")
+    settled = settled_by_card(given, card, "x.ckpt")
+    assert (settled.model.num_classes, settled.augmentation.image_resize) == (7, 64)
+
+
+def test_a_card_whose_value_is_none_that_the_key_takes_is_refused_with_the_file(tmp_path, card):
+    with pytest.raises(UserError, match=r"x\.ckpt: model_card: key 'conv_padding': expected one of mindcv, .* 'odd'"):
+        settled_by_card(given_by(tmp_path, MODEL), card | {"conv_padding": "odd"}, "x.ckpt")
 
 
 # ------------------------------------------------------------------------------------------------------ damaged files
@@ -218,7 +310,7 @@ def test_float16_weights_are_taken_as_float32(saved, small, tmp_path):
 
 def test_a_missing_file_and_a_folder_are_no_weights_files(tmp_path):
     for path in (tmp_path / "nothing.ckpt", tmp_path):
-        with pytest.raises(UserError, match=r"no such weights file; --ckpt_path names a \.ckpt file") as error:
+        with pytest.raises(UserError, match=r"no such file; expected a \.ckpt file") as error:
             read_weights(str(path))
         assert str(path) in str(error.value)
 
@@ -232,10 +324,10 @@ def test_foreign_files_are_refused_in_one_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def refuse(path: Path, recipe: Any, network: Any) -> None:
+def refuse(path: Path, network: Any) -> None:
     """Reading or loading must say what is wrong; any other exception, and none, is a failure."""
     with pytest.raises(UserError, match=re.escape(str(path))):
-        load_weights(network, read_weights(str(path)), recipe)
+        load_weights(network, read_weights(str(path)))
 
 
 def test_a_truncated_file_is_refused_wherever_it_ends(saved, small, tmp_path):
@@ -248,7 +340,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(saved, small, tmp_path):
         ends |= set(range(start - 6, start + 4))  # a boundary between two entries is among them
     for end in sorted(ends):
         cut.write_bytes(whole[:end])
-        refuse(cut, small(), network)
+        refuse(cut, network)
 
 
 def test_a_file_that_lost_its_card_is_refused(saved, small, tmp_path):
@@ -256,7 +348,7 @@ def test_a_file_that_lost_its_card_is_refused(saved, small, tmp_path):
     card = whole.rindex(b"model_card")
     for end in range(card - 8, card):
         cut.write_bytes(whole[:end])
-        refuse(cut, small(), network)
+        refuse(cut, network)
 
 
 @pytest.mark.parametrize("card", ["{", "[]", "3", '{"model": "mobilenet_v3_small_075"}'])
@@ -264,4 +356,4 @@ def test_a_card_that_is_none_of_ours_is_refused(saved, small, tmp_path, card):
     path = tmp_path / "odd.ckpt"
     entries = [{"name": name, "data": Tensor(value)} for name, value in saved[1].items()]
     mindspore.save_checkpoint(entries, str(path), append_dict={"model_card": card})
-    refuse(path, small(), network_of())
+    refuse(path, network_of())

@@ -10,8 +10,16 @@ from mindspore import Parameter, Tensor
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.mobilenetv3 import VARIANTS, MobileNetV3
-from mindcv_lite.recipe import Optimizer
-from mindcv_lite.training.optimizers import OPTIMIZERS, RateTable, build_optimizer, decay_groups, peak_rate
+from mindcv_lite.network import layer_of
+from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.optimizers import (
+    OPTIMIZERS,
+    RateTable,
+    build_optimizer,
+    global_batch,
+    parameter_groups,
+    peak_rate,
+)
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -21,17 +29,20 @@ GRADIENTS = np.array([[0.5, 0.25, -1.0, 1e-3], [-0.25, 0.5, -0.5, 2e-3]], np.flo
 DECAY = 0.01
 
 
-def settings_of(opt: Any, **keys: Any) -> Optimizer:
-    defaults: dict[str, Any] = {"weight_decay": DECAY, "eps": 1e-3}
-    return Optimizer(opt=opt, lr=RATES[0], **defaults | keys)
+@pytest.fixture(scope="module")
+def recipe_of(recipe) -> Callable[..., Recipe]:
+    def build(opt: str, **keys: Any) -> Recipe:
+        return recipe(opt=opt, lr=RATES[0], **{"weight_decay": DECAY, "eps": 1e-3} | keys)
+
+    return build
 
 
 def rate_table(rates: tuple[float, ...] = RATES) -> RateTable:
     return RateTable(lambda step: rates[step], len(rates))
 
 
-def parameter(name: str = "dense.weight") -> Parameter:
-    return Parameter(Tensor(START), name=name)
+def parameter(name: str = "classifier.3.weight", value: np.ndarray = START) -> Parameter:
+    return Parameter(Tensor(value), name=name)
 
 
 # Each formula: (settings, weights, gradient, rate, number of the update from 1, state) -> weights; decay is L2's, that
@@ -105,13 +116,15 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: "-".join([case.opt, *map(str, case.keys)]))
-def test_two_updates_follow_the_formula_with_the_rate_of_each(case):
-    settings, weight = settings_of(case.opt, **case.keys), parameter()
-    optimizer = build_optimizer([weight], settings, rate_table(), "CPU")
+def test_two_updates_follow_the_formula_with_the_rate_of_each(case, recipe_of):
+    given, weight = recipe_of(case.opt, **case.keys), parameter()
+    optimizer = build_optimizer([weight], given, rate_table(), "CPU")
     expected, state = START.astype(np.float64), {}
     for number, gradient in enumerate(GRADIENTS):
         optimizer((Tensor(gradient),))
-        expected = case.formula(settings, expected, gradient.astype(np.float64), RATES[number], number + 1, state)
+        expected = case.formula(
+            given.optimizer, expected, gradient.astype(np.float64), RATES[number], number + 1, state
+        )
         np.testing.assert_allclose(weight.asnumpy(), expected, rtol=1e-5, atol=1e-6)  # float32
 
 
@@ -120,15 +133,15 @@ def test_every_optimizer_has_a_formula_here():
 
 
 @pytest.mark.parametrize("opt", ["lion", "nadam"])
-def test_optimizers_that_mindspore_lacks_are_refused_with_those_there_are(opt):
+def test_optimizers_that_mindspore_lacks_are_refused_with_those_there_are(opt, recipe_of):
     expected = rf"opt is {opt}, which MindSpore's nn does not have; use one of sgd, momentum, adam,"
     with pytest.raises(UserError, match=expected):
-        build_optimizer([parameter()], settings_of(opt), rate_table(), "CPU")
+        build_optimizer([parameter()], recipe_of(opt), rate_table(), "CPU")
 
 
-def test_lamb_is_refused_on_the_cpu_where_mindspore_lacks_it():
+def test_lamb_is_refused_on_the_cpu_where_mindspore_lacks_it(recipe_of):
     with pytest.raises(UserError, match="opt is lamb, which MindSpore does not have on the CPU"):
-        build_optimizer([parameter()], settings_of("lamb"), rate_table(), "CPU")
+        build_optimizer([parameter()], recipe_of("lamb"), rate_table(), "CPU")
 
 
 def test_an_epsilon_of_zero_is_refused_by_the_recipe(recipe):
@@ -145,9 +158,9 @@ def test_nesterov_without_momentum_is_refused_by_the_recipe(recipe, opt):
 # ------------------------------------------------------------------------------------------------------------- rates
 
 
-def test_update_n_uses_rate_n_and_updates_beyond_the_last_keep_its_rate():
+def test_update_n_uses_rate_n_and_updates_beyond_the_last_keep_its_rate(recipe_of):
     weight = parameter()
-    optimizer = build_optimizer([weight], settings_of("sgd", momentum=0.0, weight_decay=0.0), rate_table(), "CPU")
+    optimizer = build_optimizer([weight], recipe_of("sgd", momentum=0.0, weight_decay=0.0), rate_table(), "CPU")
     taken, before = [], START.astype(np.float64)
     for _ in range(5):
         optimizer((Tensor(np.ones(4, np.float32)),))
@@ -158,11 +171,68 @@ def test_update_n_uses_rate_n_and_updates_beyond_the_last_keep_its_rate():
 
 
 @pytest.mark.parametrize(
-    ("base", "batch_size", "devices", "peak"), [(None, 75, 8, 0.77), (600, 75, 8, 0.77), (600, 75, 1, 0.09625)]
+    ("base", "accumulated", "devices", "peak"),
+    [(None, 1, 8, 0.77), (600, 1, 8, 0.77), (600, 1, 1, 0.09625), (600, 4, 2, 0.77), (600, 2, 1, 0.1925)],
 )
-def test_the_peak_rate_is_in_proportion_to_the_global_batch_if_a_base_is_given(base, batch_size, devices, peak):
-    settings = Optimizer(opt="momentum", lr=0.77, base_batch_size=base)
-    assert peak_rate(settings, batch_size, devices) == pytest.approx(peak)
+def test_the_peak_rate_is_in_proportion_to_the_global_batch_if_a_base_is_given(
+    recipe, base, accumulated, devices, peak
+):
+    keys = {"lr": 0.77, "batch_size": 75, "gradient_accumulation_steps": accumulated}
+    given = recipe(**keys | ({"base_batch_size": base} if base else {}))
+    assert global_batch(given, devices) == 75 * accumulated * devices
+    assert peak_rate(given, devices) == pytest.approx(peak)
+
+
+# ------------------------------------------------------------------------------------------------- rates by the layer
+
+LAYER_DECAY = 0.8
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v3_small_075", "mobilenet_v3_large_100"])
+def test_every_parameter_of_a_network_is_trained_with_the_rate_of_its_layer(recipe_of, model):
+    head = {"mobilenet_v3_small_075": 13, "mobilenet_v3_large_100": 17}[model]
+    # weight_decay_filter: groups by decay and by layer cross; weights of zero make the decay itself nothing.
+    keys = {"layer_decay": LAYER_DECAY, "momentum": 0.0, "weight_decay_filter": "auto"}
+    given = recipe_of("sgd", model=model, **keys)
+    parameters = MobileNetV3(VARIANTS[model], num_classes=5).trainable_params()
+    for each in parameters:
+        each.set_data(Tensor(np.zeros(each.shape, np.float32)))
+    optimizer = build_optimizer(parameters, given, rate_table(), "CPU")
+    assert [each.name for each in optimizer.parameters] == [each.name for each in parameters]
+    optimizer(tuple(Tensor(np.ones(each.shape, np.float32)) for each in parameters))
+    scales = set()
+    for each in parameters:
+        scale = LAYER_DECAY ** (head - layer_of(each.name, model))
+        np.testing.assert_allclose(each.asnumpy(), -RATES[0] * scale, rtol=1e-6, err_msg=each.name)
+        scales.add(scale)
+    assert len(scales) == head + 1
+
+
+LAYERS = {  # of the small network: name and the number of layers above
+    "features.0.weight": 13,
+    "features.4.layers.0.weight": 11,
+    "features.14.weight": 1,
+    "classifier.3.weight": 0,
+}
+
+
+@pytest.mark.parametrize("opt", sorted(set(OPTIMIZERS) - {"lamb"}))
+def test_every_optimizer_scales_its_updates_by_the_layer(recipe_of, opt):
+    def weights_after_each_update(**keys: float) -> list[np.ndarray]:
+        weights = [parameter(name, START / 10) for name in LAYERS]
+        # Without decay the gradient does not depend on the weights, so that an update is in proportion to its rate.
+        optimizer = build_optimizer(weights, recipe_of(opt, weight_decay=0.0, **keys), rate_table(), "CPU")
+        values = [np.stack([each.asnumpy() for each in weights])]
+        for gradient in GRADIENTS:
+            optimizer(tuple(Tensor(gradient) for _ in weights))
+            values.append(np.stack([each.asnumpy() for each in weights]))
+        return values
+
+    plain = np.diff(weights_after_each_update(), axis=0)
+    scaled = np.diff(weights_after_each_update(layer_decay=LAYER_DECAY), axis=0)
+    assert np.abs(plain).max((1, 2)).min() > 5e-3
+    shares = np.array([LAYER_DECAY**above for above in LAYERS.values()])[:, None]
+    np.testing.assert_allclose(scaled, shares * plain, rtol=1e-4, atol=2e-7)  # float32 near 0.3
 
 
 # ------------------------------------------------------------------------------------------------------------- decay
@@ -179,9 +249,9 @@ KINDS = {  # by their names in MindCV: what a filter spares
 
 @pytest.mark.parametrize("opt", ["momentum", "adamw"])
 @pytest.mark.parametrize("weight_decay_filter", ["disable", "auto", "norm_and_bias"])
-def test_a_filter_spares_its_kinds_of_parameters_from_decay(weight_decay_filter, opt):
+def test_a_filter_spares_its_kinds_of_parameters_from_decay(weight_decay_filter, opt, recipe_of):
     parameters = [parameter(name) for name in KINDS]
-    settings = settings_of(opt, weight_decay_filter=weight_decay_filter)
+    settings = recipe_of(opt, weight_decay_filter=weight_decay_filter)
     optimizer = build_optimizer(parameters, settings, rate_table(), "CPU")
     optimizer(tuple(Tensor(np.zeros(4, np.float32)) for _ in parameters))
     for name, spares in KINDS.items():
@@ -190,9 +260,9 @@ def test_a_filter_spares_its_kinds_of_parameters_from_decay(weight_decay_filter,
         np.testing.assert_allclose(weight, factor * START, rtol=1e-6, err_msg=name)
 
 
-def test_the_order_of_the_parameters_stays_so_that_each_gets_its_own_gradient():
+def test_the_order_of_the_parameters_stays_so_that_each_gets_its_own_gradient(recipe_of):
     parameters = [parameter(name) for name in KINDS]
-    settings = settings_of("sgd", momentum=0.0, weight_decay_filter="auto", weight_decay=1e-8)
+    settings = recipe_of("sgd", momentum=0.0, weight_decay_filter="auto", weight_decay=1e-8)
     optimizer = build_optimizer(parameters, settings, rate_table(), "CPU")
     assert [each.name for each in optimizer.parameters] == list(KINDS)
     optimizer(tuple(Tensor(np.full(4, place, np.float32)) for place in range(len(parameters))))
@@ -201,24 +271,25 @@ def test_the_order_of_the_parameters_stays_so_that_each_gets_its_own_gradient():
 
 
 @pytest.mark.parametrize(("weight_decay_filter", "decayed"), [("disable", 142), ("auto", 74), ("norm_and_bias", 54)])
-def test_filters_know_all_parameters_of_the_network(weight_decay_filter, decayed):
+def test_filters_know_all_parameters_of_the_network(weight_decay_filter, decayed, recipe_of):
     parameters = MobileNetV3(VARIANTS["mobilenet_v3_small_100"]).trainable_params()
-    groups = decay_groups(parameters, settings_of("momentum", weight_decay_filter=weight_decay_filter))
+    given = recipe_of("momentum", weight_decay_filter=weight_decay_filter)
+    groups = parameter_groups(parameters, given, rate_table())
     numbers = {group["weight_decay"]: len(group["params"]) for group in groups[:-1]}
     # 142 trainable: 34 BatchNorms of two, 9 squeeze-excites of two biases, 2 dense layers of one.
     assert numbers == ({DECAY: decayed} if decayed == 142 else {DECAY: decayed, 0.0: 142 - decayed})
 
 
-def test_no_decay_at_all_is_allowed():
+def test_no_decay_at_all_is_allowed(recipe_of):
     weight = parameter()
-    optimizer = build_optimizer([weight], settings_of("momentum", weight_decay=0.0), rate_table(), "CPU")
+    optimizer = build_optimizer([weight], recipe_of("momentum", weight_decay=0.0), rate_table(), "CPU")
     optimizer((Tensor(np.zeros(4, np.float32)),))
     assert np.array_equal(weight.asnumpy(), START)
 
 
 @pytest.mark.parametrize("opt", sorted(set(OPTIMIZERS) - {"lamb"}))
-def test_optimizer_state_has_names_that_no_weight_has(opt):
-    optimizer = build_optimizer([parameter("features.0.weight")], settings_of(opt), rate_table(), "CPU")
+def test_optimizer_state_has_names_that_no_weight_has(opt, recipe_of):
+    optimizer = build_optimizer([parameter("features.0.weight")], recipe_of(opt), rate_table(), "CPU")
     names = [each.name for each in optimizer.get_parameters()]
     assert len(names) == len(set(names))
     assert [name for name in names if name.startswith(("features.", "classifier."))] == ["features.0.weight"]

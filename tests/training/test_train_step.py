@@ -11,7 +11,7 @@ from scipy.special import expit, log_softmax, softmax
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
-from mindcv_lite.training.train_step import TrainStep
+from mindcv_lite.training.train_step import Clip, TrainStep
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -32,7 +32,7 @@ class Layer(nn.Cell):
         super().__init__()
         self.dense = nn.Dense(WEIGHT.shape[1], CLASSES, Tensor(WEIGHT), Tensor(BIAS))
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, dropout_seed: Tensor | None = None) -> Tensor:
         return self.dense(x.reshape(x.shape[0], -1))
 
 
@@ -42,7 +42,7 @@ def step_of(recipe, world) -> Callable[..., TrainStep]:
         given = recipe(**{"weight_decay": 0.0, "momentum": 0.9} | keys)
         network = Layer()
         optimizer = build_optimizer(
-            network.trainable_params(), given.optimizer, RateTable(lambda step: RATES[step], len(RATES)), "CPU"
+            network.trainable_params(), given, RateTable(lambda step: RATES[step], len(RATES)), "CPU"
         )
         step = TrainStep(network, optimizer, given, world(given), steps_per_epoch)
         step.set_train()
@@ -51,8 +51,10 @@ def step_of(recipe, world) -> Callable[..., TrainStep]:
     return step_of
 
 
-def run(step: TrainStep, weights: np.ndarray = WEIGHTS) -> float:
-    return float(step(Tensor(IMAGES), Tensor(LABELS), Tensor(weights)).asnumpy())
+def run(
+    step: TrainStep, weights: np.ndarray = WEIGHTS, images: np.ndarray = IMAGES, labels: np.ndarray = LABELS
+) -> float:
+    return float(step(Tensor(images), Tensor(labels), Tensor(weights)).asnumpy())
 
 
 def weights_of(step: TrainStep) -> list[np.ndarray]:
@@ -65,13 +67,18 @@ def state_of(step: TrainStep) -> list[np.ndarray]:
 
 
 def loss_and_gradients(
-    recipe: Recipe, weight: np.ndarray, bias: np.ndarray, weights: np.ndarray
+    recipe: Recipe,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    weights: np.ndarray = WEIGHTS,
+    images: np.ndarray = IMAGES,
+    labels: np.ndarray = LABELS,
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """In float64, by hand: no automatic differentiation."""
     mean, std, smoothing = recipe.augmentation.mean, recipe.augmentation.std, recipe.loss.label_smoothing
-    x = ((IMAGES - np.array(mean)) / np.array(std)).transpose(0, 3, 1, 2).reshape(len(IMAGES), -1)
+    x = ((images - np.array(mean)) / np.array(std)).transpose(0, 3, 1, 2).reshape(len(images), -1)
     logits = x @ weight.astype(np.float64).T + bias
-    targets = (1 - smoothing) * np.eye(CLASSES)[LABELS] + smoothing / CLASSES
+    targets = (1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES
     if recipe.loss.loss == "CE":
         losses, slopes = -(targets * log_softmax(logits, 1)).sum(1), softmax(logits, 1) - targets
     else:
@@ -209,6 +216,196 @@ def test_a_fixed_scale_without_drop_overflow_update_updates_all_the_same(step_of
     run(step)
     assert int(step.optimizer.global_step.asnumpy()[0]) == 1
     assert not np.all(np.isfinite(weights_of(step)[0]))
+
+
+# ------------------------------------------------------------------------------------------------------ accumulation
+
+PHOTOS = RANDOM.integers(0, 256, (64, SIDE, SIDE, 3), np.uint8)
+CLASS_OF = RANDOM.integers(0, CLASSES, 64).astype(np.int32)
+
+
+def run_batch(step: TrainStep, number: int, size: int) -> float:
+    """A step over the batch of that number."""
+    photos = slice(number * size, (number + 1) * size)
+    return run(step, np.ones(size, np.float32), PHOTOS[photos], CLASS_OF[photos])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_two_updates_of_four_batches_of_eight_equal_those_of_one_batch_of_32(step_of, momentum):
+    keys = {"momentum": momentum, "weight_decay": 0.1}
+    whole, parts = step_of(**keys), step_of(gradient_accumulation_steps=4, **keys)
+    losses = [run_batch(whole, number, 32) for number in range(2)]
+    losses_of_parts = [run_batch(parts, number, 8) for number in range(8)]
+    assert np.reshape(losses_of_parts, (2, 4)).mean(1) == pytest.approx(losses, rel=1e-5)
+    assert int(parts.optimizer.global_step.asnumpy()[0]) == 2
+    moved = np.abs(weights_of(whole)[0] - WEIGHT).max()
+    assert moved > 1e-3
+    for ours, theirs in zip(weights_of(parts), weights_of(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)  # float32, summed in another order
+
+
+def test_the_last_update_of_an_epoch_takes_the_mean_of_what_is_left_and_each_update_the_next_rate(step_of, recipe):
+    step = step_of(steps_per_epoch=6, gradient_accumulation_steps=4, momentum=0.0)
+    weight, bias = WEIGHT.astype(np.float64), BIAS.astype(np.float64)
+    updates = [range(4), range(4, 6), range(6, 10), range(10, 12)]
+    for rate, batches in zip(RATES, updates, strict=True):
+        gradients = []
+        for number in batches:
+            before = weights_of(step)
+            run_batch(step, number, 4)
+            assert np.array_equal(weights_of(step)[0], before[0]) is (number != batches[-1])
+            photos = slice(4 * number, 4 * (number + 1))
+            _, *gradient = loss_and_gradients(recipe(), weight, bias, WEIGHTS, PHOTOS[photos], CLASS_OF[photos])
+            gradients.append(gradient)
+        weight = weight - rate * np.mean([gradient[0] for gradient in gradients], axis=0)
+        bias = bias - rate * np.mean([gradient[1] for gradient in gradients], axis=0)
+        for ours, theirs in zip(weights_of(step), (weight, bias), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+    assert int(step.optimizer.global_step.asnumpy()[0]) == len(updates)
+    assert int(step.step.asnumpy()) == 12
+
+
+def test_an_overflow_in_one_batch_skips_the_whole_update_and_the_next_is_made_without_it(step_of, recipe):
+    step = step_of(gradient_accumulation_steps=2, momentum=0.0, loss_scale_type="dynamic", loss_scale=1024)
+    overflowing = np.array([1e38, 1, 1, 1], np.float32)  # a weight: the gradient times 1024 is beyond float32
+    for weights in (overflowing, WEIGHTS):
+        run(step, weights)
+    assert int(step.skipped.asnumpy()) == 1
+    assert np.array_equal(weights_of(step)[0], WEIGHT)
+    for _ in range(2):
+        run(step)
+    assert int(step.skipped.asnumpy()) == 1
+    _, *gradients = loss_and_gradients(recipe(), WEIGHT, BIAS)
+    for ours, start, gradient in zip(weights_of(step), (WEIGHT, BIAS), gradients, strict=True):
+        np.testing.assert_allclose(ours, start - RATES[0] * gradient, rtol=0, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------ average
+
+
+def averages_of(step: TrainStep) -> list[np.ndarray]:
+    assert step.average
+    return [average.asnumpy().copy() for average in step.average.of().values()]
+
+
+def averaged(history: list[np.ndarray], ema_decay: float) -> np.ndarray:
+    """Of weights at the start and after each update: the share of each in the average, worked out at once."""
+    decays = [min(ema_decay, (1 + n) / (10 + n)) for n in range(1, len(history))]
+    shares = [np.prod(decays)]
+    shares += [(1 - decay) * np.prod(decays[place + 1 :]) for place, decay in enumerate(decays)]
+    assert sum(shares) == pytest.approx(1)
+    return np.tensordot(shares, np.array(history, np.float64), 1)
+
+
+@pytest.mark.parametrize("ema_decay", [0.9999, 0.2, 0.0])  # 0.2: less than (1 + n) / (10 + n) from n = 2 on
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_the_average_after_n_updates_is_its_closed_form(step_of, ema_decay, accumulated):
+    step = step_of(ema=True, ema_decay=ema_decay, gradient_accumulation_steps=accumulated)
+    history = [weights_of(step)]
+    for _ in range(4):
+        for number in range(accumulated):
+            before = averages_of(step)
+            run(step)
+            moved = not np.array_equal(averages_of(step)[0], before[0])
+            assert moved is (number == accumulated - 1)  # once an update, not once a step
+        history.append(weights_of(step))
+    assert np.abs(history[-1][0] - WEIGHT).max() > 1e-2
+    for place, average in enumerate(averages_of(step)):
+        expected = averaged([weights[place] for weights in history], ema_decay)
+        np.testing.assert_allclose(average, expected, rtol=0, atol=1e-6)
+
+
+def test_the_average_of_weights_that_do_not_move_is_the_same_bits(step_of):
+    step = step_of(ema=True)
+    for _ in range(5):
+        run(step, 0 * WEIGHTS)
+    assert int(step.optimizer.global_step.asnumpy()[0]) == 5
+    for average, start in zip(averages_of(step), (WEIGHT, BIAS), strict=True):
+        assert np.array_equal(average, start)
+
+
+def test_skipped_updates_do_not_move_the_average_nor_count_in_its_decay(step_of):
+    keys = OVERFLOW | {"loss_scale": 1024, "loss_scale_type": "dynamic"}
+    step = step_of(ema=True, **keys)
+    history = [weights_of(step)]
+    run(step)
+    history.append(weights_of(step))
+    before = averages_of(step)
+    assert not np.array_equal(before[0], history[1][0])  # so that another move would show
+    step.scaler.scale_value.set_data(Tensor(OVERFLOW["loss_scale"], step.scaler.scale_value.dtype))
+    while int(step.optimizer.global_step.asnumpy()[0]) == 1:
+        for average, expected in zip(averages_of(step), before, strict=True):
+            assert np.array_equal(average, expected)
+        run(step)
+    assert int(step.skipped.asnumpy()) > 3
+    history.append(weights_of(step))
+    for place, average in enumerate(averages_of(step)):
+        expected = averaged([weights[place] for weights in history], 0.9999)
+        np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)  # weights of about 100
+
+
+def test_averages_have_names_that_no_weight_has(step_of):
+    step = step_of(ema=True, gradient_accumulation_steps=2)
+    names = [parameter.name for parameter in step.get_parameters()]
+    assert len(names) == len(set(names))
+    assert step.average
+    assert list(step.average.of()) == ["dense.weight", "dense.bias"]
+    assert not any(average.requires_grad for average in step.average.of().values())
+
+
+# ----------------------------------------------------------------------------------------------------------- clipping
+
+GRADIENTS = (RANDOM.normal(size=(3, 4)).astype(np.float32), RANDOM.normal(size=5).astype(np.float32))
+NORM = float(np.sqrt(sum((gradient.astype(np.float64) ** 2).sum() for gradient in GRADIENTS)))
+
+
+def clipped(largest_norm: float, gradients: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    return [each.asnumpy() for each in Clip(largest_norm)(tuple(Tensor(gradient) for gradient in gradients))]
+
+
+@pytest.mark.parametrize("share", [0.9, 0.01])
+def test_gradients_above_the_norm_are_scaled_to_it_together(share):
+    ours = clipped(share * NORM, GRADIENTS)
+    for each, gradient in zip(ours, GRADIENTS, strict=True):
+        np.testing.assert_allclose(each, share * gradient, rtol=1e-6)
+    assert np.linalg.norm(np.concatenate([each.ravel() for each in ours])) == pytest.approx(share * NORM, rel=1e-6)
+
+
+@pytest.mark.parametrize("largest_norm", [1.001 * NORM, 100.0])
+def test_gradients_below_the_norm_are_untouched_to_the_bit(largest_norm):
+    for each, gradient in zip(clipped(largest_norm, GRADIENTS), GRADIENTS, strict=True):
+        assert np.array_equal(each, gradient)
+
+
+def test_gradients_of_zero_stay_zero():
+    assert not np.any(clipped(1.0, (np.zeros(3, np.float32),)))
+
+
+def test_a_step_clips_the_mean_of_its_batches(step_of, recipe):
+    step = step_of(clip_grad=True, clip_value=0.1, gradient_accumulation_steps=2, momentum=0.0)
+    weight, bias = WEIGHT.astype(np.float64), BIAS.astype(np.float64)
+    gradients = []
+    for number in range(2):
+        photos = slice(4 * number, 4 * (number + 1))
+        gradients.append(loss_and_gradients(recipe(), weight, bias, WEIGHTS, PHOTOS[photos], CLASS_OF[photos])[1:])
+        run_batch(step, number, 4)
+    g_weight, g_bias = (np.mean(pair, axis=0) for pair in zip(*gradients, strict=True))
+    norm = np.sqrt((g_weight**2).sum() + (g_bias**2).sum())
+    assert norm > 0.2
+    for ours, start, gradient in zip(weights_of(step), (WEIGHT, BIAS), (g_weight, g_bias), strict=True):
+        # RATES[0] * 0.1 is the norm of the move: its rounding in weights of about 1 is 6e-8.
+        np.testing.assert_allclose(ours - start, -RATES[0] * 0.1 / norm * gradient, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("keys", [{}, {"loss_scale_type": "dynamic"}, {"gradient_accumulation_steps": 2}])
+def test_clipping_sees_gradients_without_the_loss_scale(step_of, keys):
+    plain, scaled = (step_of(clip_grad=True, clip_value=0.1, loss_scale=scale, **keys) for scale in (1, 1024))
+    for step in (plain, scaled):
+        for _ in range(4):
+            run(step)
+    for ours, theirs in zip(state_of(plain), state_of(scaled), strict=True):
+        assert np.array_equal(ours, theirs)
+    assert not np.array_equal(weights_of(plain)[0], WEIGHT)
 
 
 # ---------------------------------------------------------------------------------------------------------- counters
