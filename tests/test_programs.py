@@ -136,6 +136,28 @@ def test_a_broken_photo_in_validation_costs_no_weights_whichever_rank_meets_it(p
     assert (tmp_path / "ckpt/mobilenet_v3_small_100-1_1.ckpt").exists()
 
 
+def test_what_fails_on_one_rank_ends_the_others_too(tmp_path):
+    script = tmp_path / "fail_on_rank_1.py"
+    script.write_text(f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+from mindcv_lite.errors import UserError, run_script
+from mindcv_lite.recipe import load_recipe
+def fail(): raise UserError("rank 1 has no network")
+def main():
+    from mindcv_lite import device
+    world = device.start(load_recipe(sys.argv[1:], ""))
+    print("both have", world.all_or_none(lambda: world.rank))
+    world.all_or_none(fail if world.rank else lambda: None)
+    print("not reached")
+run_script(main)
+""")
+    logs = msrun(2, script, "-c", SMALL, cwd=tmp_path, status=1)
+    assert all(f"both have {rank}" in log for rank, log in enumerate(logs))
+    assert "error: another rank cannot go on, see its log" in logs[0]
+    assert "error: rank 1 has no network" in logs[1]
+    assert "not reached" not in "".join(logs)
+
+
 def test_the_demo_learns_handwritten_digits(tmp_path):
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     demo = ROOT / "configs/mobilenetv3/mobilenet_v3_small_digits.yaml"
