@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ CARD_KEYS = (
 # Keys of which one value alone gives these weights their meaning.
 BINDING_KEYS = ("model", "in_channels", "conv_padding", "bn_eps")
 NETWORK_NAMES = ("features.", "classifier.")
+LAST_LAYER = "classifier.3.weight"  # (classes, features)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,16 @@ class Weights:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """The classes of the network's outputs, in order, where the card knows them."""
-        return tuple(self.card["class_names"]) if self.card and "class_names" in self.card else None
+        names = self.card.get("class_names") if self.card else None
+        return tuple(names) if names else None
+
+    @property
+    def num_classes(self) -> int:
+        """The outputs of the network. Raises `UserError` if its last layer is missing."""
+        last = self.parameters.get(LAST_LAYER)
+        if last is None or last.ndim != 2:
+            raise UserError(f"{self.path}: no weights of MobileNetV3, or not all of them: '{LAST_LAYER}' is missing")
+        return last.shape[0]
 
 
 def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> dict[str, Any]:
@@ -66,9 +76,17 @@ def _parsed_card(text: str, path: str) -> dict[str, Any]:
         card = json.loads(text)
     except ValueError:
         card = None
-    if not isinstance(card, dict) or not isinstance(card.get("class_names", []), list):
+    if not isinstance(card, dict) or not isinstance(card.get("class_names") or [], list):
         raise UserError(f"{path}: its {CARD_NAME} is damaged, or not one of this project")
     return card
+
+
+def with_outputs_of(weights: Weights, recipe: Recipe) -> Recipe:
+    """The recipe with the num_classes of the weights. Raises `UserError` if the recipe has another number."""
+    found, wanted = weights.num_classes, recipe.model.num_classes
+    if wanted not in (None, found):
+        raise UserError(f"{weights.path}: its num_classes is {found}, the recipe's {wanted}; --num_classes {found}")
+    return replace(recipe, model=replace(recipe.model, num_classes=found))
 
 
 def load_weights(network: nn.Cell, weights: Weights, recipe: Recipe) -> None:
