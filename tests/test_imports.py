@@ -40,6 +40,7 @@ WITHOUT_MINDSPORE = (
     "published",
     "training.schedules",
     "data.sharding",
+    "data.classes",
     "data.digits",
     "data.folder",
     "data.source",

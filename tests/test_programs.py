@@ -10,8 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import mindspore
+import numpy as np
 import pytest
 
+from mindcv_lite.network import build_network
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -74,6 +77,23 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(p
     log = run(sys.executable, ROOT / "validate.py", "-c", "ckpt/recipe.yaml", "--ckpt_path", checkpoint, cwd=tmp_path)
     assert scores(log)[2] == "9"
     assert scores(log)[0] == f"{float(rows[1]['top1']):.2%}"
+
+
+def test_a_checkpoint_of_imagenet_is_checked_on_some_of_its_classes_by_wnid_or_by_index(
+    photo_folder, tmp_path, recipe, graph_mode
+):
+    network = build_network(recipe(num_classes=1000).model, "O0")
+    bias = np.zeros(1000, np.float32)
+    bias[[134, 1, 0, 2, 5, 3]] = 600, 500, 400, 300, 200, 100  # the guesses for any photo, best first
+    network.parameters_dict()["classifier.3.bias"].set_data(mindspore.Tensor(bias))
+    mindspore.save_checkpoint(network, str(tmp_path / "nameless.ckpt"))
+    photos = photo_folder({"val": {"n01440764": 2, "n02012849": 3, "n01491361": 1}})  # outputs 0, 134 and 3
+    flags = ("-c", SMALL, "--image_resize", 32, "--data_dir", photos, "--ckpt_path", "nameless.ckpt")
+    by_wnid = scores(run(sys.executable, ROOT / "validate.py", *flags, cwd=tmp_path))
+    assert by_wnid == ("50.00%", "83.33%", "6")
+    for wnid, index in (("n01440764", "0"), ("n02012849", "134"), ("n01491361", "3")):
+        (photos / "val" / wnid).rename(photos / "val" / index)
+    assert scores(run(sys.executable, ROOT / "validate.py", *flags, cwd=tmp_path)) == by_wnid
 
 
 def test_ranks_end_with_the_same_weights_and_the_score_of_one_process(photo_folder, tmp_path):
