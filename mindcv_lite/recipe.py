@@ -104,6 +104,7 @@ class Model:
         None,
         at_least=1,
     )
+    pretrained: bool = key("start from the weights that MindCV published; downloaded once", False)
 
 
 @dataclass(frozen=True)
@@ -259,14 +260,13 @@ FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
     "cutmix": ((0,), "cutmix is not supported"),
     "cutmix_prob": ((ANY,), ""),
     "data_url": ((ANY,), ""),
-    "dataset_download": ((False,), "nothing is downloaded; put the photos under data_dir"),
+    "dataset_download": ((False,), "photos are not downloaded; put them under data_dir"),
     "drop_path_rate": ((None, 0), "MobileNetV3 has no drop path; use drop_rate"),
     "dynamic_loss_scale": ((False,), "use loss_scale_type: dynamic"),
     "enable_modelarts": ((False,), "ModelArts is not supported; use data_dir and ckpt_save_dir"),
     "filter_bias_and_bn": ((False,), "use weight_decay_filter: norm_and_bias"),
     "mixup": ((0,), "mixup is not supported"),
     "multi_data_url": ((ANY,), ""),
-    "pretrained": ((False,), "nothing is downloaded; name a weights file with ckpt_path"),
     "re_prob": ((0,), "random erasing is not supported"),
     "re_scale": ((ANY,), ""),
     "re_ratio": ((ANY,), ""),
@@ -349,6 +349,11 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
         )
     if schedule.scheduler in ("cosine_decay", "one_cycle", "cyclic"):
         require(schedule.min_lr <= recipe.optimizer.lr, "min_lr", f"at most lr ({recipe.optimizer.lr:g})")
+    require(
+        not (recipe.model.pretrained and recipe.model.ckpt_path),
+        "pretrained",
+        "False with ckpt_path, which names other weights",
+    )
     if recipe.output.ckpt_save_policy == "top_k":
         require(
             recipe.output.val_while_train, "val_while_train", "True, because ckpt_save_policy top_k compares scores"

@@ -37,6 +37,14 @@ class Weights:
         """The classes of the network's outputs, in order, where the card knows them."""
         return tuple(self.card["class_names"]) if self.card and self.card["class_names"] else None
 
+    @property
+    def num_classes(self) -> int:
+        """The outputs of the network. Raises `UserError` if its last layer is missing."""
+        last = self.parameters.get(HEAD[0])
+        if last is None or last.ndim != 2:
+            raise UserError(f"{self.path}: no weights of MobileNetV3, or not all of them: '{HEAD[0]}' is missing")
+        return last.shape[0]
+
 
 def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> dict[str, Any]:
     """What a weights file says about itself: what the numbers mean, for which classes, and how good they are."""
@@ -59,11 +67,19 @@ def _parsed_card(text: str, path: str) -> dict[str, Any]:
         card = json.loads(text)
     except ValueError:
         card = None
-    if not isinstance(card, dict) or not isinstance(card.get("class_names", []), list | None):
+    if not isinstance(card, dict) or not isinstance(card.get("class_names") or [], list):
         raise UserError(f"{path}: its {CARD_NAME} is damaged, or not one of this project")
     if not {*CARD_KEYS, "class_names"} <= card.keys():
         raise UserError(f"{path}: its {CARD_NAME} is incomplete; it is not one of this project")
     return card
+
+
+def with_outputs_of(weights: Weights, recipe: Recipe) -> Recipe:
+    """The recipe with the num_classes of the weights. Raises `UserError` if the recipe has another number."""
+    found, wanted = weights.num_classes, recipe.model.num_classes
+    if wanted not in (None, found):
+        raise UserError(f"{weights.path}: its num_classes is {found}, the recipe's {wanted}; --num_classes {found}")
+    return recipe.with_keys(num_classes=found)
 
 
 def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recipe:

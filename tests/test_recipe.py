@@ -274,7 +274,7 @@ def test_the_help_page_lists_every_key_by_topic_with_its_default(program):
             assert f"{key.metadata['help']} [" in page
     assert page.count("; required]") == len(REQUIRED_KEYS)
     assert page.count("; default: ") == len(KEYS) - len(REQUIRED_KEYS)
-    assert "--pretrained" not in page  # MindCV's keys are taken, not advertised
+    assert "--resume_opt" not in page  # MindCV's keys are taken, not advertised
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -397,6 +397,10 @@ def test_a_bare_foreign_flag_means_true_and_is_refused(load):
         ("multi_step_decay_milestones: [3, 2]", "key 'multi_step_decay_milestones': expected increasing epochs, got ["),
         ("multi_step_decay_milestones: [3, 3]", "key 'multi_step_decay_milestones': expected increasing epochs, got ["),
         (
+            "pretrained: True\nckpt_path: x.ckpt",
+            "key 'pretrained': expected False with ckpt_path, which names other weights, got True",
+        ),
+        (
             "scheduler: one_cycle\nwarmup_epochs: 2",
             "key 'warmup_epochs': expected 0, because one_cycle has its own rise, got 2",
         ),
@@ -489,6 +493,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         flat[name] = flat[name][: flat["in_channels"]]
     flat["multi_step_decay_milestones"] = tuple(sorted(set(flat["multi_step_decay_milestones"])))
     flat["val_while_train"] |= flat["ckpt_save_policy"] == "top_k"
+    flat["pretrained"] &= not flat["ckpt_path"]
     flat["momentum"] = flat["momentum"] or 0.5
     flat["min_lr"] = min(flat["min_lr"], flat["lr"])
     if flat["scheduler"] in ("one_cycle", "cyclic"):

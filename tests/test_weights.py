@@ -9,12 +9,12 @@ from typing import Any
 import mindspore
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
 
 from mindcv_lite.checkpoint import save_weights
 from mindcv_lite.errors import UserError
 from mindcv_lite.mobilenetv3 import VARIANTS, MobileNetV3
-from mindcv_lite.weights import load_weights, model_card, read_weights
+from mindcv_lite.weights import Weights, load_weights, model_card, read_weights, with_outputs_of
 
 CLASSES = ("daisy", "rose", "tulip")
 
@@ -90,6 +90,31 @@ def test_the_card_says_what_the_numbers_mean(saved):
         "epoch": 3,
         "top1": 0.5,
     }
+
+
+def test_the_outputs_of_a_file_are_those_of_its_last_layer_and_the_recipe_must_not_have_others(saved, small):
+    weights = read_weights(str(saved[0]))
+    assert weights.num_classes == 3
+    assert with_outputs_of(weights, small(num_classes=None)) == small(num_classes=3)
+    assert with_outputs_of(weights, small(num_classes=3)) == small(num_classes=3)
+    with pytest.raises(UserError, match="its num_classes is 3, the recipe's 5; --num_classes 3"):
+        with_outputs_of(weights, small(num_classes=5))
+
+
+@pytest.mark.parametrize("value", [None, 1.0])
+def test_a_file_without_a_last_layer_has_no_outputs(small, value):
+    weights = Weights("x.ckpt", {"classifier.3.weight": Parameter(value)} if value else {}, None)
+    with pytest.raises(UserError, match=r"x\.ckpt: no weights of MobileNetV3, .*'classifier\.3\.weight' is missing"):
+        with_outputs_of(weights, small())
+
+
+@pytest.mark.parametrize("names", [None, []])
+def test_a_card_may_lack_the_names_of_the_classes(saved, small, tmp_path, names):
+    parameters = read_weights(str(saved[0])).parameters
+    save_weights(tmp_path / "x.ckpt", parameters, model_card(small(), CLASSES) | {"class_names": names})
+    weights = read_weights(str(tmp_path / "x.ckpt"))
+    assert weights.class_names is None
+    load_weights(network_of(), weights, small())
 
 
 def test_class_names_of_all_languages_survive(tmp_path, small):
