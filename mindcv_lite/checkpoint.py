@@ -1,5 +1,6 @@
 """Weights files on disk: written whole or not at all, and only as many as the recipe keeps."""
 
+import glob
 import json
 import logging
 import os
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import mindspore
-from mindspore import Parameter
+import numpy as np
+from mindspore import Parameter, Tensor
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe
@@ -20,12 +22,26 @@ RUN_FILES = ("recipe.yaml", "results.csv", "mobilenet_v3_*-*_*.ckpt", "mobilenet
 
 
 def save_weights(path: Path, parameters: Mapping[str, Parameter], card: dict[str, Any]) -> None:
-    """Write weights and model card to a new file, flush it to disk, and only then give it its name."""
-    unfinished = path.with_name(f".{path.stem}.unfinished.ckpt")
+    """Write weights and model card to a `.ckpt` file, whole or not at all."""
     # The card comes first: a file that was cut short then lacks weights, which shows.
-    entries = {CARD_NAME: json.dumps(card)} | {name: Parameter(value.asnumpy()) for name, value in parameters.items()}
+    _write(
+        {CARD_NAME: json.dumps(card)} | {name: Parameter(value.asnumpy()) for name, value in parameters.items()}, path
+    )
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write arrays to a `.safetensors` file, whole or not at all. Raises `UserError` if that fails."""
     try:
-        mindspore.save_checkpoint(entries, str(unfinished))
+        _write({name: Parameter(Tensor(value)) for name, value in tensors.items()}, path)
+    except Exception as error:  # safetensors has its own, for a full disk too
+        raise UserError(f"{path}: cannot be written: {error}") from None
+
+
+def _write(entries: dict[str, str | Parameter], path: Path) -> None:
+    """Write a new file, flush it to disk, and only then give it its name."""
+    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    try:
+        mindspore.save_checkpoint(entries, str(unfinished), format=path.suffix.removeprefix("."))
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -33,7 +49,9 @@ def save_weights(path: Path, parameters: Mapping[str, Parameter], card: dict[str
         error.filename = error.filename or str(path)
         raise
     finally:
-        for part in path.parent.glob(f"{unfinished.stem}*"):  # MindSpore has a temporary name of its own, too
+        for part in path.parent.glob(
+            f"{glob.escape(unfinished.stem)}*"
+        ):  # MindSpore has a temporary name of its own, too
             part.unlink()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class Weights:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """The classes of the network's outputs, in order, where the card knows them."""
-        return tuple(self.card["class_names"]) if self.card and "class_names" in self.card else None
+        return tuple(self.card["class_names"]) if self.card and self.card.get("class_names") else None
 
 
 def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def _parsed_card(text: str, path: str) -> dict[str, Any]:
         card = json.loads(text)
     except ValueError:
         card = None
-    if not isinstance(card, dict) or not isinstance(card.get("class_names", []), list):
+    if not isinstance(card, dict) or not isinstance(card.get("class_names"), list | None):
         raise UserError(f"{path}: its {CARD_NAME} is damaged, or not one of this project")
     return card
 
@@ -86,21 +87,35 @@ def load_weights(network: nn.Cell, weights: Weights, recipe: Recipe) -> None:
         if name in card and card[name] != here:
             log.warning("warning: %s was trained with %s %s, the recipe has %s", weights.path, name, card[name], here)
     wanted = network.parameters_dict()
-    faults = [f"'{name}' is missing" for name in wanted if name not in weights.parameters]
-    for name, value in weights.parameters.items():
-        if name in wanted and value.shape != wanted[name].shape:
-            faults.append(f"'{name}' is {value.shape} in the file, {wanted[name].shape} in the network")
-        elif name not in wanted and name.startswith(NETWORK_NAMES):
-            faults.append(f"'{name}' is not in the network")
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+    if faults := misfits(network_part(weights), wanted):
         raise UserError(
             f"{weights.path} does not fit {recipe.model.model} with {recipe.model.num_classes} classes: "
-            f"{'; '.join(faults[:3])}{more}; check --model and --num_classes"
+            f"{first_of(faults)}; check --model and --num_classes"
         )
-    others = [name for name in weights.parameters if name not in wanted]
-    if others:
-        log.info("%s: %d entries that are no weights are passed over, such as %s", weights.path, len(others), others[0])
     for name, parameter in wanted.items():
         parameter.set_data(Tensor(weights.parameters[name].asnumpy().astype(np.float32)))
     log.info("%s: %d parameters taken", weights.path, len(wanted))
+
+
+def network_part(weights: Weights) -> dict[str, Parameter]:
+    """The parameters of the network. A training run's file also holds optimizer state and averages: passed over."""
+    others = [name for name in weights.parameters if not name.startswith(NETWORK_NAMES)]
+    if others:
+        log.info("%s: %d entries that are no weights are passed over, such as %s", weights.path, len(others), others[0])
+    return {name: value for name, value in weights.parameters.items() if name not in others}
+
+
+def misfits(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Why the arrays `found` are not those `wanted`, by name and shape; nothing if they are."""
+    faults = [f"'{name}' is missing" for name in wanted if name not in found]
+    for name, value in found.items():
+        if name not in wanted:
+            faults.append(f"'{name}' is not in the network")
+        elif value.shape != wanted[name].shape:
+            faults.append(f"'{name}' is {value.shape} in the file, {wanted[name].shape} in the network")
+    return faults
+
+
+def first_of(faults: list[str]) -> str:
+    """Three of `faults`, and how many there are besides."""
+    return "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
