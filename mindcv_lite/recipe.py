@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from mindcv_lite.errors import UserError
+from mindcv_lite.errors import CommandLine, UserError
 
 
 def key(help: str, default: Any = dataclasses.MISSING, **bounds: float) -> Any:
@@ -261,7 +261,7 @@ def load_recipe(argv: list[str], description: str) -> Recipe:
             if name in FOREIGN_KEYS:
                 _accept_neutral(name, _yaml_scalar(value) if from_text else value, where)
             else:
-                values[name] = _checked_value(name, value, where, from_text)
+                values[name] = checked_value(name, value, where, from_text)
                 origin[name] = where
     for name, entry in KEYS.items():
         if name not in values and entry.default is dataclasses.MISSING:
@@ -327,7 +327,8 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
 # ----------------------------------------------------------------------------------------------------- single values
 
 
-def _checked_value(name: str, value: Any, where: str, from_text: bool) -> Any:
+def checked_value(name: str, value: Any, where: str, from_text: bool = False) -> Any:
+    """`value` as the key `name` holds it. Raises `UserError` that names `where` it came from."""
     if name not in KEYS:
         raise UserError(f"{where}: unknown key {name!r}{_nearest(name)}")
     kind, bounds = KINDS[name], KEYS[name].metadata["bounds"]
@@ -489,10 +490,7 @@ def _wants_text(kind: Any, text: str) -> bool:
     return kind is str or text in choices
 
 
-class _CommandLine(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"command line: {message}; --help lists all flags")
-
+class _CommandLine(CommandLine):
     def parse_args(self, argv: list[str]) -> argparse.Namespace:  # type: ignore[override]
         flags, rest = self.parse_known_args(argv)
         if rest:
