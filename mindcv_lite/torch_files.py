@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import pickle
 import re
 from pathlib import Path
 
@@ -45,8 +46,14 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"{path}: reading this format needs PyTorch: pip install torch, or give the weights as .safetensors"
         ) from None
     torch.serialization.add_safe_globals([argparse.Namespace])  # the flags, in files of training programs
-    content = torch.load(path, weights_only=True, map_location="cpu")
-    part = next((name for name in STATE_DICTS if content.get(name)), None)
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError:  # its text advises to run whatever code the file brings along
+        raise UserError(f"{path}: damaged, or more than weights; save the network's state_dict() alone") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a state dict of PyTorch, got {type(content).__name__}")
+    part = next((name for name in STATE_DICTS if isinstance(content.get(name), dict)), None)
     if part:
         log.info("%s: '%s' is taken", path, part)
-    return {name: value.float().numpy() for name, value in (content[part] if part else content).items()}
+        content = content[part]
+    return {name: value.float().numpy() for name, value in content.items() if isinstance(value, torch.Tensor)}

@@ -98,7 +98,7 @@ def to_checkpoint(source: Path, target: Path, wish: str | None, class_names: lis
     naming = naming_of(tensors, source)
     hub = read_hub_config(source) if naming == "timm" else None
     origin, reason = origin_of(naming, source, wish, hub)
-    log.info("%s: taken as weights of %s (%s)", source, origin, reason)
+    log.info("%s: origin %s (%s)", source, origin, reason)
     model, parameters = our_parameters(tensors, naming, source)
 
     num_classes = len(parameters["classifier.3.bias"])

@@ -1,6 +1,7 @@
 """Weights of others to a checkpoint and back, and what is said of files and command lines that are wrong."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -140,7 +141,7 @@ def test_the_card_says_all_that_a_recipe_must_agree_with(ours, torchvisions, log
     convert(torchvisions, tmp_path / "x.ckpt")
     trainable = 1_653_920 - 997 * (768 + 1)  # of 1000 classes; here 3
     assert log.messages == [
-        f"{torchvisions}: taken as weights of torchvision (torchvision's names)",
+        f"{torchvisions}: origin torchvision (torchvision's names)",
         f"{tmp_path}/x.ckpt: {SMALL}, {trainable} trainable parameters, 3 classes without names, "
         "conv_padding symmetric, bn_eps 0.001",
         "train.py and validate.py take it with "
@@ -379,15 +380,18 @@ class StandIn:
 
 @pytest.fixture
 def torch_loads(monkeypatch) -> Callable[[Any], None]:
-    """Put a stand-in for PyTorch in its place, which finds this in any file."""
+    """Put a stand-in for PyTorch in its place, which finds this in any file, or raises it."""
 
     def loads(content: Any) -> None:
         def load(path: Path, weights_only: bool, map_location: str) -> Any:
             assert (weights_only, map_location) == (True, "cpu")
+            if isinstance(content, Exception):
+                raise content
             return content
 
         serialization = types.SimpleNamespace(add_safe_globals=lambda kinds: None)
-        monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load, serialization=serialization))
+        torch = types.SimpleNamespace(Tensor=StandIn, load=load, serialization=serialization)
+        monkeypatch.setitem(sys.modules, "torch", torch)
 
     return loads
 
@@ -412,12 +416,23 @@ def test_without_pytorch_its_format_is_refused_with_the_way_out(refused, monkeyp
     assert said.endswith("needs PyTorch: pip install torch, or give the weights as .safetensors")
 
 
-def test_what_is_no_state_dict_is_refused(refused, torch_loads, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ([1, 2], "expected a state dict of PyTorch, got list"),
+        (StandIn(np.zeros(3)), "expected a state dict of PyTorch, got StandIn"),
+        ({"epoch": 3, "model": "small"}, "not a MobileNetV3 of a known project; expected a parameter "),
+        (
+            pickle.UnpicklingError("weights only"),
+            "damaged, or more than weights; save the network's state_dict() alone",
+        ),
+        (EOFError(), "not a weights file of PyTorch, or damaged (EOFError)"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused(refused, torch_loads, tmp_path, content, sentence):
     (tmp_path / "x.pth").write_bytes(b"")
-    for content in ([1, 2], StandIn(np.zeros(3)), {"epoch": 3}):
-        torch_loads(content)
-        said = refused(tmp_path / "x.pth", tmp_path / "x.ckpt")
-        assert said.startswith(f"{tmp_path}/x.pth: not a weights file of PyTorch, or damaged (")
+    torch_loads(content)
+    assert refused(tmp_path / "x.pth", tmp_path / "x.ckpt").startswith(f"{tmp_path}/x.pth: {sentence}")
 
 
 # -------------------------------------------------------------------------------------------------- as a user starts it
