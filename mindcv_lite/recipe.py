@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from mindcv_lite.errors import UserError
+from mindcv_lite.errors import CommandLine, UserError
 
 
 def key(help: str, default: Any = dataclasses.MISSING, **bounds: float) -> Any:
@@ -244,7 +244,7 @@ class Recipe:
         path.write_text(self.text(), encoding="utf-8")
 
 
-TOPICS: dict[str, type] = {topic.name: topic.type for topic in fields(Recipe) if dataclasses.is_dataclass(topic.type)}
+TOPICS: dict[str, Any] = {topic.name: topic.type for topic in fields(Recipe) if dataclasses.is_dataclass(topic.type)}
 KEYS: dict[str, dataclasses.Field] = {key.name: key for topic in TOPICS.values() for key in fields(topic)}
 KINDS: dict[str, Any] = {name: kind for topic in TOPICS.values() for name, kind in typing.get_type_hints(topic).items()}
 
@@ -366,7 +366,7 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
 
 
 def checked_value(name: str, value: Any, where: str, from_text: bool = False) -> Any:
-    """`value` as the key `name` takes it; from `where` is said in the `UserError` that anything else raises."""
+    """`value` as the key `name` holds it. Raises `UserError` that names `where` it came from."""
     if name not in KEYS:
         raise UserError(f"{where}: unknown key {name!r}{_nearest(name)}")
     kind, bounds = KINDS[name], KEYS[name].metadata["bounds"]
@@ -535,10 +535,7 @@ def _wants_text(kind: Any, text: str) -> bool:
     return kind is str or (typing.get_origin(kind) is Literal and text in choices)
 
 
-class _CommandLine(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"command line: {message}; --help lists all flags")
-
+class _CommandLine(CommandLine):
     def parse_args(self, argv: list[str]) -> argparse.Namespace:  # type: ignore[override]
         flags, rest = self.parse_known_args(argv)
         if rest:

@@ -17,6 +17,8 @@ PACKAGE = "mindcv_lite"
 MAY_IMPORT = {
     "errors": (),
     "cache": (),
+    "__main__": ("errors",),  # it finds a command by its name
+    "commands.convert": ("errors", "recipe", "weights", "checkpoint", "origins", "torch_files"),
     "recipe": ("errors",),
     "published": ("cache", "errors"),
     "mobilenetv3": (),
@@ -25,6 +27,8 @@ MAY_IMPORT = {
     "weights": ("errors", "recipe"),
     "checkpoint": ("errors", "recipe", "weights"),
     "data": ("errors", "cache", "recipe", "device", "data"),
+    "origins": ("errors", "recipe", "mobilenetv3", "weights"),
+    "torch_files": ("errors",),
     "data.normalize": (),
     "data.sharding": (),
     "training": ("errors", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),
@@ -46,7 +50,8 @@ WITHOUT_MINDSPORE = (
     "data.source",
 )
 DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm"}
-EXTRAS = {"sklearn": "data.digits"}  # of an extra in pyproject.toml, and the one module that may ask for it
+# What may be missing, and the one module that may ask for it: an extra in pyproject.toml, and the user's own PyTorch.
+EXTRAS = {"sklearn": "data.digits", "torch": "torch_files"}
 # Names by which a program touches MindSpore's context and its communication.
 DEVICE_NAMES = {
     "set_context",
@@ -66,6 +71,7 @@ MODULES = {
     if path.name != "__init__.py"
 }
 SCRIPTS = [ROOT / "train.py", ROOT / "validate.py"]
+COMMANDS = [path for name, path in MODULES.items() if name == "__main__" or name.startswith("commands.")]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 each_module = pytest.mark.parametrize("name", MODULES)
@@ -137,8 +143,8 @@ def test_what_answers_at_once_or_is_plain_arithmetic_imports_no_mindspore(name):
         waiting |= modules_imported_by(MODULES[module]) - seen
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_imports_at_its_top_only_what_answers_at_once(script):
+@pytest.mark.parametrize("script", [*SCRIPTS, *COMMANDS], ids=lambda path: path.name)
+def test_a_script_or_command_imports_at_its_top_only_what_answers_at_once(script):
     tree = ast.parse(script.read_text())
     top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     names = {name for node in top for name in imports_of(node)}

@@ -1,7 +1,6 @@
 """Weights files: ours and MindCV's read each other's, and what does not fit is named."""
 
 import json
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -46,14 +45,6 @@ def saved(tmp_path_factory, small) -> tuple[Path, dict[str, np.ndarray]]:
     path = tmp_path_factory.mktemp("weights") / "model.ckpt"
     save_weights(path, network.parameters_dict(), model_card(small(), CLASSES, epoch=3, top1=0.5))
     return path, values_of(network)
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """What was logged, whether or not another test of this process has started the program's own log."""
-    monkeypatch.setattr(logging.getLogger("mindcv_lite"), "propagate", True)
-    caplog.set_level(logging.INFO, "mindcv_lite")
-    return caplog
 
 
 # --------------------------------------------------------------------------------------------------------- round trip
@@ -121,6 +112,14 @@ def test_class_names_of_all_languages_survive(tmp_path, small):
     names = ("Gänseblümchen", "薔薇", 'tulip "red"\n')
     save_weights(tmp_path / "x.ckpt", network_of().parameters_dict(), model_card(small(), names))
     assert read_weights(str(tmp_path / "x.ckpt")).class_names == names
+
+
+def test_class_names_may_be_unknown(saved, small, tmp_path):
+    card = model_card(small(), CLASSES) | {"class_names": None}
+    save_weights(tmp_path / "x.ckpt", network_of().parameters_dict(), card)
+    weights = read_weights(str(tmp_path / "x.ckpt"))
+    assert weights.class_names is None
+    load_weights(network_of(), weights, small())
 
 
 def test_plain_mindspore_loads_our_file_strictly_under_mindcvs_names(saved):
@@ -284,7 +283,7 @@ def test_a_file_that_lost_its_card_is_refused(saved, small, tmp_path):
         refuse(cut, small(), network)
 
 
-@pytest.mark.parametrize("card", ["{", "[]", "3", '{"model": "mobilenet_v3_small_075"}'])
+@pytest.mark.parametrize("card", ["{", "[]", "3", '{"model": "mobilenet_v3_small_075"}', '{"class_names": "abc"}'])
 def test_a_card_that_is_none_of_ours_is_refused(saved, small, tmp_path, card):
     path = tmp_path / "odd.ckpt"
     entries = [{"name": name, "data": Tensor(value)} for name, value in saved[1].items()]
