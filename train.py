@@ -24,14 +24,14 @@ def main() -> None:
     from mindcv_lite.training.schedules import learning_rate
     from mindcv_lite.training.stop import StopRequest
     from mindcv_lite.training.train_step import TrainStep
-    from mindcv_lite.weights import load_weights, read_weights, settled_by_card
+    from mindcv_lite.weights import load_weights, settled_by_card, starting_weights
 
     device.require_launcher(recipe.system.distribute)
     world = device.start(recipe)
 
     # Where to start: in the middle of an earlier run, from weights, or from nothing.
     state = find_state(recipe.output.resume, Path(recipe.output.ckpt_save_dir))
-    weights = read_weights(recipe.model.ckpt_path) if recipe.model.ckpt_path and not state else None
+    weights = None if state else starting_weights(recipe, world)
     if (start := state or weights) and start.card:
         recipe = settled_by_card(recipe, start.card, start.path)
 

@@ -17,17 +17,17 @@ def main() -> None:
 
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite import device
-    from mindcv_lite.data.source import validation_photos, with_num_classes
+    from mindcv_lite.data.source import validation_photos
     from mindcv_lite.evaluation import EvaluationStep, evaluate
     from mindcv_lite.network import build_network
-    from mindcv_lite.weights import load_weights, read_weights, settled_by_card
+    from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_outputs_of
 
     world = device.start(recipe)
     weights = read_weights(recipe.model.ckpt_path)
     if weights.card:
         recipe = settled_by_card(recipe, weights.card, weights.path)
+    recipe = with_outputs_of(weights, recipe)
     photos = validation_photos(recipe, weights.class_names)
-    recipe = with_num_classes(recipe, photos.class_names)
     network = build_network(recipe.model, world.settings.val_amp_level)
     load_weights(network, weights)
     score = evaluate(EvaluationStep(network, recipe), photos, recipe, world, bar=world.rank == 0)

@@ -27,7 +27,7 @@ RUN_FILES = (
 
 
 def save_weights(path: Path, parameters: Mapping[str, Parameter], card: dict[str, Any]) -> None:
-    """Write a weights file with its model card."""
+    """Write weights and model card to a `.ckpt` file, whole or not at all."""
     # The card comes first: a file that was cut short then lacks weights or checksum, which shows.
     weights = {name: parameter.asnumpy() for name, parameter in parameters.items()}
     write_entries(path, {CARD_NAME: json.dumps(card)} | weights)
@@ -107,7 +107,8 @@ def read_state(path: Path) -> State:
     if not checked:
         raise UserError(f"{path}: damaged: its checksum is missing, the file was cut short")
     facts = json.loads(str(content.pop(FACTS_NAME)))
-    return State(str(path), {name: value.asnumpy() for name, value in content.items()}, facts)
+    numbers = {name: value.asnumpy() for name, value in content.items() if isinstance(value, Parameter)}
+    return State(str(path), numbers, facts)
 
 
 def _advice_on_older(states: list[Path]) -> str:

@@ -4,8 +4,9 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import mindspore
 import numpy as np
@@ -16,6 +17,8 @@ from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,17 @@ class World:
     def wait_for_all(self) -> None:
         """Return when every rank has come here."""
         self.sum(np.zeros(1))
+
+    def all_or_none(self, task: Callable[[], T]) -> T:
+        """What `task` gives this rank. If it raises `UserError` on one rank, all raise one, so that none waits."""
+        try:
+            result = task()
+        except UserError:
+            self.sum(np.ones(1))
+            raise
+        if self.sum(np.zeros(1))[0]:
+            raise UserError("another rank cannot go on, see its log")
+        return result
 
 
 def start(recipe: Recipe) -> World:

@@ -21,7 +21,7 @@ class Dropout(nn.Cell):
             return x
         place = Tensor(np.arange(x.shape[0] * x.shape[1], dtype=np.int32).reshape(x.shape))
         draw = ops.bitwise_and(mix(mix(place) + mix(seed)), Tensor(2**31 - 1, dtype.int32))  # even over 0 ... 2**31 - 1
-        return x * (draw >= self.threshold).astype(x.dtype) / self.keep
+        return x * ops.greater_equal(draw, self.threshold).astype(x.dtype) / self.keep
 
 
 def mix(x: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """The one way in which a mistake of the user ends a command: a sentence on stderr and exit status 2."""
 
+import argparse
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -22,9 +24,16 @@ class Stopped(Exception):
         self.number = number
 
 
-def run_script(main: Callable[[], object]) -> None:
+class CommandLine(argparse.ArgumentParser):
+    """A parser that answers a wrong command line with one sentence instead of its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}; --help lists all flags")
+
+
+def run_script(main: Callable[[], object], program: str = "") -> None:
     """Run `main` as a program: an error of ours becomes one line and exit status 2 or 1, Ctrl-C exit status 130."""
-    program = Path(sys.argv[0]).name
+    program = program or Path(sys.argv[0]).name
     # Once it has compiled a graph, MindSpore answers Ctrl-C by sending its own process SIGTERM.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

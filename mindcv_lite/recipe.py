@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from mindcv_lite.errors import UserError
+from mindcv_lite.errors import CommandLine, UserError
 
 
 def key(help: str, default: Any = dataclasses.MISSING, **bounds: float) -> Any:
@@ -104,6 +104,7 @@ class Model:
         None,
         at_least=1,
     )
+    pretrained: bool = key("start from the weights that MindCV published; downloaded once", False)
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ class Recipe:
         path.write_text(self.text(), encoding="utf-8")
 
 
-TOPICS: dict[str, type] = {topic.name: topic.type for topic in fields(Recipe) if dataclasses.is_dataclass(topic.type)}
+TOPICS: dict[str, Any] = {topic.name: topic.type for topic in fields(Recipe) if dataclasses.is_dataclass(topic.type)}
 KEYS: dict[str, dataclasses.Field] = {key.name: key for topic in TOPICS.values() for key in fields(topic)}
 KINDS: dict[str, Any] = {name: kind for topic in TOPICS.values() for name, kind in typing.get_type_hints(topic).items()}
 
@@ -259,14 +260,13 @@ FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
     "cutmix": ((0,), "cutmix is not supported"),
     "cutmix_prob": ((ANY,), ""),
     "data_url": ((ANY,), ""),
-    "dataset_download": ((False,), "nothing is downloaded; put the photos under data_dir"),
+    "dataset_download": ((False,), "photos are not downloaded; put them under data_dir"),
     "drop_path_rate": ((None, 0), "MobileNetV3 has no drop path; use drop_rate"),
     "dynamic_loss_scale": ((False,), "use loss_scale_type: dynamic"),
     "enable_modelarts": ((False,), "ModelArts is not supported; use data_dir and ckpt_save_dir"),
     "filter_bias_and_bn": ((False,), "use weight_decay_filter: norm_and_bias"),
     "mixup": ((0,), "mixup is not supported"),
     "multi_data_url": ((ANY,), ""),
-    "pretrained": ((False,), "nothing is downloaded; name a weights file with ckpt_path"),
     "re_prob": ((0,), "random erasing is not supported"),
     "re_scale": ((ANY,), ""),
     "re_ratio": ((ANY,), ""),
@@ -349,6 +349,11 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
         )
     if schedule.scheduler in ("cosine_decay", "one_cycle", "cyclic"):
         require(schedule.min_lr <= recipe.optimizer.lr, "min_lr", f"at most lr ({recipe.optimizer.lr:g})")
+    require(
+        not (recipe.model.pretrained and recipe.model.ckpt_path),
+        "pretrained",
+        "False with ckpt_path, which names other weights",
+    )
     if recipe.output.ckpt_save_policy == "top_k":
         require(
             recipe.output.val_while_train, "val_while_train", "True, because ckpt_save_policy top_k compares scores"
@@ -361,7 +366,7 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
 
 
 def checked_value(name: str, value: Any, where: str, from_text: bool = False) -> Any:
-    """`value` as the key `name` takes it; from `where` is said in the `UserError` that anything else raises."""
+    """`value` as the key `name` holds it. Raises `UserError` that names `where` it came from."""
     if name not in KEYS:
         raise UserError(f"{where}: unknown key {name!r}{_nearest(name)}")
     kind, bounds = KINDS[name], KEYS[name].metadata["bounds"]
@@ -530,10 +535,7 @@ def _wants_text(kind: Any, text: str) -> bool:
     return kind is str or (typing.get_origin(kind) is Literal and text in choices)
 
 
-class _CommandLine(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"command line: {message}; --help lists all flags")
-
+class _CommandLine(CommandLine):
     def parse_args(self, argv: list[str]) -> argparse.Namespace:  # type: ignore[override]
         flags, rest = self.parse_known_args(argv)
         if rest:

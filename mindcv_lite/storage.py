@@ -1,5 +1,6 @@
 """`.ckpt` files on disk: written whole or not at all, and checked when they are read."""
 
+import glob
 import os
 import zlib
 from collections.abc import Mapping
@@ -13,19 +14,27 @@ from mindcv_lite.errors import UserError
 
 
 def write_entries(path: Path, entries: Mapping[str, np.ndarray | str]) -> None:
-    """Write a file with a checksum under another name, flush it to disk, and only then give it its name."""
-    unfinished = path.with_name(f".{path.stem}.unfinished.ckpt")
+    """Write a `.ckpt` file with a checksum, or a `.safetensors` file.
+
+    It is written under another name, flushed to disk, and only then given its name.
+    """
+    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    kind = path.suffix.removeprefix(".")
     content = {name: value if isinstance(value, str) else Parameter(Tensor(value)) for name, value in entries.items()}
     try:
-        mindspore.save_checkpoint(content, str(unfinished), crc_check=True)
+        mindspore.save_checkpoint(content, str(unfinished), crc_check=kind == "ckpt", format=kind)
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:  # a full disk, say
         error.filename = error.filename or str(path)
         raise
+    except Exception as error:  # safetensors has its own, for a full disk too
+        raise UserError(f"{path}: cannot be written: {error}") from None
     finally:
-        for part in path.parent.glob(f"{unfinished.stem}*"):  # MindSpore has a temporary name of its own, too
+        for part in path.parent.glob(
+            f"{glob.escape(unfinished.stem)}*"
+        ):  # MindSpore has a temporary name of its own, too
             part.unlink()
 
 

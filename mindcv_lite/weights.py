@@ -4,13 +4,15 @@ import json
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
+from mindcv_lite.published import published_weights
 from mindcv_lite.recipe import Recipe, checked_value, plain
 from mindcv_lite.storage import read_entries
 
@@ -20,6 +22,17 @@ CARD_NAME = "model_card"
 # Keys of which one value alone gives weights their meaning, and keys that are good to know.
 BINDING_KEYS = ("model", "in_channels", "conv_padding", "bn_eps", "mean", "std", "interpolation", "crop_pct")
 CARD_KEYS = (*BINDING_KEYS, "num_classes", "image_resize")
+# What MindCV's files do not say of themselves.
+PUBLISHED_CARD: dict[str, Any] = {
+    "in_channels": 3,
+    "conv_padding": "mindcv",
+    "bn_eps": 1e-5,
+    "mean": (123.675, 116.28, 103.53),
+    "std": (58.395, 57.12, 57.375),
+    "interpolation": "bilinear",
+    "crop_pct": 0.875,
+    "class_names": None,
+}
 NETWORK_NAMES = ("features.", "classifier.")
 HEAD = ("classifier.3.weight", "classifier.3.bias")
 
@@ -36,6 +49,14 @@ class Weights:
     def class_names(self) -> tuple[str, ...] | None:
         """The classes of the network's outputs, in order, where the card knows them."""
         return tuple(self.card["class_names"]) if self.card and self.card["class_names"] else None
+
+    @property
+    def num_classes(self) -> int:
+        """The outputs of the network. Raises `UserError` if its last layer is missing."""
+        last = self.parameters.get(HEAD[0])
+        if last is None or last.ndim != 2:
+            raise UserError(f"{self.path}: no weights of MobileNetV3, or not all of them: '{HEAD[0]}' is missing")
+        return last.shape[0]
 
 
 def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> dict[str, Any]:
@@ -54,16 +75,34 @@ def read_weights(path: str) -> Weights:
     return Weights(path, parameters, None if card is None else _parsed_card(str(card), path))
 
 
+def starting_weights(recipe: Recipe, world: World) -> Weights | None:
+    """The weights that a run starts from: a file of the user's, or the published ones; None: none."""
+    if not recipe.model.pretrained:
+        return read_weights(recipe.model.ckpt_path) if recipe.model.ckpt_path else None
+    path = world.all_or_none(lambda: published_weights(recipe.model.model))
+    weights = read_weights(str(path))
+    card = PUBLISHED_CARD | {"model": recipe.model.model, "num_classes": weights.num_classes}
+    return replace(weights, card=card)
+
+
 def _parsed_card(text: str, path: str) -> dict[str, Any]:
     try:
         card = json.loads(text)
     except ValueError:
         card = None
-    if not isinstance(card, dict) or not isinstance(card.get("class_names", []), list | None):
+    if not isinstance(card, dict) or not isinstance(card.get("class_names") or [], list):
         raise UserError(f"{path}: its {CARD_NAME} is damaged, or not one of this project")
     if not {*CARD_KEYS, "class_names"} <= card.keys():
         raise UserError(f"{path}: its {CARD_NAME} is incomplete; it is not one of this project")
     return card
+
+
+def with_outputs_of(weights: Weights, recipe: Recipe) -> Recipe:
+    """The recipe with the num_classes of the weights. Raises `UserError` if the recipe has another number."""
+    found, wanted = weights.num_classes, recipe.model.num_classes
+    if wanted not in (None, found):
+        raise UserError(f"{weights.path}: its num_classes is {found}, the recipe's {wanted}; --num_classes {found}")
+    return recipe.with_keys(num_classes=found)
 
 
 def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recipe:
@@ -91,34 +130,42 @@ def load_weights(network: nn.Cell, weights: Weights, remake_head: bool = False) 
     """Put `weights` into `network`. Raises `UserError` that names what does not fit.
 
     `remake_head`: if the last layer is one of another number of classes, the network's own stays as it was drawn.
-    Optimizer state and other entries that are no weights are passed over.
     """
-    wanted, found = network.parameters_dict(), dict(weights.parameters)
+    wanted, found = network.parameters_dict(), network_part(weights)
     remade = [name for name in HEAD if remake_head and _is_of_other_classes(found.get(name), wanted[name])]
-    for name in remade:
-        found[name] = wanted[name]
-    faults = [f"'{name}' is missing" for name in wanted if name not in found]
-    for name, value in found.items():
-        if name in wanted and value.shape != wanted[name].shape:
-            faults.append(f"'{name}' is {value.shape} in the file, {wanted[name].shape} in the network")
-        elif name not in wanted and name.startswith(NETWORK_NAMES):
-            faults.append(f"'{name}' is not in the network")
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise UserError(
-            f"{weights.path} does not fit the network: {'; '.join(faults[:3])}{more}; check --model and --num_classes"
-        )
+    found |= {name: wanted[name] for name in remade}
+    if faults := misfits(found, wanted):
+        raise UserError(f"{weights.path} does not fit the network: {first_of(faults)}; check --model and --num_classes")
     for name, parameter in wanted.items():
         parameter.set_data(Tensor(found[name].asnumpy().astype(np.float32)))
-    others = [name for name in found if name not in wanted]
-    log.info(
-        "%s: %d parameters taken%s%s",
-        weights.path,
-        len(wanted) - len(remade),
-        f"; {' and '.join(remade)} made anew for {len(wanted[HEAD[0]])} classes" if remade else "",
-        f"; {len(others)} entries that are no weights passed over, such as {others[0]}" if others else "",
-    )
+    log.info("%s: %d parameters taken", weights.path, len(wanted) - len(remade))
+    if remade:
+        log.info("%s made anew, for %d classes", " and ".join(remade), len(wanted[HEAD[0]]))
 
 
 def _is_of_other_classes(found: Parameter | None, wanted: Parameter) -> bool:
     return found is not None and found.shape[1:] == wanted.shape[1:] and found.shape != wanted.shape
+
+
+def network_part(weights: Weights) -> dict[str, Parameter]:
+    """The parameters of the network. A training run's file also holds optimizer state and averages: passed over."""
+    others = [name for name in weights.parameters if not name.startswith(NETWORK_NAMES)]
+    if others:
+        log.info("%s: %d entries that are no weights are passed over, such as %s", weights.path, len(others), others[0])
+    return {name: value for name, value in weights.parameters.items() if name not in others}
+
+
+def misfits(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Why the arrays `found` are not those `wanted`, by name and shape; nothing if they are."""
+    faults = [f"'{name}' is missing" for name in wanted if name not in found]
+    for name, value in found.items():
+        if name not in wanted:
+            faults.append(f"'{name}' is not in the network")
+        elif value.shape != wanted[name].shape:
+            faults.append(f"'{name}' is {value.shape} in the file, {wanted[name].shape} in the network")
+    return faults
+
+
+def first_of(faults: list[str]) -> str:
+    """Three of `faults`, and how many there are besides."""
+    return "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")

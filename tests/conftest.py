@@ -1,5 +1,6 @@
 """What several tests need: small photo folders, recipes, and the shared reference data where it is present."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,3 +95,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no reference data beside the project ({SHARED})")
     return SHARED
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What was logged, whether or not another test of this process has started the program's own log."""
+    monkeypatch.setattr(logging.getLogger("mindcv_lite"), "propagate", True)
+    caplog.set_level(logging.INFO, "mindcv_lite")
+    return caplog

@@ -7,11 +7,13 @@ from pathlib import Path
 import mindspore
 import numpy as np
 import pytest
+import safetensors.numpy  # MindSpore's own dependency
 from mindspore import Parameter, Tensor
 
 from mindcv_lite.checkpoint import Checkpoints, save_weights, start_run
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import load_recipe
+from mindcv_lite.storage import write_entries
 from mindcv_lite.weights import CARD_KEYS, read_weights
 
 MODEL = "mobilenet_v3_small_100"
@@ -90,7 +92,9 @@ def test_top_k_keeps_the_best(tmp_path, scores, kept):
 
 def test_the_best_is_kept_apart_and_replaced_only_by_a_better_one(tmp_path):
     checkpoints = checkpoints_of(tmp_path)
-    saved = [checkpoints.save_if_best(parameters(top1), CARD | {"top1": top1}, top1) for top1 in (0.0, 0.3, 0.2, 0.3, 0.4)]
+    saved = [
+        checkpoints.save_if_best(parameters(top1), CARD | {"top1": top1}, top1) for top1 in (0.0, 0.3, 0.2, 0.3, 0.4)
+    ]
     assert saved == [True, True, False, False, True]
     assert names(tmp_path) == [BEST]
     assert value_of(tmp_path / BEST) == pytest.approx(0.4)
@@ -153,6 +157,26 @@ def test_a_save_that_fails_leaves_the_old_file_whole_and_no_part_of_the_new_one(
     assert path.read_bytes() == before
     save_weights(path, parameters(3), CARD | {"top1": 0.3})
     assert value_of(path) == 3
+
+
+@pytest.mark.parametrize(("module", "name", "failure"), FAILURES, ids=[name for _, name, _ in FAILURES])
+def test_tensors_that_cannot_be_saved_leave_no_part_of_a_file(tmp_path, monkeypatch, module, name, failure):
+    monkeypatch.setattr(module, name, failure)
+    with pytest.raises(OSError, match=r"x\.safetensors"):
+        write_entries(tmp_path / "x.safetensors", {"a": np.zeros(3, np.float32)})
+    assert names(tmp_path) == []
+
+
+def test_tensors_keep_type_shape_and_bits_in_a_file_of_any_name(tmp_path):
+    tensors = {"a.weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "count": np.array(7, np.int64)}
+    path = tmp_path / "odd [name] *.safetensors"
+    write_entries(path, tensors)
+    assert names(tmp_path) == [path.name]
+    read = safetensors.numpy.load_file(path)  # what PyTorch's users read with
+    assert {name: (value.dtype, value.shape) for name, value in read.items()} == {
+        name: (value.dtype, value.shape) for name, value in tensors.items()
+    }
+    assert all(np.array_equal(read[name], value) for name, value in tensors.items())
 
 
 @pytest.mark.parametrize("policy", ["latest_k", "top_k"])

@@ -202,3 +202,29 @@ def test_gather_gives_every_ranks_numbers_a_row_to_the_last_bit():
 def test_a_lone_ranks_sums_are_its_numbers():
     numbers = np.array([2.0**24 + 1, 0.1])
     assert np.array_equal(World(0, 1, settings_for(ascend_recipe(), "CPU")).sum(numbers), numbers)
+
+
+def fail() -> None:
+    raise UserError("no network")
+
+
+def test_what_all_ranks_do_gives_each_its_result_and_fails_on_all_if_it_fails_on_one():
+    alone = World(0, 1, settings_for(ascend_recipe(), "CPU"))
+    assert alone.all_or_none(lambda: 5) == 5
+    with pytest.raises(UserError, match="no network"):
+        alone.all_or_none(fail)
+
+
+class OneOfTwo(World):
+    """A rank beside another one that failed."""
+
+    def sum(self, numbers: np.ndarray) -> np.ndarray:
+        return numbers + 1
+
+
+def test_a_rank_is_told_that_another_one_failed():
+    beside = OneOfTwo(0, 2, settings_for(ascend_recipe(), "CPU", size=2))
+    with pytest.raises(UserError, match="another rank cannot go on, see its log"):
+        beside.all_or_none(lambda: 5)
+    with pytest.raises(UserError, match="no network"):
+        beside.all_or_none(fail)

@@ -7,6 +7,7 @@ from mindspore import Tensor
 
 from mindcv_lite.dropout import Dropout
 from mindcv_lite.mobilenetv3 import VARIANTS, MobileNetV3
+from mindcv_lite.network import moving_statistics
 
 pytestmark = pytest.mark.usefixtures("pynative_mode")
 

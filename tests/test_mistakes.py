@@ -210,6 +210,26 @@ def test_the_classes_of_a_checkpoint_hold_without_a_train_folder(told, photos, c
     assert "photos/val: class 'b' is missing and class 'c' is unknown" in sentence
 
 
+@pytest.fixture
+def of_imagenet(recipe, graph_mode, tmp_path) -> Path:
+    """A checkpoint of 1000 classes that knows no names."""
+    import mindspore
+
+    from mindcv_lite.network import build_network
+
+    path = tmp_path / "imagenet.ckpt"
+    mindspore.save_checkpoint(build_network(recipe(num_classes=1000).model, "O0"), str(path))
+    return path
+
+
+@pytest.mark.slow
+def test_classes_that_are_not_all_named_after_imagenet(told, photo_folder, of_imagenet):
+    photos = photo_folder({"val": {"n01440764": 1, "goldfish": 1}})
+    flags = ("-c", SMALL, "--image_resize", "32", "--data_dir", photos, "--ckpt_path", of_imagenet)
+    advice = "name all classes by wnid (n01440764), or all by index (0 to 999)"
+    assert told("validate.py", *flags) == f"{photos}/val: class 'goldfish' is unknown; {advice}"
+
+
 @pytest.mark.slow
 def test_a_folder_that_does_not_exist_and_none_at_all(told):
     advice = "--data_dir names the folder that holds train/<class>/*.jpg"
@@ -373,22 +393,27 @@ def test_a_checkpoint_of_another_network_names_what_differs_and_the_flag(both_to
 
 
 @pytest.mark.slow
-def test_a_checkpoint_for_other_classes_names_the_shapes(both_told, checkpoint):
-    sentence = both_told(checkpoint, "--num_classes", 5)
-    assert "'classifier.3.weight' is (2, 1024) in the file, (5, 1024) in the network" in sentence
+def test_a_checkpoint_for_other_classes_names_the_shapes_or_both_numbers(told, photos, checkpoint):
+    flags = (*TINY, "--data_dir", photos, "--ckpt_path", checkpoint, "--num_classes", 5)
+    assert "'classifier.3.weight' is (2, 1024) in the file, (5, 1024) in the network" in told("train.py", *flags)
+    sentence = f"{checkpoint}: its num_classes is 2, the recipe's 5; --num_classes 2"
+    assert told("validate.py", *flags) == sentence
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_no_mobilenet_names_what_is_missing_and_what_is_too_much(both_told, tmp_path):
+def test_a_checkpoint_of_no_mobilenet_names_what_is_missing_and_what_is_too_much(told, photos, tmp_path):
     import mindspore
     import numpy as np
 
     path = tmp_path / "other.ckpt"
     entry = {"name": "features.99.weight", "data": mindspore.Tensor(np.zeros((2, 2), np.float32))}
     mindspore.save_checkpoint([entry], str(path))
-    sentence = both_told(path)
+    flags = (*TINY, "--data_dir", photos, "--ckpt_path", path)
+    sentence = told("train.py", *flags)
     assert sentence.startswith(f"{path} does not fit mobilenet_v3_small_100 with 2 classes: 'features.0.weight' is")
     assert sentence.endswith("more; check --model and --num_classes")
+    sentence = told("validate.py", *flags)
+    assert sentence == f"{path}: no weights of MobileNetV3, or not all of them: 'classifier.3.weight' is missing"
 
 
 @pytest.mark.slow

@@ -96,6 +96,7 @@ def test_training_keeps_a_frozen_row_to_the_bit_and_moves_its_neighbours(recipe,
         images = random.integers(0, 256, (4, 32, 32, 3), np.uint8)
         step(Tensor(images), Tensor(np.array([0, 4, 2, 1], np.int32)), Tensor(np.ones(4, np.float32)))
     assert int(step.broken_step.asnumpy()) == -1
+    assert step.average
     averages, frozen = step.average.of(), 0
     for name, parameter in network.parameters_dict().items():
         is_frozen = name.startswith("features.3.")

@@ -10,8 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import mindspore
+import numpy as np
 import pytest
 
+from mindcv_lite.network import build_network
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -76,6 +79,23 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(p
     assert scores(log)[0] == f"{float(rows[1]['top1']):.2%}"
 
 
+def test_a_checkpoint_of_imagenet_is_checked_on_some_of_its_classes_by_wnid_or_by_index(
+    photo_folder, tmp_path, recipe, graph_mode
+):
+    network = build_network(recipe(num_classes=1000).model, "O0")
+    bias = np.zeros(1000, np.float32)
+    bias[[134, 1, 0, 2, 5, 3]] = 600, 500, 400, 300, 200, 100  # the guesses for any photo, best first
+    network.parameters_dict()["classifier.3.bias"].set_data(mindspore.Tensor(bias))
+    mindspore.save_checkpoint(network, str(tmp_path / "nameless.ckpt"))
+    photos = photo_folder({"val": {"n01440764": 2, "n02012849": 3, "n01491361": 1}})  # outputs 0, 134 and 3
+    flags = ("-c", SMALL, "--image_resize", 32, "--data_dir", photos, "--ckpt_path", "nameless.ckpt")
+    by_wnid = scores(run(sys.executable, ROOT / "validate.py", *flags, cwd=tmp_path))
+    assert by_wnid == ("50.00%", "83.33%", "6")
+    for wnid, index in (("n01440764", "0"), ("n02012849", "134"), ("n01491361", "3")):
+        (photos / "val" / wnid).rename(photos / "val" / index)
+    assert scores(run(sys.executable, ROOT / "validate.py", *flags, cwd=tmp_path)) == by_wnid
+
+
 def test_ranks_end_with_the_same_weights_and_the_score_of_one_process(photo_folder, tmp_path):
     photos = photo_folder({"train": {"a": 12, "b": 11}, "val": {"a": 6, "b": 5}})
     script = tmp_path / "train_and_print_weights.py"
@@ -134,6 +154,28 @@ def test_a_broken_photo_in_validation_costs_no_weights_whichever_rank_meets_it(p
     assert "evaluation counted" in logs[0]
     assert "another rank met a photo" in logs[0]
     assert (tmp_path / "ckpt/mobilenet_v3_small_100-1_1.ckpt").exists()
+
+
+def test_what_fails_on_one_rank_ends_the_others_too(tmp_path):
+    script = tmp_path / "fail_on_rank_1.py"
+    script.write_text(f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+from mindcv_lite.errors import UserError, run_script
+from mindcv_lite.recipe import load_recipe
+def fail(): raise UserError("rank 1 has no network")
+def main():
+    from mindcv_lite import device
+    world = device.start(load_recipe(sys.argv[1:], ""))
+    print("both have", world.all_or_none(lambda: world.rank))
+    world.all_or_none(fail if world.rank else lambda: None)
+    print("not reached")
+run_script(main)
+""")
+    logs = msrun(2, script, "-c", SMALL, cwd=tmp_path, status=1)
+    assert all(f"both have {rank}" in log for rank, log in enumerate(logs))
+    assert "error: another rank cannot go on, see its log" in logs[0]
+    assert "error: rank 1 has no network" in logs[1]
+    assert "not reached" not in "".join(logs)
 
 
 def test_the_demo_learns_handwritten_digits(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mindcv_lite.cache import cache_folder
 from mindcv_lite.errors import UserError
 
 SIDE = 32
@@ -16,8 +17,7 @@ HELD_OUT = 5  # every fifth digit is for validation
 
 def digits_folder(data_dir: str) -> str:
     """The folder train/ and val/ lie in; written on first use, under `data_dir` or else the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(data_dir) if data_dir else cache / "mindcv_lite" / "digits"
+    folder = Path(data_dir) if data_dir else cache_folder("digits")
     if not (folder / "train").is_dir():
         _write(folder)
     elif {path.name for path in (folder / "train").iterdir()} != set("0123456789"):

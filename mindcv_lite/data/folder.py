@@ -1,4 +1,4 @@
-"""Photos in class folders: data_dir/split/class/photo.jpg. Class ids are the places of the sorted class names."""
+"""Photos in class folders: data_dir/split/class/photo.jpg."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp")
 
 @dataclass(frozen=True)
 class Photos:
-    """Paths, class ids (int32, one for each path) and the class names that the ids stand for."""
+    """Paths, labels (int32, one for each path: the output of the network that is right) and the class folders."""
 
     paths: list[str]
     labels: np.ndarray
@@ -28,20 +28,18 @@ class Photos:
         return len(self.paths)
 
 
-def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = None) -> Photos:
-    """The photos of `data_dir/split`. `class_names`: the classes it must have, in order; None: those it has.
+def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> Photos:
+    """The photos of `data_dir/split`. `outputs`: the label of each class, in the order of their names; None: 0, 1, ...
 
     Hidden files and files that are no images are left out and counted in the log. Raises `UserError` where a folder
-    is missing, a class is empty, unknown or missing, or holds nothing that can be decoded.
+    is missing, or a class is empty or holds nothing that can be decoded.
     """
     folder = _split_folder(data_dir, split)
-    found = class_names_of(data_dir, split)
-    _require_same_classes(folder, found, class_names)
-    names = tuple(class_names or found)
+    names = class_names_of(data_dir, split)
     paths: list[str] = []
     labels: list[int] = []
     skipped: list[str] = []
-    for label, name in enumerate(names):
+    for label, name in zip(outputs or range(len(names)), names, strict=True):
         photos, others = _photos_below(folder / name)
         if not photos:
             kinds = ", ".join(EXTENSIONS)
@@ -85,18 +83,6 @@ def _split_folder(data_dir: str, split: str) -> Path:
         inside = sorted(entry.name for entry in os.scandir(data_dir) if entry.is_dir())[:5]
         raise UserError(f"{data_dir}: no folder '{split}' in it (found: {', '.join(inside) or 'no folder'})")
     return folder
-
-
-def _require_same_classes(folder: Path, found: Sequence[str], expected: Sequence[str] | None) -> None:
-    missing, unknown = sorted(set(expected or found) - set(found)), sorted(set(found) - set(expected or found))
-    faults = [f"class '{missing[0]}' is missing"] if missing else []
-    faults += [f"class '{unknown[0]}' is unknown"] if unknown else []
-    more = len(missing) + len(unknown) - len(faults)
-    if faults:
-        raise UserError(
-            f"{folder}: {' and '.join(faults)}{f' ({more} more differ)' if more else ''}; "
-            f"expected the {len(expected or ())} classes that the network is trained for"
-        )
 
 
 def _photos_below(folder: Path) -> tuple[list[str], list[str]]:

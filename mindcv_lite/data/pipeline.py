@@ -63,7 +63,7 @@ class TrainingBatches:
         order = epoch_order(len(self.photos), self.recipe.system.seed, epoch, data.shuffle, data.num_samples)
         world = self.world
         indices, weights = shard(order, data.batch_size, world.rank, world.size, data.drop_remainder)
-        # A last update of fewer photos: they share the weight of full batches, so that the mean over all ranks is theirs.
+        # In a last update of fewer photos they share the weight of full batches: the mean over all ranks is theirs.
         first = (self.updates - 1) * self.accumulated * data.batch_size
         share = (len(weights) - first) * world.size / (len(order) - first * world.size)
         if share > 1:

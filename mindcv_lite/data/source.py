@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from mindcv_lite.data.classes import outputs_of, places_of
 from mindcv_lite.data.digits import digits_folder
 from mindcv_lite.data.folder import Photos, class_names_of, has_split, read_split
 from mindcv_lite.errors import UserError
@@ -13,19 +15,27 @@ log = logging.getLogger(__name__)
 
 
 def training_photos(recipe: Recipe) -> tuple[Photos, Photos | None]:
-    """Photos to train on and, with val_while_train, those to validate on, numbered by the same classes."""
+    """Photos to train on and, with val_while_train, those to validate on, labelled by the same classes."""
     data = _located(recipe.data)
     train = read_split(data.data_dir, data.train_split)
-    val = read_split(data.data_dir, data.val_split, train.class_names) if recipe.output.val_while_train else None
-    return train, val
+    if not recipe.output.val_while_train:
+        return train, None
+    folders = class_names_of(data.data_dir, data.val_split)
+    places = places_of(folders, train.class_names, Path(data.data_dir) / data.val_split)
+    return train, read_split(data.data_dir, data.val_split, places)
 
 
 def validation_photos(recipe: Recipe, class_names: Sequence[str] | None) -> Photos:
-    """Photos to check a network on whose outputs are `class_names`; None: the classes of the training split."""
+    """Photos to check a network on whose num_classes outputs are `class_names`, if its checkpoint has any."""
+    assert recipe.model.num_classes, "the recipe's num_classes is filled in from the checkpoint"
     data = _located(recipe.data)
+    presumed = None
     if class_names is None and has_split(data.data_dir, data.train_split):
-        class_names = class_names_of(data.data_dir, data.train_split)
-    return read_split(data.data_dir, data.val_split, class_names)
+        presumed = class_names_of(data.data_dir, data.train_split)
+    folders = class_names_of(data.data_dir, data.val_split)
+    where = Path(data.data_dir) / data.val_split
+    outputs = outputs_of(folders, class_names, recipe.model.num_classes, where, presumed)
+    return read_split(data.data_dir, data.val_split, outputs)
 
 
 def with_num_classes(recipe: Recipe, class_names: Sequence[str]) -> Recipe:

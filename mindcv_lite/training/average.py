@@ -20,6 +20,7 @@ class MovingAverage(nn.Cell):
         for average in self.averages:
             average.requires_grad = False
 
+    # pyrefly: ignore [bad-override]
     def construct(self, updates: Tensor) -> tuple[Tensor, ...]:
         """`updates`: made so far, the last one included; int32 (1,)."""
         updates = updates.float().reshape(())

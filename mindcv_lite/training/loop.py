@@ -173,10 +173,10 @@ class Record(Callback):
         if state:
             require_same_run(state, self.fixed)
             put_back(self.step, state, self.world)
-            goes_on = Path(state.path).resolve().parent == self.folder.resolve()
             log.info("going on with %s, after step %d", state.path, state.facts["step"])
-        if goes_on:
-            self.checkpoints.restore(state.facts["files"])
+            goes_on = Path(state.path).resolve().parent == self.folder.resolve()
+            if goes_on:
+                self.checkpoints.restore(state.facts["files"])
         require_same_start(self.step, self.world)  # here all ranks have read what start_run may set aside
         if self.world.rank == 0:
             start_run(self.folder, self.recipe, goes_on)

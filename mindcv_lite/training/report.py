@@ -47,7 +47,7 @@ def describe(recipe: Recipe, world: World, batches: TrainingBatches, network: nn
 
 def describe_in_full(recipe: Recipe, world: World) -> None:
     """Print the resolved recipe and, with layer_decay, the peak rate of each layer."""
-    print(recipe.text(), end="")
+    print(recipe.with_keys(dry_run=False).text(), end="")
     if recipe.optimizer.layer_decay:
         print("# peak learning rate of each layer")
         for layer, name in enumerate(layer_names(recipe.model.model)):

@@ -23,18 +23,28 @@ RANKS = "ranks"  # the numbers that each rank has its own of, a row for each ran
 # What a resumed run may do in another way: where, how fast, how long, what it reports and keeps.
 FREE_KEYS = {
     *("mode", "device_target", "distribute", "jit_level", "dataset_sink_mode", "num_parallel_workers", "dry_run"),
-    *("data_dir", "val_split", "ckpt_path", "epoch_size", "val_amp_level", "log_interval", "val_while_train"),
+    *(
+        "data_dir",
+        "val_split",
+        "ckpt_path",
+        "pretrained",
+        "epoch_size",
+        "val_amp_level",
+        "log_interval",
+        "val_while_train",
+    ),
     *("val_interval", "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy", "keep_checkpoint_max", "resume"),
 }
 
 
 def fixed_facts(recipe: Recipe, photos: Photos, world: World) -> dict[str, Any]:
     """What must not change from one part of a run to the next."""
-    content = "\n".join([*photos.class_names, *map(os.path.basename, photos.paths)])
+    names = "\n".join([*photos.class_names, *map(os.path.basename, photos.paths)])
+    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:8]
     keys = {name: value for name, value in recipe.flat().items() if name not in FREE_KEYS}
     return keys | {
         "number of devices": world.size,
-        "training photos": f"{len(photos)} ({hashlib.sha256(content.encode('utf-8', 'surrogateescape')).hexdigest()[:8]})",
+        "training photos": f"{len(photos)} (hash of the names {digest})",
     }
 
 

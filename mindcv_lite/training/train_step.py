@@ -1,4 +1,4 @@
-"""One training step as one graph: normalise, forward, loss, gradients; after some steps their mean updates the weights."""
+"""One training step as one graph: normalise, forward, loss, gradients; after some steps, an update by their mean."""
 
 from mindspore import Parameter, ParameterTuple, Tensor, amp, dtype, nn, ops
 
@@ -30,7 +30,7 @@ class TrainStep(nn.Cell):
             nn.DistributedGradReducer(optimizer.parameters, mean=True, degree=world.size) if world.size > 1 else None
         )
         self.scaler = loss_scaler(recipe.precision)
-        if recipe.precision.loss_scale_type == "dynamic":  # part of what a resumed run goes on from
+        if isinstance(self.scaler, amp.DynamicLossScaler):  # part of what a resumed run goes on from
             self.loss_scale, self.steps_without_overflow = self.scaler.scale_value, self.scaler.counter
         self.skips_overflow = recipe.precision.loss_scale_type == "dynamic" or recipe.precision.drop_overflow_update
         self.clip = Clip(recipe.optimizer.clip_value) if recipe.optimizer.clip_grad else None
@@ -67,15 +67,15 @@ class TrainStep(nn.Cell):
         if self.skips_overflow:
             finite = amp.all_finite(gradients)
             self.scaler.adjust(finite)
-            if finite:
-                loss = self.apply(loss, gradients)
+            if finite:  # noqa: SIM108  (a graph takes branches, not choices)
+                loss = self.update_weights(loss, gradients)
             else:
                 loss = ops.depend(loss, ops.assign_add(self.skipped, 1))
         else:
-            loss = self.apply(loss, gradients)
+            loss = self.update_weights(loss, gradients)
         return loss
 
-    def apply(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
+    def update_weights(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
         if self.clip is not None:
             gradients = self.clip(gradients)
         loss = ops.depend(loss, self.optimizer(gradients))
@@ -126,6 +126,7 @@ class Clip(nn.Cell):
         self.largest_norm = largest_norm
         self.each = ops.HyperMap()
 
+    # pyrefly: ignore [bad-override]
     def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         norm = ops.sqrt(ops.addn(self.each(sum_of_squares, gradients)))
         share = ops.minimum(self.largest_norm / norm, Tensor(1.0, dtype.float32))

@@ -18,6 +18,7 @@ class Small(nn.Cell):
 
     def __init__(self):
         super().__init__()
+        # pyrefly: ignore [bad-argument-count]  (MindSpore's decorator hides the signature)
         self.norm = nn.BatchNorm2d(3)
         self.dense = nn.Dense(3, 2)
 

@@ -1,0 +1,34 @@
+"""What goes with training and validation: python -m mindcv_lite COMMAND ..."""
+
+import importlib
+import logging
+import sys
+
+from mindcv_lite.errors import UserError, run_script
+
+# Each command is a module of mindcv_lite/commands, with what it is for.
+COMMANDS = {
+    "convert": "weights of torchvision, timm, TensorFlow or MindCV to a checkpoint, and a checkpoint to theirs",
+}
+
+
+def main() -> None:
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(help_page())
+        return
+    if name not in COMMANDS:
+        raise UserError(f"{name!r} is no command; expected one of {', '.join(COMMANDS)}; --help says what they do")
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    logging.getLogger("mindcv_lite").setLevel(logging.INFO)
+    importlib.import_module(f"mindcv_lite.commands.{name}").main(arguments)
+
+
+def help_page() -> str:
+    """All commands, a line each."""
+    lines = [f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items()]
+    return "\n".join([f"{__doc__}\n", *lines, "\npython -m mindcv_lite COMMAND --help says what a command takes."])
+
+
+if __name__ == "__main__":
+    run_script(main, " ".join(["mindcv_lite", *(name for name in sys.argv[1:2] if name in COMMANDS)]))

@@ -1,0 +1,83 @@
+"""Which output of a network a class folder stands for: by the class names in its checkpoint, or by ImageNet's."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from mindcv_lite.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_LINES = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+# The classes of ImageNet-1K in the order of their outputs. Two names stand twice: crane (bird, machine) and maillot.
+WNIDS: tuple[str, ...] = tuple(line.split()[0] for line in _LINES)
+NAMES: tuple[str, ...] = tuple(line.split()[1] for line in _LINES)
+
+# How folders may be named after ImageNet's classes, and the output that each name stands for.
+IMAGENET = {
+    "wnid (n01440764)": {wnid: output for output, wnid in enumerate(WNIDS)},
+    "index (0 to 999)": {f"{output:0{width}}": output for width in range(1, 5) for output in range(1000)},
+    "name (tench)": {name: output for output, name in enumerate(NAMES)},
+}
+WNID, INDEX, NAME = IMAGENET
+
+
+def outputs_of(
+    folders: Sequence[str],
+    class_names: Sequence[str | None] | None,
+    num_outputs: int,
+    where: Path,
+    presumed: Sequence[str] | None = None,
+) -> tuple[int, ...]:
+    """The output that each class folder in `where` stands for, of a network with `num_outputs`.
+
+    `class_names`: those of the outputs, in order, where the checkpoint has them. Where it has none, the folders may be
+    named after ImageNet's classes, or else the classes are `presumed`, or the sorted folders. Raises `UserError`.
+    """
+    if num_outputs == len(WNIDS):
+        if class_names is None and (set(folders) & IMAGENET[WNID].keys() or set(folders) <= IMAGENET[INDEX].keys()):
+            return _imagenet_outputs(folders, [WNID, INDEX], where)
+        if class_names is not None and tuple(class_names) in (WNIDS, NAMES):
+            return _imagenet_outputs(folders, [WNID, INDEX, NAME], where)
+    if class_names is None:
+        class_names = presumed or sorted(folders)
+        first, last = class_names[0], class_names[-1]
+        log.info("the checkpoint names no classes: outputs 0 to %d are '%s' to '%s'", len(class_names) - 1, first, last)
+    if len(class_names) > num_outputs:
+        raise UserError(f"{where}: there are {len(class_names)} classes, but the network has {num_outputs} outputs")
+    return places_of(folders, class_names, where)
+
+
+def places_of(folders: Sequence[str], class_names: Sequence[str | None], where: Path) -> tuple[int, ...]:
+    """The place of each folder among `class_names`. Raises `UserError` if a class is missing or unknown in `where`."""
+    places: dict[str, int] = {}
+    for place, name in enumerate(class_names):
+        if name is not None and places.setdefault(name, place) != place:
+            raise UserError(f"{where}: the network has two classes '{name}', outputs {places[name]} and {place}")
+    missing, unknown = sorted(places.keys() - set(folders)), sorted(set(folders) - places.keys())
+    faults = [f"class '{missing[0]}' is missing"] if missing else []
+    faults += [f"class '{unknown[0]}' is unknown"] if unknown else []
+    more = len(missing) + len(unknown) - len(faults)
+    if faults:
+        raise UserError(
+            f"{where}: {' and '.join(faults)}{f' ({more} more differ)' if more else ''}; "
+            f"expected the {len(places)} classes that the network is trained for"
+        )
+    return tuple(places[folder] for folder in folders)
+
+
+def _imagenet_outputs(folders: Sequence[str], kinds: list[str], where: Path) -> tuple[int, ...]:
+    """The outputs of folders that are all named in one of these kinds; some of the 1000 may be missing."""
+    kind = max(kinds, key=lambda kind: len(IMAGENET[kind].keys() & set(folders)))
+    if unknown := [folder for folder in folders if folder not in IMAGENET[kind]]:
+        raise UserError(f"{where}: class '{unknown[0]}' is unknown; name all classes by {', or all by '.join(kinds)}")
+    folder_of: dict[int, str] = {}
+    for folder in folders:
+        output = IMAGENET[kind][folder]
+        if kind == NAME and NAMES.count(folder) > 1:
+            raise UserError(f"{where}: ImageNet has two '{folder}'; name all classes by {WNID}, or all by {INDEX}")
+        if other := folder_of.get(output):
+            raise UserError(f"{where}: classes '{other}' and '{folder}' are both output {output}; keep one of them")
+        folder_of[output] = folder
+    log.info("%s: %d of ImageNet's 1000 classes, by %s", where, len(folders), kind)
+    return tuple(folder_of)

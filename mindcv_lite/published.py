@@ -1,0 +1,87 @@
+"""The weights that MindCV published: downloaded once into the user's cache, checked by the hash in their names."""
+
+import fcntl
+import hashlib
+import logging
+import os
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from tqdm import tqdm
+
+from mindcv_lite.cache import cache_folder
+from mindcv_lite.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MINDCV = "https://download-mindspore.osinfra.cn/toolkits/mindcv/mobilenet/mobilenetv3"
+# The eight hex digits in a name are the first of the file's SHA-256.
+PUBLISHED = {
+    "mobilenet_v3_small_100": f"{MINDCV}/mobilenet_v3_small_100-6fa3c17d-910v2.ckpt",
+    "mobilenet_v3_large_100": f"{MINDCV}/mobilenet_v3_large_100-bd4e7bdc-910v2.ckpt",
+}
+TIMEOUT = 30.0  # seconds for which a server may be silent
+BLOCK = 2**16  # bytes
+
+
+def published_weights(model: str) -> Path:
+    """The file of the weights that MindCV published for `model`, downloaded unless the cache holds it undamaged.
+
+    Processes of one machine may call this at once: one downloads, the others wait for it. Raises `UserError`.
+    """
+    if model not in PUBLISHED:
+        raise UserError(
+            f"pretrained: no weights were published for {model}, only for {' and '.join(PUBLISHED)}; "
+            "start from a file of yours with --ckpt_path"
+        )
+    url = PUBLISHED[model]
+    path = cache_folder("weights") / url.rpartition("/")[2]
+    try:
+        if _is_whole(path):
+            return path
+        if path.exists():
+            log.warning("warning: %s is damaged, so it is downloaded again", path)
+        log.info("downloading %s to %s", url, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.parent / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_whole(path):
+                _download(url, path)
+    except (OSError, HTTPException) as error:
+        reason = str(error).removeprefix("<urlopen error ").removesuffix(">")
+        raise UserError(
+            f"cannot download {url} ({reason}); put that file at {path} by hand, or name another with --ckpt_path"
+        ) from None
+    log.info("%s: %.1f MB, complete", path, path.stat().st_size / 1e6)
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest().startswith(_hash_in_name(path))
+
+
+def _hash_in_name(path: Path) -> str:
+    return path.name.split("-")[1]
+
+
+def _download(url: str, path: Path) -> None:
+    """Raises `OSError`, of which `URLError` is one, or `HTTPException`; then no file is left."""
+    unfinished = path.with_name(f".{path.name}.unfinished")  # overwrites what a killed download left
+    try:
+        with urlopen(url, timeout=TIMEOUT) as answer, open(unfinished, "wb") as file:
+            size = answer.length  # None where the server does not say
+            with tqdm(total=size, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+                while block := answer.read(BLOCK):
+                    file.write(block)
+                    bar.update(len(block))
+            if size not in (None, file.tell()):
+                raise URLError(f"the connection ended after {file.tell()} of {size} bytes")
+            file.flush()
+            os.fsync(file.fileno())
+        if not _is_whole(unfinished):
+            raise URLError(f"what came has another SHA-256 than {_hash_in_name(path)}...")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,167 @@
+"""Runs that are killed, stopped or cut off from their disk, and go on: to the same bits as one that never stopped."""
+
+import csv
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindcv_lite.checkpoint import read_state
+from mindcv_lite.storage import read_entries
+from tests.conftest import ROOT
+from tests.test_programs import SMALL, msrun, run
+
+pytestmark = pytest.mark.slow
+
+# Momentum, moving average, dropout, shuffling and augmentation are on; the rate does not depend on epoch_size.
+FLAGS = (
+    *("-c", SMALL, "--image_resize", 32, "--num_classes", 2, "--batch_size", 4, "--log_interval", "None"),
+    *("--scheduler", "constant", "--warmup_epochs", 0, "--lr", 0.01, "--base_batch_size", "None", "--ema"),
+)
+ALONE = ("--distribute", "False")
+LAST = "ckpt/last.state.ckpt"
+
+
+@pytest.fixture
+def photos(photo_folder) -> Path:
+    return photo_folder({"train": {"a": 20, "b": 13}, "val": {"a": 3, "b": 2}})
+
+
+@pytest.fixture
+def train(photos, tmp_path) -> Callable[..., str]:
+    """Run train.py in a folder of its own; its output."""
+
+    def train(folder: str, *flags: object, status: int = 0) -> str:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        command = (sys.executable, ROOT / "train.py", *FLAGS, *ALONE, "--data_dir", photos, *flags)
+        return run(*command, cwd=tmp_path / folder, status=status)
+
+    return train
+
+
+def require_same_run(one: Path, other: Path) -> None:
+    """All numbers of two states, and the weights they published, are the same bits."""
+    numbers, others = read_state(one / LAST).numbers, read_state(other / LAST).numbers
+    assert numbers.keys() == others.keys()
+    assert any(name.startswith("ema.") for name in numbers)
+    assert any(name.startswith("moments.") for name in numbers)
+    for name, value in numbers.items():
+        assert np.array_equal(value, others[name]), name
+    newest = max((one / "ckpt").glob("*-*_*.ckpt"), key=lambda path: int(path.stem.split("_")[-1]))
+    assert newest.read_bytes() == (other / "ckpt" / newest.name).read_bytes()
+    assert training_of(one) == training_of(other)
+
+
+def training_of(folder: Path) -> list[tuple[str, ...]]:
+    """The rows of results.csv without speeds and times."""
+    with open(folder / "ckpt/results.csv", newline="") as file:
+        return [tuple(row[:7]) for row in csv.reader(file)]
+
+
+def require_whole_files(folder: Path) -> None:
+    """Every file under a final name can be read, and matches its checksum."""
+    for path in folder.glob("ckpt/[!.]*.ckpt"):
+        assert read_entries(str(path))[1], path
+    for path in folder.glob("ckpt/results.csv"):
+        assert all(len(row) == 10 for row in csv.reader(path.read_text().splitlines()))
+
+
+def test_two_and_two_epochs_equal_four_bit_for_bit(train, tmp_path):
+    train("whole", "--epoch_size", 4)
+    assert "a fresh start" in train("parts", "--epoch_size", 2, "--resume")
+    assert "going on with ./ckpt/last.state.ckpt, after step 16" in train(
+        "parts", "--epoch_size", 4, "--resume"
+    ).replace("with ckpt", "with ./ckpt")
+    require_same_run(tmp_path / "whole", tmp_path / "parts")
+    before = (tmp_path / "parts" / LAST).read_bytes()
+    assert "nothing is left to do" in train("parts", "--epoch_size", 4, "--resume")
+    assert (tmp_path / "parts" / LAST).read_bytes() == before
+    refusal = train("parts", "--epoch_size", 6, "--resume", "--lr", 0.02, "--label_smoothing", 0, status=2)
+    assert "lr was 0.01, is 0.02; label_smoothing was 0.1, is 0.0" in refusal
+
+
+def test_two_and_two_epochs_equal_four_with_two_workers(photos, tmp_path):
+    for folder, *parts in (("whole", (4,)), ("parts", (2,), (4, "--resume"))):
+        (tmp_path / folder).mkdir()
+        for epochs in parts:
+            flags = (*FLAGS, "--data_dir", photos, "--epoch_size", *epochs)
+            msrun(2, ROOT / "train.py", *flags, cwd=tmp_path / folder)
+    require_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def start(train_flags: tuple, cwd: Path) -> subprocess.Popen:
+    command = [str(word) for word in (sys.executable, ROOT / "train.py", *FLAGS, *ALONE, *train_flags)]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bits(train, photos, tmp_path):
+    flags = ("--epoch_size", 24, "--val_while_train", "False", "--keep_checkpoint_max", 3)
+    began = time.monotonic()
+    train("whole", *flags)
+    whole = time.monotonic() - began
+    moments = random.Random(1)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    for _ in range(20):
+        running = start((*flags, "--data_dir", photos, "--resume"), folder)
+        try:
+            running.communicate(timeout=moments.uniform(0.2, 1.0) * whole)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.communicate()
+        require_whole_files(folder)
+    train("killed", *flags, "--resume")
+    require_same_run(tmp_path / "whole", folder)
+    assert {path.name for path in (folder / "ckpt").iterdir() if path.suffix == ".ckpt"} == {
+        path.name for path in (tmp_path / "whole/ckpt").iterdir() if path.suffix == ".ckpt"
+    }
+
+
+def test_sigterm_stops_within_an_epoch_and_loses_no_step(train, photos, tmp_path):
+    train("whole", "--epoch_size", 3, "--val_while_train", "False")
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    flags = ("--epoch_size", 3, "--val_while_train", "False", "--data_dir", photos, "--resume")
+    running = start(flags, folder)
+    assert running.stdout
+    for line in running.stdout:
+        if "graph compiled" in line:
+            running.send_signal(signal.SIGTERM)
+            break
+    rest = running.communicate(timeout=60)[0]
+    assert running.returncode == 128 + signal.SIGTERM, rest
+    assert "by SIGTERM; --resume goes on from there" in rest
+    assert "Traceback" not in rest
+    assert read_state(folder / LAST).facts["step"] % 8 > 0
+    run(sys.executable, ROOT / "train.py", *FLAGS, *ALONE, *flags, cwd=folder)
+    require_same_run(tmp_path / "whole", folder)
+
+
+def test_a_full_disk_stops_the_run_with_a_sentence_and_spares_the_last_state(train, photos, tmp_path):
+    flags = ("--val_while_train", "False")
+    train("run", "--epoch_size", 1, *flags)
+    before = (tmp_path / "run" / LAST).read_bytes()
+    command = (sys.executable, ROOT / "train.py", *FLAGS, *ALONE, "--data_dir", photos, "--epoch_size", 2, *flags)
+    done = subprocess.run(
+        [*map(str, command), "--resume"],
+        cwd=tmp_path / "run",
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run" / LAST).read_bytes() == before
+    require_whole_files(tmp_path / "run")
+    assert not [path for path in (tmp_path / "run/ckpt").iterdir() if "unfinished" in path.name]
