@@ -110,7 +110,7 @@ def test_a_file_that_is_no_recipe(told_to_a_user, tmp_path, script, content, sen
         ),
         (["--device_target", "NPU"], "command line: key 'device_target': expected one of auto, Ascend, GPU, CPU, got"),
         (["--scale", "0.3"], "command line: key 'scale': expected a list of 2 numbers, [low, high], above 0, at most"),
-        (["--ema", "True"], "command line: key 'ema': only False is accepted, got True; weight averaging is not"),
+        (["--mixup", "0.2"], "command line: key 'mixup': only 0 is accepted, got 0.2; mixup is not supported"),
     ],
     ids=["unknown key", "type", "bool as number", "choice", "list", "key of MindCV"],
 )

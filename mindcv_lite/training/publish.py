@@ -22,18 +22,28 @@ class Publish(nn.Cell):
         self.parameters: dict[str, Parameter] = published.parameters_dict()
         published.update_parameters_name("published.")  # the graph holds both networks, and wants unique names
         source = average.of() if average else trained.parameters_dict()
-        self.source = ParameterTuple(source[name] for name in self.parameters)
-        self.published = ParameterTuple(self.parameters.values())
         statistics = moving_statistics(trained)
-        averages = [source[statistic.name] for statistic in statistics] if average else []
-        self.statistics = ParameterTuple([*statistics, *averages])
+        means = [statistic.name for statistic in statistics]
+        copies = [name for name in self.parameters if name not in means]
+        self.copied = ParameterTuple(source[name] for name in copies)
+        self.copies = ParameterTuple(self.parameters[name] for name in copies)
+        self.averaged = ParameterTuple(source[name] for name in means)
+        self.means = ParameterTuple(self.parameters[name] for name in means)
+        self.others = ParameterTuple(statistics if average else [])  # of the trained network, not published
         self.sum_over_ranks = ops.AllReduce() if world.size > 1 else ops.identity
         self.size = world.size
 
     def construct(self) -> Tensor:
         done = Tensor(0, mindspore.int32)
-        for statistic in self.statistics:
-            done = ops.depend(done, ops.assign(statistic, ops.div(self.sum_over_ranks(statistic), self.size)))
-        for source, target in zip(self.source, self.published):  # noqa: B905  (graphs know no strict=)
-            done = ops.depend(done, ops.assign(target, source))
+        for weight, target in zip(self.copied, self.copies):  # noqa: B905  (graphs know no strict=)
+            done = ops.depend(done, ops.assign(target, weight))
+        for statistic, target in zip(self.averaged, self.means):  # noqa: B905
+            mean = self.mean_over_ranks(statistic)
+            done = ops.depend(done, ops.assign(target, mean))
+            done = ops.depend(done, ops.assign(statistic, mean))
+        for statistic in self.others:
+            done = ops.depend(done, ops.assign(statistic, self.mean_over_ranks(statistic)))
         return done
+
+    def mean_over_ranks(self, statistic: Parameter) -> Tensor:
+        return ops.div(self.sum_over_ranks(statistic), self.size)

@@ -51,7 +51,7 @@ def pixels_of(batches: list[tuple]) -> np.ndarray:
 
 def epochs_of(batches: TrainingBatches, first: int, count: int) -> list[list[tuple]]:
     """`count` epochs from `first` on, read as MindSpore's Model reads them."""
-    dataset = batches.dataset(first)
+    dataset = batches.dataset(first * batches.steps)
     assert dataset.output_shapes()[1] == [batches.recipe.data.batch_size]  # Model asks first, which must cost no epoch
     rows = dataset.create_tuple_iterator(num_epochs=count, output_numpy=True)
     return [[tuple(row) for row in rows] for _ in range(count)]

@@ -251,8 +251,8 @@ KINDS = {  # by their names in MindCV: what a filter spares
 @pytest.mark.parametrize("weight_decay_filter", ["disable", "auto", "norm_and_bias"])
 def test_a_filter_spares_its_kinds_of_parameters_from_decay(weight_decay_filter, opt, recipe_of):
     parameters = [parameter(name) for name in KINDS]
-    settings = recipe_of(opt, weight_decay_filter=weight_decay_filter)
-    optimizer = build_optimizer(parameters, settings, rate_table(), "CPU")
+    given = recipe_of(opt, weight_decay_filter=weight_decay_filter)
+    optimizer = build_optimizer(parameters, given, rate_table(), "CPU")
     optimizer(tuple(Tensor(np.zeros(4, np.float32)) for _ in parameters))
     for name, spares in KINDS.items():
         weight = next(parameter for parameter in parameters if parameter.name == name).asnumpy()
@@ -262,8 +262,8 @@ def test_a_filter_spares_its_kinds_of_parameters_from_decay(weight_decay_filter,
 
 def test_the_order_of_the_parameters_stays_so_that_each_gets_its_own_gradient(recipe_of):
     parameters = [parameter(name) for name in KINDS]
-    settings = recipe_of("sgd", momentum=0.0, weight_decay_filter="auto", weight_decay=1e-8)
-    optimizer = build_optimizer(parameters, settings, rate_table(), "CPU")
+    given = recipe_of("sgd", momentum=0.0, weight_decay_filter="auto", weight_decay=1e-8)
+    optimizer = build_optimizer(parameters, given, rate_table(), "CPU")
     assert [each.name for each in optimizer.parameters] == list(KINDS)
     optimizer(tuple(Tensor(np.full(4, place, np.float32)) for place in range(len(parameters))))
     for place, weight in enumerate(parameters):
