@@ -531,7 +531,7 @@ def _wants_text(kind: Any, text: str) -> bool:
     """Whether a flag's text is taken as it is, not as YAML: a path may well look like a number."""
     choices = typing.get_args(kind)
     if str in choices:
-        return not isinstance(_yaml_scalar(text), bool)
+        return text.lower() not in ("true", "false")
     return kind is str or (typing.get_origin(kind) is Literal and text in choices)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -586,7 +585,7 @@ def test_a_saved_recipe_reads_back_as_it_was(folder, recipe):
 def test_a_recipe_given_as_flags_is_the_same_recipe(recipe):
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in recipe.flat().items()}
     assume("--" not in plain.values())  # argparse takes those away: see test_two_dashes_are_no_value
-    assume(recipe.output.resume in (True, False) or yaml.safe_load(str(recipe.output.resume)) not in (True, False))
+    assume(recipe.output.resume in (True, False) or recipe.output.resume.lower() not in ("true", "false"))
     assert load_recipe([f"--{name}={value}" for name, value in plain.items()], "") == recipe
 
 

@@ -293,7 +293,7 @@ def averaged(history: list[np.ndarray], ema_decay: float) -> np.ndarray:
     decays = [min(ema_decay, (1 + n) / (10 + n)) for n in range(1, len(history))]
     shares = [np.prod(decays)]
     shares += [(1 - decay) * np.prod(decays[place + 1 :]) for place, decay in enumerate(decays)]
-    assert sum(shares) == pytest.approx(1)
+    assert np.sum(shares) == pytest.approx(1)
     return np.tensordot(shares, np.array(history, np.float64), 1)
 
 
