@@ -69,7 +69,9 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(p
 
     files = sorted(path.name for path in (tmp_path / "ckpt").iterdir())
     name = "mobilenet_v3_small_100"
-    assert files == [f"{name}-1_4.ckpt", f"{name}-2_8.ckpt", f"{name}_best.ckpt", "recipe.yaml", "results.csv"]
+    states = ["last.state.ckpt", "previous.state.ckpt"]
+    weights = [f"{name}-1_4.ckpt", f"{name}-2_8.ckpt", f"{name}_best.ckpt"]
+    assert files == sorted([*states, *weights, "recipe.yaml", "results.csv"])
 
     rows = list(csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines()))
     checkpoint = tmp_path / f"ckpt/{name}-2_8.ckpt"
@@ -103,12 +105,12 @@ def test_ranks_end_with_the_same_weights_and_the_score_of_one_process(photo_fold
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import train
 from mindcv_lite.training import loop
-end = loop.EpochEnd.on_train_epoch_end
+end = loop.Record.on_train_epoch_end
 def end_and_print(self, run_context):
     end(self, run_context)
     parameters = self.watch.step.network.get_parameters()
     print("sum", sum(abs(parameter.asnumpy().astype("float64")).sum() for parameter in parameters).hex())
-loop.EpochEnd.on_train_epoch_end = end_and_print
+loop.Record.on_train_epoch_end = end_and_print
 train.main()
 """)
     common = ("-c", SMALL, "--data_dir", photos, *TINY, "--batch_size", 4, "--drop_remainder", "False")
@@ -200,8 +202,12 @@ def test_ctrl_c_ends_training_with_a_word(photo_folder, tmp_path):
         waited += 0.5
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=60)
-    assert running.returncode == 130, errors
-    assert errors.strip() == "train.py: interrupted"
+    assert running.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM), (
+        errors
+    )  # MindSpore may turn one to the other
+    assert re.fullmatch(
+        r"train.py: stopped after step \d+ .* by SIG(INT|TERM); --resume goes on from there", errors.strip()
+    )
 
 
 def test_a_run_whose_statistics_break_saves_nothing_of_them(photo_folder, tmp_path):
