@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy  # MindSpore's own dependency
 from mindspore import Parameter, Tensor
 
-from mindcv_lite.checkpoint import Checkpoints, save_weights, start_run
+from mindcv_lite.checkpoint import Checkpoints, find_state, save_state, save_weights, start_run
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import load_recipe
 from mindcv_lite.storage import write_entries
@@ -264,3 +264,152 @@ def test_the_card_is_one_json_string(tmp_path):
     save_weights(tmp_path / BEST, parameters(1), {"mean": (1.5, 2.5), "top1": None})
     card = mindspore.load_checkpoint(str(tmp_path / BEST))["model_card"]
     assert json.loads(str(card)) == {"mean": [1.5, 2.5], "top1": None}
+
+
+# ------------------------------------------------------------------------------------------------ the state of a run
+
+STATES = ["last.state.ckpt", "previous.state.ckpt"]
+
+
+def save_step(folder: Path, step: int) -> None:
+    save_state(folder, {"weight": np.full(3, step, np.float32)}, {"step": step, "card": CARD})
+
+
+def spoil(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def step_found(resume: bool | str, folder: Path) -> int:
+    """Of the state that is gone on from; its numbers must be of that step, too."""
+    state = find_state(resume, folder)
+    assert state
+    assert state.numbers["weight"].tolist() == [state.facts["step"]] * 3
+    return state.facts["step"]
+
+
+def test_a_state_keeps_the_one_before_it_and_leaves_no_other_file(tmp_path):
+    save_step(tmp_path, 1)
+    assert names(tmp_path) == STATES[:1]
+    for step in (2, 3):
+        save_step(tmp_path, step)
+        assert names(tmp_path) == STATES
+        assert [step_found(str(tmp_path / name), tmp_path) for name in STATES] == [step, step - 1]
+
+
+def test_a_state_says_where_it_is_from_and_what_its_weights_mean(tmp_path):
+    save_step(tmp_path, 1)
+    state = find_state(True, tmp_path)
+    assert state
+    assert (state.path, state.card) == (str(tmp_path / STATES[0]), CARD)
+
+
+def test_without_resume_no_state_is_looked_for(tmp_path):
+    save_step(tmp_path, 1)
+    spoil(tmp_path / STATES[0])
+    assert find_state(False, tmp_path) is None
+
+
+def test_nothing_to_go_on_with_is_a_fresh_start_that_is_said(tmp_path, log):
+    assert find_state(True, tmp_path / "new") is None
+    assert f"no run to go on with in {tmp_path / 'new'}: a fresh start" in log.text
+
+
+def test_killed_between_its_two_renames_a_run_goes_on_from_the_previous_state(tmp_path, monkeypatch):
+    save_step(tmp_path, 1)
+    rename = os.replace
+
+    def killed_before_the_last(source, target):
+        if Path(source).name == "new.last.state.ckpt":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed_before_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            save_step(tmp_path, 2)
+    assert STATES[0] not in names(tmp_path)
+    assert step_found(True, tmp_path) == 1
+    save_step(tmp_path, 3)
+    assert step_found(True, tmp_path) == 3
+
+
+def test_a_damaged_state_names_the_one_before_it_which_is_never_taken_unasked(tmp_path):
+    for step in (10, 20):
+        save_step(tmp_path, step)
+    spoil(tmp_path / STATES[0])
+    with pytest.raises(UserError) as error:
+        find_state(True, tmp_path)
+    previous = tmp_path / STATES[1]
+    assert str(error.value).startswith(f"{tmp_path / STATES[0]}: damaged: ")
+    assert str(error.value).endswith(f"; the state before it is whole (step 10): --resume {previous}")
+    assert step_found(str(previous), tmp_path) == 10
+
+
+@pytest.mark.parametrize("saved", [1, 2])
+def test_without_a_whole_older_state_the_advice_is_a_fresh_start(tmp_path, saved):
+    for step in range(saved):
+        save_step(tmp_path, step)
+    for path in tmp_path.iterdir():
+        spoil(path)
+    with pytest.raises(
+        UserError, match=r"last\.state\.ckpt: damaged: .*; there is no older state: start afresh without"
+    ):
+        find_state(True, tmp_path)
+
+
+def test_weights_are_no_state_and_a_state_is_no_weights(tmp_path):
+    save_weights(tmp_path / BEST, parameters(1), CARD)
+    with pytest.raises(
+        UserError, match=r"_best\.ckpt: no state of a run; --resume takes last\.state\.ckpt, --ckpt_path"
+    ):
+        find_state(str(tmp_path / BEST), tmp_path)
+    with pytest.raises(UserError, match=r"nothing\.ckpt: no such file"):
+        find_state(str(tmp_path / "nothing.ckpt"), tmp_path)
+
+
+@pytest.mark.parametrize(("module", "name", "failure"), FAILURES, ids=[name for _, name, _ in FAILURES])
+def test_a_state_that_cannot_be_written_leaves_both_earlier_ones_whole(tmp_path, monkeypatch, module, name, failure):
+    for step in (1, 2):
+        save_step(tmp_path, step)
+    before = [(tmp_path / name).read_bytes() for name in STATES]
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, failure)
+        with pytest.raises(DiskFull):
+            save_step(tmp_path, 3)
+    assert names(tmp_path) == STATES
+    assert [(tmp_path / name).read_bytes() for name in STATES] == before
+    save_step(tmp_path, 4)
+    assert [step_found(str(tmp_path / name), tmp_path) for name in STATES] == [4, 2]
+
+
+def test_a_run_that_goes_on_stays_in_its_folder_and_its_recipe_does_not_resume_on_its_own(tmp_path, recipe):
+    start_run(tmp_path, recipe(lr=0.1))
+    save_step(tmp_path, 1)
+    (tmp_path / "results.csv").write_text("first")
+    start_run(tmp_path, recipe(lr=0.1, epoch_size=9, resume=True), goes_on=True)
+    assert names(tmp_path) == [STATES[0], "recipe.yaml", "results.csv"]
+    saved = load_recipe(["--config", str(tmp_path / "recipe.yaml")], "")
+    assert (saved.output.resume, saved.schedule.epoch_size) == (False, 9)
+
+
+def test_states_of_an_earlier_run_move_aside_with_it(tmp_path, recipe):
+    start_run(tmp_path, recipe())
+    for step in (1, 2):
+        save_step(tmp_path, step)
+    start_run(tmp_path, recipe())
+    assert names(tmp_path) == ["recipe.yaml", "run_1"]
+    assert names(tmp_path / "run_1") == sorted([*STATES, "recipe.yaml"])
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("latest_k", [3, 4]), ("top_k", [1, 4])])
+def test_a_resumed_run_keeps_and_gives_up_files_as_the_undisturbed_one(tmp_path, policy, kept):
+    first = checkpoints_of(tmp_path, 2, policy, (0.9, 0.1, 0.2))
+    first.best = 0.5
+    facts = json.loads(json.dumps(first.facts()))  # as in a state
+    resumed = Checkpoints(tmp_path, MODEL, 2, policy)
+    resumed.restore(facts)
+    assert not resumed.save_if_best(parameters(4), CARD, 0.5)
+    resumed.save(4, 40, parameters(4), CARD, 0.3)
+    assert epochs(tmp_path) == kept

@@ -346,25 +346,23 @@ for place, flip in {changes!r}:
     damaged.write_bytes(content)
     print(place, flip, end=" ", flush=True)
     try:
-        load_weights(network, read_weights(str(damaged)), recipe)
+        load_weights(network, read_weights(str(damaged)))
         print("taken", flush=True)
     except UserError as error:
         print("refused:", error, flush=True)
 """
 
 
+# The checksum sees it. A file of others without one is left to MindSpore's reader, whose process a wrong shape may end.
 @pytest.mark.slow
-@pytest.mark.xfail(run=False, reason="MindSpore's reader may end the process on a wrong shape")
-def test_one_changed_byte_in_the_names_shapes_types_or_card_of_a_checkpoint(checkpoint, work):
+def test_one_changed_byte_anywhere_in_a_checkpoint_of_ours_is_refused(checkpoint, work):
     content = checkpoint.read_bytes()
     first = content.index(b"features.0.weight")
-    shape = first + len("features.0.weight")
     numbers = content.index(b"Float32", first) + len("Float32")
     meanings = range(first - 5, numbers)  # sizes, name, shape and type of the first tensor
-    card = range(content.index(b"model_card"), first - 5)
-    places = [*meanings, *card[:20], *card[20::40]]
-    # Numbers that are more than their shape says overrun memory, which shows sooner or later: hence several times.
-    places += 10 * list(range(shape, numbers))
+    card = range(content.index(b"model_card"), first - 5, 20)
+    checksum = range(len(content) - 17, len(content))
+    places = [*meanings, *card, *range(numbers, len(content), len(content) // 20), *checksum]
     changes = [(0, 0)] + [(place, flip) for place in places for flip in (1, 8)]
     program = TAKE_DAMAGED.format(root=str(ROOT), flags=[*TINY], path=str(checkpoint), changes=changes)
     done = subprocess.run([sys.executable, "-c", program], cwd=work, capture_output=True, text=True, timeout=120)
@@ -372,10 +370,8 @@ def test_one_changed_byte_in_the_names_shapes_types_or_card_of_a_checkpoint(chec
     assert lines[0] == "0 0 taken"  # nothing is changed in it
     assert done.returncode == 0, f"{lines[-1]} {done.stderr}"
     assert len(lines) == len(changes)  # a line for each
-    refusal = f" refused: {checkpoint.with_name('damaged.ckpt')}"
-    taken = [place for (place, _), line in zip(changes, lines, strict=True) if refusal not in line]
-    assert taken[0] == 0
-    assert not set(taken[1:]) & set(meanings)  # a digit in the card may change unseen
+    refusal = f" refused: {checkpoint.with_name('damaged.ckpt')}: "
+    assert [line for line in lines[1:] if refusal not in line] == []
     assert done.stderr == ""
 
 

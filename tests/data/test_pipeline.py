@@ -137,6 +137,32 @@ def test_weights_make_the_mean_over_ranks_the_mean_over_the_photos_of_each_step(
     assert sorted(seen) == list(range(COUNT))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("accumulated", [2, 3, 9])
+def test_each_photo_of_an_update_counts_the_same_also_in_a_last_one_of_fewer(
+    photos, recipe, world, size, batch_size, accumulated
+):
+    given = recipe(batch_size=batch_size, gradient_accumulation_steps=accumulated, num_samples=9, drop_remainder=False)
+    ranks = [TrainingBatches(photos, given, world(given, rank, size)) for rank in range(size)]
+    losses = np.random.default_rng(1).normal(size=COUNT)  # one for each photo
+    shares, seen = [list(rank.epoch(0)) for rank in ranks], []
+    for update in range(ranks[0].updates):
+        steps = [step for step in range(ranks[0].steps) if ranks[0].update_of(step) == update]
+        batches = [share[step] for share in shares for step in steps]
+        mean = np.mean([(losses[labels] * weights).mean() for _, labels, weights in batches])
+        assert mean == pytest.approx(losses[seen_of(batches)].mean(), rel=1e-6)  # the weights are float32
+        seen += seen_of(batches)
+    assert len(seen) == len(set(seen)) == 9
+
+
+def test_updates_go_on_counting_in_the_next_epoch(photos, recipe, world):
+    given = recipe(batch_size=2, gradient_accumulation_steps=3)
+    batches = TrainingBatches(photos, given, world(given))
+    assert (batches.steps, batches.updates) == (5, 2)
+    assert [batches.update_of(step) for step in range(12)] == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4]
+
+
 # --------------------------------------------------------------------------------------------------- order and pixels
 
 
@@ -177,6 +203,21 @@ def test_an_epoch_does_not_depend_on_the_epochs_before_it(photos, recipe, world,
     alone = list(TrainingBatches(photos, given, rank).epoch(2))
     assert labels_of(alone) == labels_of(from_the_start[2])
     assert np.array_equal(pixels_of(alone), pixels_of(from_the_start[2]))
+
+
+@pytest.mark.parametrize("first_step", [1, 4, 7, 8])
+def test_the_rest_of_an_epoch_is_that_of_the_undisturbed_one_to_the_bit(photos, recipe, world, first_step):
+    given = recipe(batch_size=2, color_jitter=0.4, num_parallel_workers=2)
+    batches = TrainingBatches(photos, given, world(given))
+    epoch, position = divmod(first_step, batches.steps)
+    whole = list(TrainingBatches(photos, given, world(given)).epoch(epoch))
+    dataset = batches.dataset(first_step)
+    assert dataset.get_dataset_size() == batches.steps - position == 5 - position
+    dataset.output_shapes()  # Model asks for them
+    rest = list(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
+    assert len(rest) == 5 - position
+    for ours, theirs in zip(rest, whole[position:], strict=True):
+        assert all(np.array_equal(mine, yours) for mine, yours in zip(ours, theirs, strict=True))
 
 
 def test_the_dataset_of_all_epochs_tells_its_steps_and_every_epoch_is_whole(photos, recipe, world):

@@ -1,0 +1,74 @@
+"""A signal is a request, the second one an order, and afterwards the handlers are those of before."""
+
+import os
+import signal
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from mindcv_lite.device import World
+from mindcv_lite.training.stop import SIGNALS, StopRequest
+
+
+@pytest.fixture(autouse=True)
+def default_handlers():
+    """Whatever a test does, the test run's own Ctrl-C works afterwards."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def alone(recipe, world) -> World:
+    return world(recipe())
+
+
+class RankOfThree(World):
+    """Rank 1 beside ranks that hold numbers of their own."""
+
+    def sum(self, numbers: np.ndarray) -> np.ndarray:
+        return numbers + np.array([[0], [0], [signal.SIGTERM]])
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noted_and_said(alone, log, number):
+    stop = StopRequest(alone)
+    with stop.listen():
+        assert stop.of_any_rank() == 0
+        os.kill(os.getpid(), number)
+        assert stop.of_any_rank() == stop.number == number
+    assert f"{number.name}: stopping after this step; once more to stop at once" in log.text
+
+
+@pytest.mark.parametrize(("first", "second"), [SIGNALS, SIGNALS[::-1], SIGNALS[:1] * 2])
+def test_a_second_signal_stops_at_once(alone, first, second):
+    with StopRequest(alone).listen():
+        os.kill(os.getpid(), first)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), second)
+
+
+def test_the_earlier_handlers_come_back_also_after_an_error(alone):
+    handlers = [lambda *arguments: None for _ in SIGNALS]
+    for number, handler in zip(SIGNALS, handlers, strict=True):
+        signal.signal(number, handler)
+    with suppress(ZeroDivisionError), StopRequest(alone).listen():
+        assert [signal.getsignal(number) for number in SIGNALS] != handlers
+        raise ZeroDivisionError
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+
+
+def test_signals_that_another_took_are_taken_back(alone):
+    stop = StopRequest(alone)
+    with stop.listen():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as MindSpore's compiler takes it
+        stop.take_signals()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.of_any_rank() == signal.SIGINT
+
+
+def test_a_signal_to_another_rank_stops_this_one(alone):
+    stop = StopRequest(RankOfThree(1, 3, alone.settings))
+    assert (stop.number, stop.of_any_rank()) == (0, signal.SIGTERM)
