@@ -43,14 +43,14 @@ def main() -> None:
     if weights:
         load_weights(network, weights, remake_head=True)
 
-    rate = learning_rate(recipe.schedule, peak_rate(recipe, world.size), batches.updates)
+    rate = learning_rate(recipe.schedule, peak_rate(recipe.optimizer, batches.global_batch), batches.updates)
     table = RateTable(rate, updates=recipe.schedule.epoch_size * batches.updates)
     optimizer = build_optimizer(network.trainable_params(), recipe, table, world.settings.target)
     step = TrainStep(network, optimizer, recipe, world, batches.steps)
 
     describe(recipe, world, batches, network)
     if recipe.system.dry_run:
-        return describe_in_full(recipe, world)
+        return describe_in_full(recipe, batches)
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
     published = build_network(recipe.model, world.settings.val_amp_level)

@@ -39,6 +39,7 @@ class TrainingBatches:
         # An update takes the mean of so many steps, or of those that the epoch has left.
         self.accumulated = min(recipe.optimizer.gradient_accumulation_steps, self.steps)
         self.updates = -(-self.steps // self.accumulated)
+        self.global_batch = data.batch_size * world.size * self.accumulated
         self.failure: UserError | TrainingError | None = None
         self._next_epoch = self._passed_over = 0
 
@@ -81,10 +82,7 @@ class TrainingBatches:
         try:
             # Batches of steps that were made before are drawn all the same: augmentation is a stream of random numbers.
             yield from itertools.islice(self.epoch(epoch), passed_over, None)
-        except (
-            UserError,
-            TrainingError,
-        ) as error:  # kept: MindSpore passes on its text alone, in a long message
+        except (UserError, TrainingError) as error:  # kept: MindSpore passes on its text alone, in a long message
             self.failure = error
             raise
 

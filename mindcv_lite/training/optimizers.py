@@ -8,7 +8,7 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.network import layer_names, layer_of
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe import Optimizer, Recipe
 
 OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
     "sgd": lambda groups, rate, o: nn.SGD(groups, rate, o.momentum, nesterov=o.use_nesterov),
@@ -27,15 +27,10 @@ OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
 SPARED = {"disable": (), "auto": ("gamma", "beta"), "norm_and_bias": ("gamma", "beta", "bias")}
 
 
-def global_batch(recipe: Recipe, devices: int) -> int:
-    """Photos behind one update."""
-    return recipe.data.batch_size * devices * recipe.optimizer.gradient_accumulation_steps
-
-
-def peak_rate(recipe: Recipe, devices: int) -> float:
+def peak_rate(settings: Optimizer, global_batch: int) -> float:
     """The peak learning rate of a run: lr, in proportion to the global batch if the recipe names a base_batch_size."""
-    base = recipe.optimizer.base_batch_size
-    return recipe.optimizer.lr * global_batch(recipe, devices) / base if base else recipe.optimizer.lr
+    base = settings.base_batch_size
+    return settings.lr * global_batch / base if base else settings.lr
 
 
 def layer_scale(layer: int, recipe: Recipe) -> float:

@@ -8,7 +8,7 @@ from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
 from mindcv_lite.network import layer_names
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.training.optimizers import global_batch, layer_scale, peak_rate
+from mindcv_lite.training.optimizers import layer_scale, peak_rate
 from mindcv_lite.training.schedules import learning_rate, misfit
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def describe(recipe: Recipe, world: World, batches: TrainingBatches, network: nn
         f", {frozen} frozen ({_frozen_part(recipe)})" if frozen else "",
         recipe.model.num_classes,
     )
-    whole, batch, accumulated = global_batch(recipe, world.size), recipe.data.batch_size, batches.accumulated
+    whole, batch, accumulated = batches.global_batch, recipe.data.batch_size, batches.accumulated
     log.info(
         "global batch %d = %d x %d devices%s, %d updates an epoch, %d in all",
         whole,
@@ -35,7 +35,7 @@ def describe(recipe: Recipe, world: World, batches: TrainingBatches, network: nn
         batches.updates,
         batches.updates * recipe.schedule.epoch_size,
     )
-    peak, base = peak_rate(recipe, world.size), recipe.optimizer.base_batch_size
+    peak, base = peak_rate(recipe.optimizer, whole), recipe.optimizer.base_batch_size
     rate = learning_rate(recipe.schedule, peak, batches.updates)
     scaled = f" = {recipe.optimizer.lr:g} x {whole} / {base} (lr x global batch / base_batch_size)" if base else ""
     last = rate(batches.updates * recipe.schedule.epoch_size - 1)
@@ -45,13 +45,14 @@ def describe(recipe: Recipe, world: World, batches: TrainingBatches, network: nn
     log.info("checkpoints and results.csv go to %s", recipe.output.ckpt_save_dir)
 
 
-def describe_in_full(recipe: Recipe, world: World) -> None:
+def describe_in_full(recipe: Recipe, batches: TrainingBatches) -> None:
     """Print the resolved recipe and, with layer_decay, the peak rate of each layer."""
     print(recipe.with_keys(dry_run=False).text(), end="")
     if recipe.optimizer.layer_decay:
         print("# peak learning rate of each layer")
+        peak = peak_rate(recipe.optimizer, batches.global_batch)
         for layer, name in enumerate(layer_names(recipe.model.model)):
-            print(f"#   {name:<16} {peak_rate(recipe, world.size) * layer_scale(layer, recipe):.4g}")
+            print(f"#   {name:<16} {peak * layer_scale(layer, recipe):.4g}")
 
 
 def _frozen_part(recipe: Recipe) -> str:

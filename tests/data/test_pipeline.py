@@ -159,8 +159,14 @@ def test_each_photo_of_an_update_counts_the_same_also_in_a_last_one_of_fewer(
 def test_updates_go_on_counting_in_the_next_epoch(photos, recipe, world):
     given = recipe(batch_size=2, gradient_accumulation_steps=3)
     batches = TrainingBatches(photos, given, world(given))
-    assert (batches.steps, batches.updates) == (5, 2)
+    assert (batches.steps, batches.updates, batches.global_batch) == (5, 2, 6)
     assert [batches.update_of(step) for step in range(12)] == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4]
+
+
+def test_no_update_takes_more_batches_than_an_epoch_has(photos, recipe, world):
+    given = recipe(batch_size=2, gradient_accumulation_steps=100)
+    batches = TrainingBatches(photos, given, world(given))
+    assert (batches.steps, batches.updates, batches.global_batch) == (5, 1, 10)  # and the rate is scaled by these 10
 
 
 # --------------------------------------------------------------------------------------------------- order and pixels
