@@ -77,13 +77,14 @@ def require_whole_files(folder: Path) -> None:
 def test_two_and_two_epochs_equal_four_bit_for_bit(train, tmp_path):
     train("whole", "--epoch_size", 4)
     assert "a fresh start" in train("parts", "--epoch_size", 2, "--resume")
-    assert "going on with ./ckpt/last.state.ckpt, after step 16" in train(
-        "parts", "--epoch_size", 4, "--resume"
-    ).replace("with ckpt", "with ./ckpt")
+    assert "going on with ckpt/last.state.ckpt, after step 16" in train("parts", "--epoch_size", 4, "--resume")
     require_same_run(tmp_path / "whole", tmp_path / "parts")
     before = (tmp_path / "parts" / LAST).read_bytes()
     assert "nothing is left to do" in train("parts", "--epoch_size", 4, "--resume")
     assert (tmp_path / "parts" / LAST).read_bytes() == before
+    refusal = train("parts", "--epoch_size", 3, "--resume", status=2)
+    assert "epoch_size is 3, but ckpt/last.state.ckpt is of epoch 4; use --epoch_size 4 or more" in refusal
+    assert "epoch_size: 4" in (tmp_path / "parts/ckpt/recipe.yaml").read_text()
     refusal = train("parts", "--epoch_size", 6, "--resume", "--lr", 0.02, "--label_smoothing", 0, status=2)
     assert "lr was 0.01, is 0.02; label_smoothing was 0.1, is 0.0" in refusal
 

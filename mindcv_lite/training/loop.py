@@ -172,6 +172,7 @@ class Record(Callback):
         goes_on = False
         if state:
             require_same_run(state, self.fixed)
+            self._require_epochs_left(state)
             put_back(self.step, state, self.world)
             log.info("going on with %s, after step %d", state.path, state.facts["step"])
             goes_on = Path(state.path).resolve().parent == self.folder.resolve()
@@ -181,6 +182,13 @@ class Record(Callback):
         if self.world.rank == 0:
             start_run(self.folder, self.recipe, goes_on)
             drop_rows_after(self.folder / "results.csv", int(self.step.step.asnumpy()))
+
+    def _require_epochs_left(self, state: State) -> None:
+        begun, epochs = math.ceil(state.facts["step"] / self.watch.batches.steps), self.recipe.schedule.epoch_size
+        if begun > epochs:
+            raise UserError(
+                f"epoch_size is {epochs}, but {state.path} is of epoch {begun}; use --epoch_size {begun} or more"
+            )
 
     def on_train_step_end(self, run_context) -> None:
         self.stop.take_signals()
