@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "errors": (),
     "cache": (),
     "__main__": ("errors",),  # it finds a command by its name
-    "commands.convert": ("errors", "recipe", "storage", "weights", "checkpoint", "origins", "torch_files"),
+    "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
     "recipe": ("errors",),
     "dropout": (),
     "mobilenetv3": ("dropout",),

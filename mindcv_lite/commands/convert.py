@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import CommandLine, UserError
-from mindcv_lite.recipe import KEYS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,19 +118,13 @@ def to_checkpoint(source: Path, target: Path, wish: str | None, class_names: lis
 
 
 def report(target: Path, parameters: dict[str, "np.ndarray"], card: dict[str, Any]) -> None:
-    """Say what was written, and the flags that make a recipe agree with it."""
+    """Say what was written."""
     trainable = sum(value.size for name, value in parameters.items() if "moving_" not in name)
     log.info(
         "%s: %s, %d trainable parameters, %d classes %s names, conv_padding %s, bn_eps %g",
         *(target, card["model"], trainable, card["num_classes"], "with" if card["class_names"] else "without"),
         *(card["conv_padding"], card["bn_eps"]),
     )
-    flags = [
-        f'--{name} "{list(value)}"' if isinstance(value, tuple) else f"--{name} {value}"
-        for name, value in card.items()
-        if name in KEYS and value != KEYS[name].default
-    ]
-    log.info("train.py and validate.py take it with %s", " ".join(flags))
 
 
 def to_safetensors(source: Path, target: Path, naming: str) -> None:
