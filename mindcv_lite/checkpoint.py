@@ -14,12 +14,11 @@ from mindspore import Parameter
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.storage import read_entries, write_entries
-from mindcv_lite.weights import CARD_NAME
+from mindcv_lite.weights import CARD_NAME, FACTS_NAME
 
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.state.ckpt", "previous.state.ckpt"
-FACTS_NAME = "run"
 RUN_FILES = (
     *("recipe.yaml", "results.csv", "*.state.ckpt"),
     *("mobilenet_v3_*-*_*.ckpt", "mobilenet_v3_*_best.ckpt", ".*.unfinished*"),

@@ -300,6 +300,8 @@ def load_recipe(argv: list[str], description: str) -> Recipe:
             where = config or "command line"
             advice = f"add it, or give --{name}" if config else f"give a recipe with --config, or --{name}"
             raise UserError(f"{where}: key '{name}' is missing ({entry.metadata['help']}); {advice}")
+    if "ckpt_path" in flags and "pretrained" not in flags:  # as a flag, it takes the place of other weights
+        values.pop("pretrained", None)
     recipe = Recipe(
         **{
             topic: kind(**{key.name: values[key.name] for key in fields(kind) if key.name in values})

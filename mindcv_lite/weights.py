@@ -13,26 +13,16 @@ from mindspore import Parameter, Tensor, nn
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.published import published_weights
-from mindcv_lite.recipe import Recipe, checked_value, plain
+from mindcv_lite.recipe import KEYS, Recipe, checked_value, plain
 from mindcv_lite.storage import read_entries
 
 log = logging.getLogger(__name__)
 
 CARD_NAME = "model_card"
+FACTS_NAME = "run"  # what the state of a run has in its place
 # Keys of which one value alone gives weights their meaning, and keys that are good to know.
 BINDING_KEYS = ("model", "in_channels", "conv_padding", "bn_eps", "mean", "std", "interpolation", "crop_pct")
 CARD_KEYS = (*BINDING_KEYS, "num_classes", "image_resize")
-# What MindCV's files do not say of themselves.
-PUBLISHED_CARD: dict[str, Any] = {
-    "in_channels": 3,
-    "conv_padding": "mindcv",
-    "bn_eps": 1e-5,
-    "mean": (123.675, 116.28, 103.53),
-    "std": (58.395, 57.12, 57.375),
-    "interpolation": "bilinear",
-    "crop_pct": 0.875,
-    "class_names": None,
-}
 NETWORK_NAMES = ("features.", "classifier.")
 HEAD = ("classifier.3.weight", "classifier.3.bias")
 
@@ -68,6 +58,8 @@ def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> d
 def read_weights(path: str) -> Weights:
     """Read a `.ckpt` file of this project or of MindCV. Raises `UserError` if it is missing, foreign or damaged."""
     content, checked = read_entries(path)
+    if FACTS_NAME in content:
+        raise UserError(f"{path}: the state of a run, no weights; --resume {path} goes on with it")
     card = content.pop(CARD_NAME, None)
     if card is not None and not checked:
         raise UserError(f"{path}: its checksum is missing: the file was cut short; use another copy of it")
@@ -81,8 +73,9 @@ def starting_weights(recipe: Recipe, world: World) -> Weights | None:
         return read_weights(recipe.model.ckpt_path) if recipe.model.ckpt_path else None
     path = world.all_or_none(lambda: published_weights(recipe.model.model))
     weights = read_weights(str(path))
-    card = PUBLISHED_CARD | {"model": recipe.model.model, "num_classes": weights.num_classes}
-    return replace(weights, card=card)
+    conventions = {name: KEYS[name].default for name in CARD_KEYS}  # MindCV's, which its files do not say
+    known = {"model": recipe.model.model, "num_classes": weights.num_classes, "class_names": None}
+    return replace(weights, card=conventions | known)
 
 
 def _parsed_card(text: str, path: str) -> dict[str, Any]:
@@ -110,10 +103,8 @@ def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recip
 
     Raises `UserError` that names both values where a key that was given contradicts the card.
     """
-    here, there = (
-        recipe.flat(),
-        {name: checked_value(name, card[name], f"{path}: {CARD_NAME}") for name in BINDING_KEYS},
-    )
+    here, where = recipe.flat(), f"{path}: {CARD_NAME}"
+    there = {name: checked_value(name, card[name], where) for name in BINDING_KEYS}
     taken = {name: value for name, value in there.items() if value != here[name]}
     for name, value in taken.items():
         if name in recipe.origin:

@@ -367,6 +367,9 @@ def test_weights_are_no_state_and_a_state_is_no_weights(tmp_path):
         find_state(str(tmp_path / BEST), tmp_path)
     with pytest.raises(UserError, match=r"nothing\.ckpt: no such file"):
         find_state(str(tmp_path / "nothing.ckpt"), tmp_path)
+    save_step(tmp_path, 1)
+    with pytest.raises(UserError, match=r"last\.state\.ckpt: the state of a run, no weights; --resume "):
+        read_weights(str(tmp_path / "last.state.ckpt"))
 
 
 @pytest.mark.parametrize(("module", "name", "failure"), FAILURES, ids=[name for _, name, _ in FAILURES])

@@ -403,6 +403,12 @@ def test_resume_is_yes_or_no_or_the_name_of_a_file(load, flags, resume):
     assert (type(found), found) == (type(resume), resume)
 
 
+def test_weights_named_on_the_command_line_take_the_place_of_the_published_ones_of_a_file(load):
+    assert load("pretrained: True", "--ckpt_path", "x.ckpt").model.pretrained is False
+    assert load("pretrained: True", "--lr", "1").model.pretrained is True
+    assert "key 'pretrained'" in error_of(load, "pretrained: True", "--ckpt_path", "x.ckpt", "--pretrained")
+
+
 @pytest.mark.parametrize(("line", "resume"), [("True", True), ("False", False), ("a/b.ckpt", "a/b.ckpt")])
 def test_resume_in_a_file(load, line, resume):
     assert load(f"resume: {line}").output.resume == resume
