@@ -16,6 +16,7 @@ import pytest
 
 from mindcv_lite.network import build_network
 from tests.conftest import ROOT
+from tests.training.test_train_step import WEIGHT
 
 pytestmark = pytest.mark.slow
 
@@ -124,6 +125,40 @@ train.main()
     checkpoint = tmp_path / "ckpt/mobilenet_v3_small_100_best.ckpt"
     check = (ROOT / "validate.py", *common, "--ckpt_path", checkpoint)
     assert scores(msrun(2, *check, cwd=tmp_path)[0]) == scores(run(sys.executable, *check, cwd=tmp_path))
+
+
+def test_two_ranks_clip_their_mean_gradient_as_one_rank_clips_that_of_all_photos(tmp_path):
+    script = tmp_path / "clip.py"
+    script.write_text(f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+from mindspore import Tensor
+from mindcv_lite import device
+from mindcv_lite.recipe import load_recipe
+from mindcv_lite.training.optimizers import RateTable, build_optimizer
+from mindcv_lite.training.train_step import TrainStep
+from tests.conftest import SMALLEST
+from tests.training.test_train_step import IMAGES, LABELS, WEIGHTS, Layer
+
+keys = SMALLEST | dict(clip_grad=True, clip_value=0.1)
+recipe = load_recipe([f"--{{name}}={{value}}" for name, value in keys.items()], "")
+world, network = device.start(recipe), Layer()
+optimizer = build_optimizer(network.trainable_params(), recipe, RateTable(lambda step: 1.0, 1), "CPU")
+step = TrainStep(network, optimizer, recipe, world, 1)
+step.set_train()
+mine = slice(world.rank, None, world.size)
+step(Tensor(IMAGES[mine]), Tensor(LABELS[mine]), Tensor(WEIGHTS[mine]))
+print("weights", *network.dense.weight.asnumpy().ravel().tolist())
+""")
+
+    def weights_of(log: str) -> np.ndarray:
+        return np.array(re.findall(r"^weights (.*)", log, re.M)[0].split(), np.float64)
+
+    alone = weights_of(run(sys.executable, script, cwd=tmp_path))
+    first, second = map(weights_of, msrun(2, script, cwd=tmp_path))
+    assert np.array_equal(first, second)
+    # The norm is clipped to 0.1, so that the whole move is 0.1: clipping before the mean would move less.
+    assert np.abs(alone - WEIGHT.ravel()).max() > 0.01
+    np.testing.assert_allclose(first, alone, rtol=0, atol=1e-6)
 
 
 def test_three_ranks_count_ten_photos_once_each(photo_folder, tmp_path):
