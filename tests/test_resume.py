@@ -1,7 +1,6 @@
 """Runs that are killed, stopped or cut off from their disk, and go on: to the same bits as one that never stopped."""
 
 import csv
-import os
 import random
 import resource
 import signal
@@ -93,7 +92,7 @@ def test_two_and_two_epochs_equal_four_with_two_workers(photos, tmp_path):
     for folder, *parts in (("whole", (4,)), ("parts", (2,), (4, "--resume"))):
         (tmp_path / folder).mkdir()
         for epochs in parts:
-            flags = (*FLAGS, "--data_dir", photos, "--epoch_size", *epochs)
+            flags = (*FLAGS, "--data_dir", photos, "--val_while_train", "False", "--epoch_size", *epochs)
             msrun(2, ROOT / "train.py", *flags, cwd=tmp_path / folder)
     require_same_run(tmp_path / "whole", tmp_path / "parts")
 
@@ -126,7 +125,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bits(train, ph
     }
 
 
-def test_sigterm_stops_within_an_epoch_and_loses_no_step(train, photos, tmp_path):
+def test_sigterm_stops_within_an_epoch_and_loses_no_step_and_a_full_disk_spares_the_last_state(train, photos, tmp_path):
     train("whole", "--epoch_size", 3, "--val_while_train", "False")
     folder = tmp_path / "stopped"
     folder.mkdir()
@@ -142,27 +141,17 @@ def test_sigterm_stops_within_an_epoch_and_loses_no_step(train, photos, tmp_path
     assert "by SIGTERM; --resume goes on from there" in rest
     assert "Traceback" not in rest
     assert read_state(folder / LAST).facts["step"] % 8 > 0
-    run(sys.executable, ROOT / "train.py", *FLAGS, *ALONE, *flags, cwd=folder)
-    require_same_run(tmp_path / "whole", folder)
 
-
-def test_a_full_disk_stops_the_run_with_a_sentence_and_spares_the_last_state(train, photos, tmp_path):
-    flags = ("--val_while_train", "False")
-    train("run", "--epoch_size", 1, *flags)
-    before = (tmp_path / "run" / LAST).read_bytes()
-    command = (sys.executable, ROOT / "train.py", *FLAGS, *ALONE, "--data_dir", photos, "--epoch_size", 2, *flags)
-    done = subprocess.run(
-        [*map(str, command), "--resume"],
-        cwd=tmp_path / "run",
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
-    )
+    before = (folder / LAST).read_bytes()
+    command = [str(word) for word in (sys.executable, ROOT / "train.py", *FLAGS, *ALONE, *flags)]
+    small = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))  # noqa: E731
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, preexec_fn=small)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
-    assert (tmp_path / "run" / LAST).read_bytes() == before
-    require_whole_files(tmp_path / "run")
-    assert not [path for path in (tmp_path / "run/ckpt").iterdir() if "unfinished" in path.name]
+    assert (folder / LAST).read_bytes() == before
+    require_whole_files(folder)
+    assert not [path for path in (folder / "ckpt").iterdir() if "unfinished" in path.name]
+
+    run(*command, cwd=folder)
+    require_same_run(tmp_path / "whole", folder)
