@@ -1,10 +1,10 @@
 """Whole programs, as a user starts them: train.py and validate.py, alone and under msrun."""
 
 import csv
-import itertools
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,35 +22,25 @@ pytestmark = pytest.mark.slow
 
 SMALL = ROOT / "configs/mobilenetv3/mobilenet_v3_small_ascend.yaml"
 TINY = ("--image_resize", "32", "--num_classes", "2", "--epoch_size", "2")
-PORTS = itertools.count(8700)
 
 
 def run(*command: object, cwd: Path, status: int = 0) -> str:
     """Run a command to its end; its output, errors included."""
     here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # msrun starts the python it finds there
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, env=os.environ | here, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, cwd=cwd, env=os.environ | here, capture_output=True, text=True, timeout=600)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def msrun(workers: int, *command: object, cwd: Path, status: int = 0) -> list[str]:
     """Run a script under msrun; the log of each worker."""
-    logs = cwd / f"log_{next(PORTS)}"
-    options = ("--worker_num", workers, "--local_worker_num", workers, "--master_port", logs.name.removeprefix("log_"))
-    run(
-        "msrun",
-        "--bind_core=True",
-        *options,
-        "--join",
-        "True",
-        "--log_dir",
-        logs,
-        "python",
-        *command,
-        cwd=cwd,
-        status=status,
-    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    logs = cwd / f"log_{port}"
+    size = ("--worker_num", workers, "--local_worker_num", workers)
+    options = (*size, "--bind_core=True", "--master_port", port, "--join", "True", "--log_dir", logs)
+    run("msrun", *options, "python", *command, cwd=cwd, status=status)
     return [(logs / f"worker_{rank}.log").read_text() for rank in range(workers)]
 
 
@@ -219,7 +209,7 @@ def test_the_demo_learns_handwritten_digits(tmp_path):
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     demo = ROOT / "configs/mobilenetv3/mobilenet_v3_small_digits.yaml"
     command = [sys.executable, ROOT / "train.py", "--config", demo, "--epoch_size", "4"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     top1 = [float(row["top1"]) for row in csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines())]
