@@ -1,7 +1,6 @@
 """Train MobileNetV3 by a recipe, on one device, or on all devices that msrun started this script for."""
 
 import sys
-from pathlib import Path
 
 from mindcv_lite.errors import run_script
 from mindcv_lite.recipe import load_recipe, require_paths
@@ -13,7 +12,6 @@ def main() -> None:
 
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite import device
-    from mindcv_lite.checkpoint import find_state
     from mindcv_lite.data.pipeline import TrainingBatches
     from mindcv_lite.data.source import training_photos, with_num_classes
     from mindcv_lite.evaluation import EvaluationStep, evaluate
@@ -22,6 +20,7 @@ def main() -> None:
     from mindcv_lite.training.optimizers import RateTable, build_optimizer, peak_rate
     from mindcv_lite.training.report import describe, describe_in_full
     from mindcv_lite.training.schedules import learning_rate
+    from mindcv_lite.training.state import find_common_state
     from mindcv_lite.training.stop import StopRequest
     from mindcv_lite.training.train_step import TrainStep
     from mindcv_lite.weights import load_weights, settled_by_card, starting_weights
@@ -30,7 +29,7 @@ def main() -> None:
     world = device.start(recipe)
 
     # Where to start: in the middle of an earlier run, from weights, or from nothing.
-    state = find_state(recipe.output.resume, Path(recipe.output.ckpt_save_dir))
+    state = find_common_state(recipe.output, world)
     weights = None if state else starting_weights(recipe, world)
     if (start := state or weights) and start.card:
         recipe = settled_by_card(recipe, start.card, start.path)
@@ -43,14 +42,15 @@ def main() -> None:
     if weights:
         load_weights(network, weights, remake_head=True)
 
-    rate = learning_rate(recipe.schedule, peak_rate(recipe.optimizer, batches.global_batch), batches.updates)
+    peak = peak_rate(recipe.optimizer, batches.global_batch)
+    rate = learning_rate(recipe.schedule, peak, batches.updates)
     table = RateTable(rate, updates=recipe.schedule.epoch_size * batches.updates)
     optimizer = build_optimizer(network.trainable_params(), recipe, table, world.settings.target)
     step = TrainStep(network, optimizer, recipe, world, batches.steps)
 
-    describe(recipe, world, batches, network)
+    describe(recipe, world, batches, network, rate, peak)
     if recipe.system.dry_run:
-        return describe_in_full(recipe, batches)
+        return describe_in_full(recipe, peak)
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
     published = build_network(recipe.model, world.settings.val_amp_level)

@@ -19,17 +19,18 @@ from mindcv_lite.weights import CARD_NAME, FACTS_NAME
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.state.ckpt", "previous.state.ckpt"
+# fmt: off
 RUN_FILES = (
-    *("recipe.yaml", "results.csv", "*.state.ckpt"),
-    *("mobilenet_v3_*-*_*.ckpt", "mobilenet_v3_*_best.ckpt", ".*.unfinished*"),
+    "recipe.yaml", "results.csv", "*.state.ckpt",
+    "mobilenet_v3_*-*_*.ckpt", "mobilenet_v3_*_best.ckpt", ".*.unfinished*",
 )
+# fmt: on
 
 
-def save_weights(path: Path, parameters: Mapping[str, Parameter], card: dict[str, Any]) -> None:
+def save_weights(path: Path, weights: Mapping[str, np.ndarray], card: dict[str, Any]) -> None:
     """Write weights and model card to a `.ckpt` file, whole or not at all."""
     # The card comes first: a file that was cut short then lacks weights or checksum, which shows.
-    weights = {name: parameter.asnumpy() for name, parameter in parameters.items()}
-    write_entries(path, {CARD_NAME: json.dumps(card)} | weights)
+    write_entries(path, {CARD_NAME: json.dumps(card), **weights})
 
 
 def start_run(folder: Path, recipe: Recipe, goes_on: bool = False) -> None:
@@ -82,6 +83,12 @@ def save_state(folder: Path, numbers: Mapping[str, np.ndarray], facts: dict[str,
     os.replace(new, folder / LAST)
 
 
+def keep_as_last(path: Path) -> None:
+    """Let the state that a run goes on from be the last one, lest a newer one that is damaged takes its place."""
+    if path.name == PREVIOUS:
+        os.replace(path, path.with_name(LAST))
+
+
 def find_state(resume: bool | str, folder: Path) -> State | None:
     """The state that `resume` asks to go on from: of a file, or the newest in `folder`; None if there is none."""
     if not resume:
@@ -128,22 +135,22 @@ class Checkpoints:
         self.best = -1.0
 
     def save(
-        self, epoch: int, step: int, parameters: Mapping[str, Parameter], card: dict[str, Any], top1: float | None
+        self, epoch: int, step: int, weights: Mapping[str, np.ndarray], card: dict[str, Any], top1: float | None
     ) -> None:
         """Save the weights after `epoch`, then remove the file that the policy gives up."""
         path = self.folder / f"{self.model}-{epoch}_{step}.ckpt"
-        save_weights(path, parameters, card)
+        save_weights(path, weights, card)
         self.kept.append((-1.0 if top1 is None else top1, path))
         while len(self.kept) > self.keep:
             given_up = self.kept[0] if self.policy == "latest_k" else min(self.kept, key=lambda kept: kept[0])
             self.kept.remove(given_up)
             given_up[1].unlink(missing_ok=True)
 
-    def save_if_best(self, parameters: Mapping[str, Parameter], card: dict[str, Any], top1: float) -> bool:
+    def save_if_best(self, weights: Mapping[str, np.ndarray], card: dict[str, Any], top1: float) -> bool:
         """Save the weights under the best one's name if no earlier ones of this run scored as high."""
         if top1 <= self.best:
             return False
-        save_weights(self.folder / f"{self.model}_best.ckpt", parameters, card)
+        save_weights(self.folder / f"{self.model}_best.ckpt", weights, card)
         self.best = top1
         return True
 

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Tensor, communication, nn, ops
 from tqdm import tqdm
 
-from mindcv_lite.errors import UserError
+from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -170,8 +170,7 @@ def _join_ranks() -> None:
     try:
         communication.init()
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot join the other ranks that msrun started: {reason}") from None
+        raise UserError(f"cannot join the other ranks that msrun started: {first_line(error)}") from None
 
 
 def _local_size() -> int:

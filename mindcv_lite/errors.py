@@ -24,6 +24,11 @@ class Stopped(Exception):
         self.number = number
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without its long explanations."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class CommandLine(argparse.ArgumentParser):
     """A parser that answers a wrong command line with one sentence instead of its usage."""
 

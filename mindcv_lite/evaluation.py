@@ -67,14 +67,14 @@ def evaluate(step: EvaluationStep, photos: Photos, recipe: Recipe, world: World,
     """The score of the step's network on `photos`; every rank must call it and gets the same answer."""
     step.set_train(False)
     counts, timed, start = np.zeros(4), 0.0, time.perf_counter()
-    failure: UserError | None = None
+    failure: UserError | TrainingError | None = None
     batches = evaluation_batches(photos, recipe, world)
     try:
         for row in tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True):
             counts += step(*map(Tensor, row)).asnumpy()
             if not timed and len(batches) > 1:  # the first batch may have compiled the graph
                 timed, start = counts[0], time.perf_counter()
-    except UserError as error:  # told below, when the ranks that wait for the sum have it
+    except (UserError, TrainingError) as error:  # told below, when the ranks that wait for the sum have it
         failure = error
     speed = world.size * (counts[0] - timed) / (time.perf_counter() - start)
     seen, top1, top5, loss = world.sum(counts)

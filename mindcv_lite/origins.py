@@ -262,11 +262,11 @@ def origin_of(naming: str, path: Path, wish: str | None, hub: HubConfig | None) 
         return naming, f"{naming}'s names"
     if hub:
         return hub.origin, f"{hub.architecture} in config.json"
-    for name in _telling_names(path):
-        if re.search("(?<![a-z0-9])tf_", name):
-            return "tf", f"'tf_' in {name}"
-        if re.search("(?<![a-z0-9])timm|mobilenetv3_", name):
-            return "timm", f"timm's names, and no 'tf_' in {name}"
+    signs = {"tf": "(?<![a-z0-9])tf_", "timm": "(?<![a-z0-9])timm|mobilenetv3_"}  # names of TensorFlow's have both
+    for origin, sign in signs.items():
+        for name in _telling_names(path):
+            if found := re.search(sign, name):
+                return origin, f"'{found[0]}' in {name}"
     raise UserError(
         f"{path}: timm's own weights and TensorFlow's have the same names, but other padding, epsilon and images; "
         "say which these are: --origin timm or --origin tf"

@@ -10,7 +10,7 @@ import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from mindcv_lite.errors import UserError
+from mindcv_lite.errors import UserError, first_line
 
 
 def write_entries(path: Path, entries: Mapping[str, np.ndarray | str]) -> None:
@@ -25,6 +25,7 @@ def write_entries(path: Path, entries: Mapping[str, np.ndarray | str]) -> None:
         mindspore.save_checkpoint(content, str(unfinished), crc_check=kind == "ckpt", format=kind)
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(unfinished, 0o666 & ~_umask())  # MindSpore lets the owner alone read it
         os.replace(unfinished, path)
     except OSError as error:  # a full disk, say
         error.filename = error.filename or str(path)
@@ -32,9 +33,7 @@ def write_entries(path: Path, entries: Mapping[str, np.ndarray | str]) -> None:
     except Exception as error:  # safetensors has its own, for a full disk too
         raise UserError(f"{path}: cannot be written: {error}") from None
     finally:
-        for part in path.parent.glob(
-            f"{glob.escape(unfinished.stem)}*"
-        ):  # MindSpore has a temporary name of its own, too
+        for part in path.parent.glob(f"{glob.escape(unfinished.stem)}*"):  # MindSpore's own temporary file, too
             part.unlink()
 
 
@@ -54,8 +53,13 @@ def read_entries(path: str) -> tuple[dict[str, Parameter | str], bool]:
     try:
         return mindspore.load_checkpoint(path), checksum is not None
     except Exception as error:  # MindSpore raises ValueError, RuntimeError or protobuf's own, by where it stumbles
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{path}: not a MindSpore checkpoint, or damaged ({reason})") from None
+        raise UserError(f"{path}: not a MindSpore checkpoint, or damaged ({first_line(error)})") from None
+
+
+def _umask() -> int:
+    umask = os.umask(0)  # there is no way to ask without setting it
+    os.umask(umask)
+    return umask
 
 
 MARK = b"crc_num"  # MindSpore ends a file with this and the CRC-32 of all before it, in 10 bytes

@@ -9,7 +9,7 @@ from pathlib import Path
 import mindspore
 import numpy as np
 
-from mindcv_lite.errors import UserError
+from mindcv_lite.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # whatever the two readers stumble over
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{path}: not a weights file of PyTorch, or damaged ({reason})") from None
+        raise UserError(f"{path}: not a weights file of PyTorch, or damaged ({first_line(error)})") from None
     tensors = {WRAPPERS.sub("", name): value for name, value in tensors.items()}
     return {name: value for name, value in tensors.items() if name.split(".")[-1] not in COUNTERS}
 

@@ -8,9 +8,8 @@ import mindspore
 import numpy as np
 import pytest
 import safetensors.numpy  # MindSpore's own dependency
-from mindspore import Parameter, Tensor
 
-from mindcv_lite.checkpoint import Checkpoints, find_state, save_state, save_weights, start_run
+from mindcv_lite.checkpoint import Checkpoints, find_state, keep_as_last, save_state, save_weights, start_run
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import load_recipe
 from mindcv_lite.storage import write_entries
@@ -21,9 +20,9 @@ BEST = f"{MODEL}_best.ckpt"
 CARD = dict.fromkeys((*CARD_KEYS, "class_names"))  # whole, and says nothing
 
 
-def parameters(value: float) -> dict[str, Parameter]:
+def parameters(value: float) -> dict[str, np.ndarray]:
     """Tiny weights that tell which save they are of."""
-    return {"features.0.weight": Parameter(Tensor(np.full((2, 3), value, np.float32)), name="features.0.weight")}
+    return {"features.0.weight": np.full((2, 3), value, np.float32)}
 
 
 def value_of(path: Path) -> float:
@@ -345,6 +344,17 @@ def test_a_damaged_state_names_the_one_before_it_which_is_never_taken_unasked(tm
     assert str(error.value).startswith(f"{tmp_path / STATES[0]}: damaged: ")
     assert str(error.value).endswith(f"; the state before it is whole (step 10): --resume {previous}")
     assert step_found(str(previous), tmp_path) == 10
+
+
+def test_a_damaged_state_does_not_take_the_place_of_the_one_before_it_that_a_run_went_on_from(tmp_path):
+    for step in (10, 20):
+        save_step(tmp_path, step)
+    spoil(tmp_path / STATES[0])
+    keep_as_last(tmp_path / STATES[1])
+    save_step(tmp_path, 30)
+    assert [step_found(str(tmp_path / name), tmp_path) for name in STATES] == [30, 10]
+    keep_as_last(tmp_path / STATES[0])
+    assert step_found(True, tmp_path) == 30
 
 
 @pytest.mark.parametrize("saved", [1, 2])

@@ -13,6 +13,7 @@ from scipy.special import expit, log_softmax
 from mindcv_lite import evaluation
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.device import World
+from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.evaluation import EvaluationStep, Score, evaluate
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
@@ -205,6 +206,31 @@ def test_a_photo_that_was_not_counted_is_an_error(photos, recipe, world, step_of
     monkeypatch.setattr(evaluation, "evaluation_batches", without_the_first)
     with pytest.raises(RuntimeError, match=r"evaluation counted 19 of 23 photos"):
         evaluate(step_of(), photos, given, world(given))
+
+
+@pytest.mark.parametrize("failure", [UserError("no photo"), TrainingError("no disk")])
+def test_a_rank_whose_photos_cannot_be_read_does_not_leave_the_others_waiting(
+    photos, recipe, world, step_of, monkeypatch, failure
+):
+    monkeypatch.setattr(evaluation, "evaluation_batches", lambda *arguments: _Broken(failure))
+    given = recipe(batch_size=4)
+    rank = RankOfMany(0, 2, world(given, 0, 2).settings)
+    with pytest.raises(type(failure), match=str(failure)):
+        evaluate(step_of(), photos, given, rank)
+    assert len(rank.asked) == 1
+
+
+class _Broken:
+    """Batches of which not one can be read."""
+
+    def __init__(self, failure: Exception):
+        self.failure = failure
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self):
+        raise self.failure
 
 
 def test_a_score_reads_as_shares_and_loss():

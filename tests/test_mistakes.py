@@ -274,7 +274,8 @@ def whole(tmp_path_factory, recipe) -> Path:
 
     two = recipe(num_classes=2)
     path = tmp_path_factory.mktemp("checkpoints") / "whole.ckpt"
-    save_weights(path, build_network(two.model, "O0").parameters_dict(), model_card(two, ("a", "b")))
+    weights = {parameter.name: parameter.asnumpy() for parameter in build_network(two.model, "O0").get_parameters()}
+    save_weights(path, weights, model_card(two, ("a", "b")))
     return path
 
 

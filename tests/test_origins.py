@@ -202,8 +202,8 @@ def test_names_of_nobody_are_refused(name, got):
         ("my_tf_weights.safetensors", "tf"),
         ("timm_small.safetensors", "timm"),
         ("tf_mobilenetv3_large_100/model.safetensors", "tf"),
+        ("tf_mobilenetv3_small_100/mobilenetv3_small.safetensors", "tf"),
         ("mobilenetv3_small_100.lamb_in1k/model.safetensors", "timm"),
-        ("tf_weights/mobilenetv3_small_100.safetensors", "timm"),  # the nearer name counts
         ("models--timm--tf_mobilenetv3_small_100.in1k/snapshots/0123abcd/model.safetensors", "tf"),
         ("models--timm--mobilenetv3_small_100.lamb_in1k/snapshots/0123abcd/model.safetensors", "timm"),
     ],
@@ -212,7 +212,10 @@ def test_timms_and_tensorflows_weights_are_told_apart_by_their_name(tmp_path, pa
     assert origin_of("timm", tmp_path / path, None, None)[0] == origin
 
 
-@pytest.mark.parametrize("path", ["model.safetensors", "leitf_x/pytorch_model.bin", "mobilenet.pth", "tf_x/a/model.pt"])
+@pytest.mark.parametrize(
+    "path",
+    ["model.safetensors", "leitf_x/pytorch_model.bin", "mobilenet.pth", "tf_x/a/model.pt"],
+)
 def test_where_no_name_tells_them_apart_the_user_is_asked(tmp_path, path):
     with pytest.raises(UserError, match="say which these are: --origin timm or --origin tf"):
         origin_of("timm", tmp_path / path, None, None)

@@ -155,3 +155,40 @@ def test_sigterm_stops_within_an_epoch_and_loses_no_step_and_a_full_disk_spares_
 
     run(*command, cwd=folder)
     require_same_run(tmp_path / "whole", folder)
+
+
+def test_no_rank_ends_before_the_state_of_all_is_saved(photos, tmp_path):
+    script = tmp_path / "train_on_a_slow_disk.py"
+    script.write_text(f"""
+import os, signal, sys, time; sys.path.insert(0, {str(ROOT)!r})
+import train
+from mindcv_lite.training import loop
+save, end = loop.save_state, loop.Record.on_train_step_end
+def save_slowly(*arguments):
+    time.sleep(3)
+    save(*arguments)
+def end_and_signal(self, run_context):
+    if self.watch.done == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    end(self, run_context)
+loop.save_state, loop.Record.on_train_step_end = save_slowly, end_and_signal
+train.main()
+""")
+    flags = (*FLAGS, "--data_dir", photos, "--val_while_train", "False", "--epoch_size", 2)
+    msrun(2, script, *flags, cwd=tmp_path, status=1)
+    assert read_state(tmp_path / LAST).facts["step"] == 2
+
+
+def test_a_broken_run_that_is_stopped_saves_no_state(photos, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    running = start(("--epoch_size", 3, "--lr", 1e30, "--data_dir", photos), folder)
+    assert running.stdout
+    for line in running.stdout:
+        if "graph compiled" in line:
+            running.send_signal(signal.SIGTERM)
+            break
+    rest = running.communicate(timeout=60)[0]
+    assert running.returncode == 1, rest
+    assert "is not finite at learning rate" in rest
+    assert not list(folder.glob("ckpt/*.ckpt"))

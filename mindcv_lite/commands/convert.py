@@ -86,8 +86,6 @@ def read_labels(path: Path) -> list[str]:
 def to_checkpoint(source: Path, target: Path, wish: str | None, class_names: list[str] | None) -> None:
     """Write the weights in `source`, whosever they are, under our names, with a model card that says what they mean."""
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
-    from mindspore import Parameter
-
     from mindcv_lite.checkpoint import save_weights
     from mindcv_lite.origins import ORIGINS, images_of, naming_of, origin_of, our_parameters, read_hub_config
 
@@ -113,7 +111,7 @@ def to_checkpoint(source: Path, target: Path, wish: str | None, class_names: lis
         **images_of(origin, source, hub),
         "class_names": class_names,
     }
-    save_weights(target, {name: Parameter(value) for name, value in parameters.items()}, card)
+    save_weights(target, parameters, card)
     report(target, parameters, card)
 
 

@@ -45,7 +45,7 @@ def with_num_classes(recipe: Recipe, class_names: Sequence[str]) -> Recipe:
         raise UserError(f"num_classes is {wanted}, but there are {found} class folders; use --num_classes {found}")
     if wanted is not None and wanted > found:
         log.info("num_classes is %d: the %d class folders, sorted, are outputs 0 to %d", wanted, found, found - 1)
-    return replace(recipe, model=replace(recipe.model, num_classes=wanted or found))
+    return recipe.with_keys(num_classes=wanted or found)
 
 
 def _located(data: Data) -> Data:

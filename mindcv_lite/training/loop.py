@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from mindspore import Parameter, nn
+from mindspore import nn
 from mindspore.train import Callback, Model
 from tqdm import tqdm
 
-from mindcv_lite.checkpoint import Checkpoints, State, save_state, start_run
+from mindcv_lite.checkpoint import Checkpoints, State, keep_as_last, save_state, start_run
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
@@ -105,7 +105,7 @@ class Watch(Callback):
         self.bar.update(self.done - self.bar.n)
         interval = self.recipe.output.log_interval
         if interval and self.done % interval == 0 and self.done < steps:
-            self._check_loss()
+            self.check_loss()
             self.bar.set_postfix(loss=f"{self.loss:.4f}")
             if self.bar.disable:
                 epoch = run_context.original_args().cur_epoch_num
@@ -118,28 +118,29 @@ class Watch(Callback):
         self.seconds = time.perf_counter() - self.began
         timed = (self.done - self.untimed) / self.batches.steps
         self.images_per_second = self.batches.count * timed / self.seconds
-        self._check_loss()
+        self.check_loss()
+
+    def resume_clock(self) -> None:
+        """What was done since the step ended was no waiting for data."""
+        self.idle_since = time.perf_counter()
 
     def last_rate(self) -> float:
         """The learning rate of the last update; updates that were skipped for an overflow do not count."""
         return self.rate(max(0, int(self.step.optimizer.global_step.asnumpy()[0]) - 1))
 
-    def _check_loss(self) -> None:
+    def check_loss(self) -> None:
         """The mean loss of the epoch so far, over all ranks; all of them stop if one of them broke."""
         step = self.step
         broken = int(step.broken_step.asnumpy())
         numbers = np.array([step.loss_sum.asnumpy() / self.done, broken >= 0], np.float64)
         loss, ranks_broken = self.world.sum(numbers)
         if ranks_broken:
-            where = f"step {broken + 1}" if broken >= 0 else "a step"
-            rate = (
-                f"at learning rate {self.rate(self.batches.update_of(broken)):.4g}"
-                if broken >= 0
-                else "on another rank"
-            )
+            where, rate = "a step", "on another rank"
+            if broken >= 0:
+                where, rate = f"step {broken + 1}", f"at learning rate {self.rate(self.batches.update_of(broken)):.4g}"
             raise TrainingError(
-                f"the loss of {where} ({self.batches.steps} steps an epoch) is not finite {rate}; "
-                "earlier checkpoints are good: lower --lr, or raise --warmup_epochs"
+                f"the loss of {where} ({self.batches.steps} steps an epoch) is not finite {rate}; lower --lr, or raise "
+                "--warmup_epochs, and start again; earlier checkpoints are good, --ckpt_path starts from one"
             )
         self.loss = loss / self.world.size
 
@@ -180,6 +181,8 @@ class Record(Callback):
                 self.checkpoints.restore(state.facts["files"])
         require_same_start(self.step, self.world)  # here all ranks have read what start_run may set aside
         if self.world.rank == 0:
+            if state and goes_on:
+                keep_as_last(Path(state.path))
             start_run(self.folder, self.recipe, goes_on)
             drop_rows_after(self.folder / "results.csv", int(self.step.step.asnumpy()))
 
@@ -196,14 +199,17 @@ class Record(Callback):
         ends_update = steps % self.watch.batches.steps % self.watch.batches.accumulated == 0
         if ends_update and self.watch.done < self.watch.batches.steps and (number := self.stop.of_any_rank()):
             self.watch.bar.close()
+            self.watch.check_loss()
             self._save_state()
             raise self._stopped(number)
+        self.watch.resume_clock()
 
     def on_train_epoch_end(self, run_context) -> None:
         epoch, step = run_context.original_args().cur_epoch_num, int(self.step.step.asnumpy())
         output, last = self.recipe.output, epoch == self.recipe.schedule.epoch_size
         self.publish()
-        require_finite(self.publish.parameters)
+        published = {name: parameter.asnumpy() for name, parameter in self.publish.parameters.items()}
+        require_finite(published)
         score, failure = None, None
         try:
             score = self.score() if self.score and (epoch % output.val_interval == 0 or last) else None
@@ -211,7 +217,7 @@ class Record(Callback):
             failure = error
         if self.world.rank == 0:
             top1 = score.top1 if score else None
-            weights = self.publish.parameters, model_card(self.recipe, self.class_names, epoch=epoch, top1=top1)
+            weights = published, model_card(self.recipe, self.class_names, epoch=epoch, top1=top1)
             if epoch % output.ckpt_save_interval == 0 or last or failure:
                 self.checkpoints.save(epoch, step, *weights, top1)
             best = top1 is not None and self.checkpoints.save_if_best(*weights, top1)
@@ -232,6 +238,7 @@ class Record(Callback):
                 "files": self.checkpoints.facts(),
             }
             save_state(self.folder, numbers, facts)
+        self.world.wait_for_all()  # msrun ends all ranks as soon as one of them stops
 
     def _stopped(self, number: int) -> Stopped:
         step = int(self.step.step.asnumpy())
@@ -261,12 +268,13 @@ def drop_rows_after(path: Path, step: int) -> None:
     """Take the rows of later steps out of results.csv: a run that goes on from an older state makes them again."""
     if path.exists():
         with open(path, newline="", encoding="utf-8") as file:
-            head, *rows = list(csv.reader(file))
-        kept = [row for row in rows if int(row[RESULTS.index("step")]) <= step]
-        if len(kept) < len(rows):
+            rows = list(csv.reader(file))[1:]
+        whole = [row for row in rows if len(row) == len(RESULTS)]  # the last one may have been cut short
+        kept = [row for row in whole if int(row[RESULTS.index("step")]) <= step]
+        if len(kept) < len(rows) or not rows:
             unfinished = path.with_name(f".{path.name}.unfinished")
             with open(unfinished, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([head, *kept])
+                csv.writer(file).writerows([RESULTS, *kept])
             os.replace(unfinished, path)
 
 
@@ -280,11 +288,12 @@ def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> Non
         table.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row)
 
 
-def require_finite(parameters: Mapping[str, Parameter]) -> None:
-    """Raise `TrainingError` that names a parameter that is not finite: such weights are not worth a file."""
-    for name, parameter in parameters.items():
-        if not np.isfinite(parameter.asnumpy()).all():
+def require_finite(weights: Mapping[str, np.ndarray]) -> None:
+    """Raise `TrainingError` that names a weight that is not finite: such weights are not worth a file."""
+    for name, value in weights.items():
+        if not np.isfinite(value).all():
             raise TrainingError(
-                f"'{name}' is not finite after this epoch, so nothing is saved of it; earlier checkpoints are "
-                "good: lower --lr, or raise --batch_size (a BatchNorm cannot work on a single value)"
+                f"'{name}' is not finite after this epoch, so nothing is saved of it: lower --lr, or raise "
+                "--batch_size (a BatchNorm cannot work on a single value), and start again; earlier checkpoints are "
+                "good, --ckpt_path starts from one"
             )

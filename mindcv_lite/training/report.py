@@ -1,6 +1,7 @@
 """What is about to happen, in numbers that were worked out, before it happens."""
 
 import logging
+from collections.abc import Callable
 
 from mindspore import nn
 
@@ -8,13 +9,15 @@ from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
 from mindcv_lite.network import layer_names
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.training.optimizers import layer_scale, peak_rate
-from mindcv_lite.training.schedules import learning_rate, misfit
+from mindcv_lite.training.optimizers import layer_scale
+from mindcv_lite.training.schedules import misfit
 
 log = logging.getLogger(__name__)
 
 
-def describe(recipe: Recipe, world: World, batches: TrainingBatches, network: nn.Cell) -> None:
+def describe(
+    recipe: Recipe, world: World, batches: TrainingBatches, network: nn.Cell, rate: Callable[[int], float], peak: float
+) -> None:
     """Say how much is trained, in how many steps, at which rates, and where the results go."""
     trained = sum(parameter.size for parameter in network.trainable_params())
     frozen = sum(weight.size for weight in network.get_parameters() if not _is_statistic(weight.name)) - trained
@@ -35,8 +38,7 @@ def describe(recipe: Recipe, world: World, batches: TrainingBatches, network: nn
         batches.updates,
         batches.updates * recipe.schedule.epoch_size,
     )
-    peak, base = peak_rate(recipe.optimizer, whole), recipe.optimizer.base_batch_size
-    rate = learning_rate(recipe.schedule, peak, batches.updates)
+    base = recipe.optimizer.base_batch_size
     scaled = f" = {recipe.optimizer.lr:g} x {whole} / {base} (lr x global batch / base_batch_size)" if base else ""
     last = rate(batches.updates * recipe.schedule.epoch_size - 1)
     log.info("learning rate: first %.4g, peak %.4g%s, last %.4g", rate(0), peak, scaled, last)
@@ -45,12 +47,11 @@ def describe(recipe: Recipe, world: World, batches: TrainingBatches, network: nn
     log.info("checkpoints and results.csv go to %s", recipe.output.ckpt_save_dir)
 
 
-def describe_in_full(recipe: Recipe, batches: TrainingBatches) -> None:
+def describe_in_full(recipe: Recipe, peak: float) -> None:
     """Print the resolved recipe and, with layer_decay, the peak rate of each layer."""
     print(recipe.with_keys(dry_run=False).text(), end="")
     if recipe.optimizer.layer_decay:
         print("# peak learning rate of each layer")
-        peak = peak_rate(recipe.optimizer, batches.global_batch)
         for layer, name in enumerate(layer_names(recipe.model.model)):
             print(f"#   {name:<16} {peak * layer_scale(layer, recipe):.4g}")
 

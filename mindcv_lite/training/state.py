@@ -4,39 +4,52 @@ import hashlib
 import logging
 import os
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from mindcv_lite.checkpoint import State
+from mindcv_lite.checkpoint import State, find_state
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.network import moving_statistics
-from mindcv_lite.recipe import Recipe, plain
+from mindcv_lite.recipe import Output, Recipe, plain
 from mindcv_lite.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
 
 RANKS = "ranks"  # the numbers that each rank has its own of, a row for each rank
 # What a resumed run may do in another way: where, how fast, how long, what it reports and keeps.
+# fmt: off
 FREE_KEYS = {
-    *("mode", "device_target", "distribute", "jit_level", "dataset_sink_mode", "num_parallel_workers", "dry_run"),
-    *("data_dir", "val_split", "ckpt_path", "pretrained", "epoch_size", "val_amp_level", "log_interval"),
-    *("val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy"),
-    *("keep_checkpoint_max", "resume"),
+    "mode", "device_target", "distribute", "jit_level", "dataset_sink_mode", "num_parallel_workers", "dry_run",
+    "data_dir", "val_split", "ckpt_path", "pretrained", "epoch_size", "val_amp_level", "log_interval",
+    "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy",
+    "keep_checkpoint_max", "resume",
 }
+# fmt: on
+
+
+def find_common_state(output: Output, world: World) -> State | None:
+    """The state to go on from, if the recipe asks for one and there is one. Raises `UserError` unless all ranks have
+    it."""
+    state = world.all_or_none(lambda: find_state(output.resume, Path(output.ckpt_save_dir)))
+    if not _is_same_on_all_ranks(state.facts["step"] + 1 if state else 0, world):
+        raise UserError(f"the ranks do not find the same state to go on from; {SAME_FILES}")
+    return state
 
 
 def fixed_facts(recipe: Recipe, photos: Photos, world: World) -> dict[str, Any]:
     """What must not change from one part of a run to the next."""
     names = "\n".join([*photos.class_names, *map(os.path.basename, photos.paths)])
-    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    content = names.encode("utf-8", "surrogateescape") + photos.labels.tobytes()
+    digest = hashlib.sha256(content).hexdigest()[:8]
     keys = {name: value for name, value in recipe.flat().items() if name not in FREE_KEYS}
     return keys | {
         "number of devices": world.size,
-        "training photos": f"{len(photos)} (hash of the names {digest})",
+        "training photos": f"{len(photos)} (hash of names and classes {digest})",
     }
 
 
@@ -77,14 +90,20 @@ def put_back(step: TrainStep, state: State, world: World) -> None:
 
 def require_same_start(step: TrainStep, world: World) -> None:
     """Raise `TrainingError` unless all ranks start from the same step with the same weights."""
-    content = b"".join(parameter.asnumpy().tobytes() for parameter in step.network.trainable_params())
-    high, low = divmod(zlib.crc32(content), 2**16)
-    numbers = np.array([int(step.step.asnumpy()), high, low], np.float64)
-    if (world.gather(numbers) != numbers).any():
-        raise TrainingError(
-            "the ranks do not start from the same weights; ckpt_path, or ckpt_save_dir with --resume, must name the "
-            "same files on every machine"
-        )
+    statistics = {each.name for each in moving_statistics(step.network)}  # these each rank has its own of
+    weights = [each for each in step.network.get_parameters() if each.name not in statistics]
+    content = b"".join(parameter.asnumpy().tobytes() for parameter in [*weights, step.step])
+    if not _is_same_on_all_ranks(zlib.crc32(content), world):
+        raise TrainingError(f"the ranks do not start from the same weights; {SAME_FILES}")
+
+
+SAME_FILES = "ckpt_path, or ckpt_save_dir with --resume, must name the same files on every machine"
+
+
+def _is_same_on_all_ranks(number: int, world: World) -> bool:
+    """Whether all ranks come with the same number, of at most 48 bits; every rank must call it."""
+    digits = np.array([number >> 24, number & 0xFFFFFF], np.float32)  # what float32 holds exactly
+    return bool((world.gather(digits) == digits).all())
 
 
 def _all_of(step: TrainStep) -> dict[str, Parameter]:

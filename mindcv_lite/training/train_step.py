@@ -29,6 +29,7 @@ class TrainStep(nn.Cell):
         self.mean_over_devices = (
             nn.DistributedGradReducer(optimizer.parameters, mean=True, degree=world.size) if world.size > 1 else None
         )
+        self.sum_over_ranks = ops.AllReduce() if world.size > 1 else None
         self.scaler = loss_scaler(recipe.precision)
         if isinstance(self.scaler, amp.DynamicLossScaler):  # part of what a resumed run goes on from
             self.loss_scale, self.steps_without_overflow = self.scaler.scale_value, self.scaler.counter
@@ -65,7 +66,7 @@ class TrainStep(nn.Cell):
             gradients = self.mean_over_devices(gradients)
         gradients = self.scaler.unscale(gradients)
         if self.skips_overflow:
-            finite = amp.all_finite(gradients)
+            finite = self.on_all_ranks(amp.all_finite(gradients))
             self.scaler.adjust(finite)
             if finite:  # noqa: SIM108  (a graph takes branches, not choices)
                 loss = self.update_weights(loss, gradients)
@@ -74,6 +75,12 @@ class TrainStep(nn.Cell):
         else:
             loss = self.update_weights(loss, gradients)
         return loss
+
+    def on_all_ranks(self, holds: Tensor) -> Tensor:
+        """Some Ascends find an overflow in a register of their own, not in the gradients that all have in common."""
+        if self.sum_over_ranks is None:
+            return holds
+        return self.sum_over_ranks(1.0 - holds.float()) == 0
 
     def update_weights(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
         if self.clip is not None:

@@ -83,13 +83,6 @@ def adagrad(o, w, g, rate, t, state):
     return w - rate * g / np.sqrt(s)
 
 
-def lamb(o, w, g, rate, t, state):
-    m = state["m"] = 0.9 * state.get("m", 0.0) + 0.1 * g
-    v = state["v"] = 0.999 * state.get("v", 0.0) + 0.001 * g**2
-    step = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + o.eps) + DECAY * w
-    return w - rate * np.linalg.norm(w) / np.linalg.norm(step) * step
-
-
 class Case(NamedTuple):
     opt: str
     formula: Callable
@@ -110,11 +103,10 @@ CASES = [
     Case("rmsprop", rmsprop),
     Case("rmsprop", rmsprop, {"momentum": 0.0}),
     Case("adagrad", adagrad),
-    Case("lamb", lamb),  # the last one: MindSpore has no Lamb on the CPU, so its formula is not run here
 ]
 
 
-@pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: "-".join([case.opt, *map(str, case.keys)]))
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join([case.opt, *map(str, case.keys)]))
 def test_two_updates_follow_the_formula_with_the_rate_of_each(case, recipe_of):
     given, weight = recipe_of(case.opt, **case.keys), parameter()
     optimizer = build_optimizer([weight], given, rate_table(), "CPU")
@@ -127,8 +119,8 @@ def test_two_updates_follow_the_formula_with_the_rate_of_each(case, recipe_of):
         np.testing.assert_allclose(weight.asnumpy(), expected, rtol=1e-5, atol=1e-6)  # float32
 
 
-def test_every_optimizer_has_a_formula_here():
-    assert {case.opt for case in CASES} == set(OPTIMIZERS)
+def test_every_optimizer_that_the_cpu_has_has_a_formula_here():
+    assert {case.opt for case in CASES} == set(OPTIMIZERS) - {"lamb"}
 
 
 @pytest.mark.parametrize("opt", ["lion", "nadam"])

@@ -18,6 +18,7 @@ from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.state import (
     FREE_KEYS,
     RANKS,
+    find_common_state,
     fixed_facts,
     numbers_of,
     put_back,
@@ -167,8 +168,9 @@ def test_all_that_differs_is_named_with_both_values(recipe, world):
         Photos(PHOTOS.paths[:2], PHOTOS.labels[:2], PHOTOS.class_names),
         Photos(["x/a/1.jpg", "x/a/3.jpg", "x/b/1.jpg"], PHOTOS.labels, PHOTOS.class_names),
         Photos(PHOTOS.paths, PHOTOS.labels, ("a", "c")),
+        Photos(PHOTOS.paths, np.array([0, 1, 1], np.int32), PHOTOS.class_names),
     ],
-    ids=["fewer", "another name", "another class"],
+    ids=["fewer", "another name", "another class", "moved to another class"],
 )
 def test_other_photos_are_another_run(recipe, world, photos):
     given = recipe()
@@ -189,12 +191,35 @@ class RankBeside(World):
     off = 0
 
     def gather(self, numbers: np.ndarray) -> np.ndarray:
-        return np.stack([numbers, numbers + np.array([0, 0, self.off])]).astype(np.float32)
+        return np.stack([numbers, numbers + np.array([0, self.off])]).astype(np.float32)
 
 
 def test_ranks_that_start_from_other_weights_are_told(step_of, alone, monkeypatch):
     step, beside = step_of(), RankBeside(0, 2, alone.settings)
+    step.step.set_data(Tensor(2**24 + 1, step.step.dtype))  # more than float32 counts
     require_same_start(step, beside)
     monkeypatch.setattr(RankBeside, "off", 1)
     with pytest.raises(TrainingError, match="the ranks do not start from the same weights; ckpt_path, or"):
         require_same_start(step, beside)
+
+
+class RankWithoutState(World):
+    """Rank 0 of two, beside one that found no state."""
+
+    def sum(self, numbers: np.ndarray) -> np.ndarray:
+        return numbers
+
+    def gather(self, numbers: np.ndarray) -> np.ndarray:
+        return np.stack([numbers, 0 * numbers]).astype(np.float32)
+
+
+def test_ranks_that_do_not_find_the_same_state_are_told_before_they_go_separate_ways(tmp_path, alone, recipe):
+    beside = RankWithoutState(0, 2, alone.settings)
+    output = recipe(resume=True, ckpt_save_dir=tmp_path).output
+    assert find_common_state(output, beside) is None
+    save_state(tmp_path, {}, {"step": 0})
+    with pytest.raises(UserError, match="the ranks do not find the same state to go on from; ckpt_path, or"):
+        find_common_state(output, beside)
+    found = find_common_state(output, alone)
+    assert found
+    assert found.facts == {"step": 0}
