@@ -1,5 +1,6 @@
 """What a run leaves in its folder: as many weights files as the recipe keeps, and the state to go on from."""
 
+import fcntl
 import json
 import logging
 import os
@@ -14,11 +15,11 @@ from mindspore import Parameter
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.storage import read_entries, write_entries
-from mindcv_lite.weights import CARD_NAME, FACTS_NAME
+from mindcv_lite.weights import CARD_NAME, FACTS_NAME, read_weights
 
 log = logging.getLogger(__name__)
 
-LAST, PREVIOUS = "last.state.ckpt", "previous.state.ckpt"
+NEW, LAST, PREVIOUS = "new.last.state.ckpt", "last.state.ckpt", "previous.state.ckpt"
 # fmt: off
 RUN_FILES = (
     "recipe.yaml", "results.csv", "*.state.ckpt",
@@ -33,13 +34,23 @@ def save_weights(path: Path, weights: Mapping[str, np.ndarray], card: dict[str, 
     write_entries(path, {CARD_NAME: json.dumps(card), **weights})
 
 
+def claim(folder: Path) -> None:
+    """Make the folder of a run, and keep other trainings out of it until this process ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{folder}: another training is writing there; give another --ckpt_save_dir") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there: {error.strerror}; give another --ckpt_save_dir") from None
+
+
 def start_run(folder: Path, recipe: Recipe, goes_on: bool = False) -> None:
-    """Make the folder of a run and save the recipe there.
+    """Save the recipe in the folder of a run, which `claim` has made.
 
     Unless the run `goes_on` there, an earlier run's files move to a subfolder: none is lost.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if not goes_on:
             _set_earlier_run_aside(folder)
         recipe.with_keys(resume=False).save(folder / "recipe.yaml")
@@ -76,16 +87,15 @@ class State:
 
 def save_state(folder: Path, numbers: Mapping[str, np.ndarray], facts: dict[str, Any]) -> None:
     """Write `last.state.ckpt`; the state that had this name stays, as `previous.state.ckpt`."""
-    new = folder / f"new.{LAST}"
-    write_entries(new, {FACTS_NAME: json.dumps(facts), **numbers})
+    write_entries(folder / NEW, {FACTS_NAME: json.dumps(facts), **numbers})
     if (folder / LAST).exists():
         os.replace(folder / LAST, folder / PREVIOUS)
-    os.replace(new, folder / LAST)
+    os.replace(folder / NEW, folder / LAST)
 
 
 def keep_as_last(path: Path) -> None:
     """Let the state that a run goes on from be the last one, lest a newer one that is damaged takes its place."""
-    if path.name == PREVIOUS:
+    if path.name in (NEW, PREVIOUS):
         os.replace(path, path.with_name(LAST))
 
 
@@ -95,7 +105,7 @@ def find_state(resume: bool | str, folder: Path) -> State | None:
         return None
     if isinstance(resume, str):
         return read_state(Path(resume))
-    states = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
+    states = [path for path in (folder / NEW, folder / LAST, folder / PREVIOUS) if path.exists()]
     if not states:
         log.info("no run to go on with in %s: a fresh start", folder)
         return None
@@ -160,4 +170,10 @@ class Checkpoints:
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         """Go on with the files of a run that stopped."""
-        self.best, self.kept = facts["best"], [(score, self.folder / name) for score, name in facts["kept"]]
+        self.kept = [(score, self.folder / name) for score, name in facts["kept"]]
+        self.best = max(facts["best"], self._best_on_disk())  # which may be of a later epoch than the state
+
+    def _best_on_disk(self) -> float:
+        path = self.folder / f"{self.model}_best.ckpt"
+        card = read_weights(str(path)).card if path.exists() else None
+        return card["top1"] if card else -1.0

@@ -3,6 +3,8 @@
 import argparse
 import signal
 import sys
+import traceback
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -36,11 +38,28 @@ class CommandLine(argparse.ArgumentParser):
         raise UserError(f"command line: {message}; --help lists all flags")
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM before there was anything to save; exit status 128 + the signal."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+def interrupt(number: int, frame: types.FrameType | None) -> None:
+    """Take a signal by an exception; but not within an import, which that may break beyond repair: soon after it."""
+    if any(each.f_code.co_filename.startswith("<frozen importlib") for each, _ in traceback.walk_stack(frame)):
+        signal.signal(signal.SIGALRM, lambda _, frame: interrupt(number, frame))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    else:
+        raise Interrupted(number)
+
+
 def run_script(main: Callable[[], object], program: str = "") -> None:
-    """Run `main` as a program: an error of ours becomes one line and exit status 2 or 1, Ctrl-C exit status 130."""
+    """Run `main` as a program: an error of ours becomes one line and exit status 2 or 1, a signal 128 + its number."""
     program = program or Path(sys.argv[0]).name
-    # Once it has compiled a graph, MindSpore answers Ctrl-C by sending its own process SIGTERM.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         main()
     except (UserError, TrainingError) as error:
@@ -55,6 +74,6 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
         sys.stdout.flush()
         print(f"{program}: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"\n{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + getattr(stop, "number", signal.SIGINT))

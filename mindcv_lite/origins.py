@@ -172,6 +172,9 @@ def our_parameters(tensors: Mapping[str, np.ndarray], naming: str, path: Path) -
     logits = f"{getattr(LOGITS, naming)}.weight"
     num_classes = max((1, *tensors[logits].shape[:1])) if logits in tensors else 1
     faults = {}
+    for name, value in tensors.items():
+        if not np.issubdtype(value.dtype, np.integer) and not np.isfinite(value.astype(np.float32)).all():
+            raise UserError(f"{path}: '{name}' holds numbers that are not finite: the weights of a run that failed")
     for model in VARIANTS:
         wanted = places(model, num_classes, naming)
         faults[model] = misfits(tensors, {place.name: place for place in wanted.values()})

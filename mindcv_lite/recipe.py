@@ -321,8 +321,16 @@ def require_paths(recipe: Recipe) -> None:
         raise UserError(f"{data_dir}: no such folder; --data_dir names the folder that holds {photos}")
     if Path(recipe.output.ckpt_save_dir).is_file():
         raise UserError(f"{recipe.output.ckpt_save_dir}: a file, not a folder; give another --ckpt_save_dir")
-    if ckpt_path and not recipe.output.resume and not Path(ckpt_path).is_file():
+    resume = recipe.output.resume
+    if ckpt_path and not resume and not Path(ckpt_path).is_file():
         raise UserError(f"{ckpt_path}: no such weights file; --ckpt_path names a .ckpt file")
+    if ckpt_path and not resume and Path(ckpt_path).suffix != ".ckpt":  # MindSpore reads no other name
+        raise UserError(
+            f"{ckpt_path}: the name of a weights file must end in .ckpt; `python -m mindcv_lite convert` makes one of "
+            "weights of others"
+        )
+    if isinstance(resume, str) and not (Path(resume).is_file() and Path(resume).suffix == ".ckpt"):
+        raise UserError(f"{resume}: no such .ckpt file; --resume alone goes on with the run in ckpt_save_dir")
 
 
 # ------------------------------------------------------------------------------------------------ rules between keys
@@ -356,6 +364,7 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
         "pretrained",
         "False with ckpt_path, which names other weights",
     )
+    require(recipe.output.resume != "", "resume", "True, False or the file of a state")
     if recipe.output.ckpt_save_policy == "top_k":
         require(
             recipe.output.val_while_train, "val_while_train", "True, because ckpt_save_policy top_k compares scores"

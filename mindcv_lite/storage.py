@@ -28,8 +28,9 @@ def write_entries(path: Path, entries: Mapping[str, np.ndarray | str]) -> None:
         os.chmod(unfinished, 0o666 & ~_umask())  # MindSpore lets the owner alone read it
         os.replace(unfinished, path)
     except OSError as error:  # a full disk, say
-        error.filename = error.filename or str(path)
-        raise
+        raise UserError(
+            f"{path}: cannot be written: {error.strerror or error}; make room there, or give another place"
+        ) from None
     except Exception as error:  # safetensors has its own, for a full disk too
         raise UserError(f"{path}: cannot be written: {error}") from None
     finally:
@@ -44,8 +45,8 @@ def read_entries(path: str) -> tuple[dict[str, Parameter | str], bool]:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; expected a .ckpt file")
-    if Path(path).suffix != ".ckpt":  # MindSpore reads no other name
-        raise UserError(f"{path}: the name of a weights file must end in .ckpt")
+    if not Path(path).stat().st_size:
+        raise UserError(f"{path}: empty; expected a .ckpt file")
     # Before MindSpore reads the file: one wrong byte in a shape ends its process.
     checksum = _matches_its_checksum(Path(path))
     if checksum is False:

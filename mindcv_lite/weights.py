@@ -59,7 +59,9 @@ def read_weights(path: str) -> Weights:
     """Read a `.ckpt` file of this project or of MindCV. Raises `UserError` if it is missing, foreign or damaged."""
     content, checked = read_entries(path)
     if FACTS_NAME in content:
-        raise UserError(f"{path}: the state of a run, no weights; --resume {path} goes on with it")
+        raise UserError(
+            f"{path}: the state of a run, no weights: these are in its folder; train.py --resume {path} goes on"
+        )
     card = content.pop(CARD_NAME, None)
     if card is not None and not checked:
         raise UserError(f"{path}: its checksum is missing: the file was cut short; use another copy of it")

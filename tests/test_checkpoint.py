@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import mindspore
@@ -9,11 +11,12 @@ import numpy as np
 import pytest
 import safetensors.numpy  # MindSpore's own dependency
 
-from mindcv_lite.checkpoint import Checkpoints, find_state, keep_as_last, save_state, save_weights, start_run
+from mindcv_lite.checkpoint import Checkpoints, claim, find_state, keep_as_last, save_state, save_weights, start_run
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import load_recipe
 from mindcv_lite.storage import write_entries
 from mindcv_lite.weights import CARD_KEYS, read_weights
+from tests.conftest import ROOT
 
 MODEL = "mobilenet_v3_small_100"
 BEST = f"{MODEL}_best.ckpt"
@@ -148,9 +151,9 @@ def test_a_save_that_fails_leaves_the_old_file_whole_and_no_part_of_the_new_one(
     before = path.read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr(module, name, failure)
-        with pytest.raises(DiskFull):
+        with pytest.raises(UserError, match="cannot be written: "):
             save_weights(path, parameters(2), CARD | {"top1": 0.2})
-        with pytest.raises(DiskFull):
+        with pytest.raises(UserError, match="cannot be written: "):
             save_weights(tmp_path / "other.ckpt", parameters(2), CARD | {"top1": 0.2})
     assert names(tmp_path) == [BEST]
     assert path.read_bytes() == before
@@ -161,7 +164,7 @@ def test_a_save_that_fails_leaves_the_old_file_whole_and_no_part_of_the_new_one(
 @pytest.mark.parametrize(("module", "name", "failure"), FAILURES, ids=[name for _, name, _ in FAILURES])
 def test_tensors_that_cannot_be_saved_leave_no_part_of_a_file(tmp_path, monkeypatch, module, name, failure):
     monkeypatch.setattr(module, name, failure)
-    with pytest.raises(OSError, match=r"x\.safetensors"):
+    with pytest.raises(UserError, match=r"x\.safetensors"):
         write_entries(tmp_path / "x.safetensors", {"a": np.zeros(3, np.float32)})
     assert names(tmp_path) == []
 
@@ -183,7 +186,7 @@ def test_a_checkpoint_that_fails_costs_no_earlier_one(tmp_path, monkeypatch, pol
     checkpoints = checkpoints_of(tmp_path, 2, policy, (0.1, 0.2))
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", raise_disk_full)
-        with pytest.raises(DiskFull):
+        with pytest.raises(UserError, match="cannot be written: "):
             checkpoints.save(3, 30, parameters(3), CARD, 0.3)
     assert epochs(tmp_path) == [1, 2]
     checkpoints.save(4, 40, parameters(4), CARD, 0.4)
@@ -195,7 +198,7 @@ def test_a_best_one_that_fails_does_not_count_as_the_best(tmp_path, monkeypatch)
     checkpoints.save_if_best(parameters(1), CARD, 0.1)
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", raise_disk_full)
-        with pytest.raises(DiskFull):
+        with pytest.raises(UserError, match="cannot be written: "):
             checkpoints.save_if_best(parameters(2), CARD, 0.9)
     assert value_of(tmp_path / BEST) == 1
     assert checkpoints.save_if_best(parameters(3), CARD, 0.5)
@@ -217,6 +220,7 @@ def test_the_new_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
 def test_a_run_starts_with_its_recipe_in_a_new_folder(tmp_path, recipe):
     folder = tmp_path / "deep" / "ckpt"
     given = recipe(epoch_size=7, lr=0.123)
+    claim(folder)
     start_run(folder, given)
     assert names(folder) == ["recipe.yaml"]
     assert load_recipe(["--config", str(folder / "recipe.yaml")], "") == given
@@ -251,12 +255,12 @@ def test_weights_of_an_earlier_run_that_was_killed_in_a_save_move_aside_too(tmp_
     assert names(tmp_path) == ["recipe.yaml", "run_1"]
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, recipe):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         UserError, match=r"file/ckpt: cannot write there: Not a directory; give another --ckpt_save_dir"
     ):
-        start_run(tmp_path / "file" / "ckpt", recipe())
+        claim(tmp_path / "file" / "ckpt")
 
 
 def test_the_card_is_one_json_string(tmp_path):
@@ -315,23 +319,25 @@ def test_nothing_to_go_on_with_is_a_fresh_start_that_is_said(tmp_path, log):
     assert f"no run to go on with in {tmp_path / 'new'}: a fresh start" in log.text
 
 
-def test_killed_between_its_two_renames_a_run_goes_on_from_the_previous_state(tmp_path, monkeypatch):
+@pytest.mark.parametrize("rename", [1, 2])
+def test_killed_before_one_of_its_two_renames_a_run_goes_on_from_the_new_state(tmp_path, monkeypatch, rename):
     save_step(tmp_path, 1)
-    rename = os.replace
+    renames, replace = iter(range(1, 10)), os.replace
 
-    def killed_before_the_last(source, target):
-        if Path(source).name == "new.last.state.ckpt":
+    def killed(source, target):
+        if (Path(source).name in STATES or Path(target).name in STATES) and next(renames) == rename:
             raise KeyboardInterrupt
-        rename(source, target)
+        replace(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", killed_before_the_last)
+        patched.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             save_step(tmp_path, 2)
-    assert STATES[0] not in names(tmp_path)
-    assert step_found(True, tmp_path) == 1
+    assert step_found(True, tmp_path) == 2
+    keep_as_last(tmp_path / "new.last.state.ckpt")
     save_step(tmp_path, 3)
-    assert step_found(True, tmp_path) == 3
+    assert names(tmp_path) == sorted(STATES)
+    assert [step_found(str(tmp_path / name), tmp_path) for name in STATES] == [3, 2]
 
 
 def test_a_damaged_state_names_the_one_before_it_which_is_never_taken_unasked(tmp_path):
@@ -357,6 +363,30 @@ def test_a_damaged_state_does_not_take_the_place_of_the_one_before_it_that_a_run
     assert step_found(True, tmp_path) == 30
 
 
+def test_a_run_that_goes_back_to_an_older_state_does_not_overwrite_a_better_network(tmp_path):
+    before = checkpoints_of(tmp_path, scores=(0.5,))
+    facts = before.facts()
+    assert before.save_if_best(parameters(2), CARD | {"top1": 0.9}, 0.9)
+    back = Checkpoints(tmp_path, MODEL, 2, "latest_k")
+    back.restore(facts)
+    assert not back.save_if_best(parameters(3), CARD | {"top1": 0.8}, 0.8)
+    assert value_of(tmp_path / BEST) == 2
+
+
+def test_a_folder_takes_one_training_at_a_time(tmp_path):
+    claim(tmp_path / "ckpt")
+    program = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from mindcv_lite.checkpoint import claim
+from mindcv_lite.errors import run_script
+run_script(lambda: claim(Path({str(tmp_path / "ckpt")!r})), "train.py")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"train.py: error: {tmp_path / 'ckpt'}: another training is writing there; give ")
+
+
 @pytest.mark.parametrize("saved", [1, 2])
 def test_without_a_whole_older_state_the_advice_is_a_fresh_start(tmp_path, saved):
     for step in range(saved):
@@ -378,7 +408,7 @@ def test_weights_are_no_state_and_a_state_is_no_weights(tmp_path):
     with pytest.raises(UserError, match=r"nothing\.ckpt: no such file"):
         find_state(str(tmp_path / "nothing.ckpt"), tmp_path)
     save_step(tmp_path, 1)
-    with pytest.raises(UserError, match=r"last\.state\.ckpt: the state of a run, no weights; --resume "):
+    with pytest.raises(UserError, match=r"last\.state\.ckpt: the state of a run, no weights: "):
         read_weights(str(tmp_path / "last.state.ckpt"))
 
 
@@ -389,7 +419,7 @@ def test_a_state_that_cannot_be_written_leaves_both_earlier_ones_whole(tmp_path,
     before = [(tmp_path / name).read_bytes() for name in STATES]
     with monkeypatch.context() as patched:
         patched.setattr(module, name, failure)
-        with pytest.raises(DiskFull):
+        with pytest.raises(UserError, match="cannot be written: "):
             save_step(tmp_path, 3)
     assert names(tmp_path) == STATES
     assert [(tmp_path / name).read_bytes() for name in STATES] == before

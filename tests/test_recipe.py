@@ -565,6 +565,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         flat[name] = flat[name][: flat["in_channels"]]
     flat["multi_step_decay_milestones"] = tuple(sorted(set(flat["multi_step_decay_milestones"])))
     flat["val_while_train"] |= flat["ckpt_save_policy"] == "top_k"
+    flat["resume"] = flat["resume"] or False
     flat["pretrained"] &= not flat["ckpt_path"]
     flat["momentum"] = flat["momentum"] or 0.5
     flat["min_lr"] = min(flat["min_lr"], flat["lr"])

@@ -343,7 +343,7 @@ def test_a_missing_file_and_a_folder_are_no_weights_files(tmp_path):
 def test_foreign_files_are_refused_in_one_line(tmp_path, content):
     path = tmp_path / "foreign.ckpt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"foreign\.ckpt: not a MindSpore checkpoint, or damaged") as error:
+    with pytest.raises(UserError, match=r"foreign\.ckpt: (not a MindSpore checkpoint, or damaged|empty)") as error:
         read_weights(str(path))
     assert "\n" not in str(error.value)
 

@@ -14,7 +14,7 @@ from mindspore import nn
 from mindspore.train import Callback, Model
 from tqdm import tqdm
 
-from mindcv_lite.checkpoint import Checkpoints, State, keep_as_last, save_state, start_run
+from mindcv_lite.checkpoint import Checkpoints, State, claim, keep_as_last, save_state, start_run
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
@@ -140,7 +140,7 @@ class Watch(Callback):
                 where, rate = f"step {broken + 1}", f"at learning rate {self.rate(self.batches.update_of(broken)):.4g}"
             raise TrainingError(
                 f"the loss of {where} ({self.batches.steps} steps an epoch) is not finite {rate}; lower --lr, or raise "
-                "--warmup_epochs, and start again; earlier checkpoints are good, --ckpt_path starts from one"
+                "--warmup_epochs, and start again; earlier checkpoints, if any, are good: --ckpt_path starts from one"
             )
         self.loss = loss / self.world.size
 
@@ -181,6 +181,7 @@ class Record(Callback):
                 self.checkpoints.restore(state.facts["files"])
         require_same_start(self.step, self.world)  # here all ranks have read what start_run may set aside
         if self.world.rank == 0:
+            claim(self.folder)
             if state and goes_on:
                 keep_as_last(Path(state.path))
             start_run(self.folder, self.recipe, goes_on)
@@ -294,6 +295,6 @@ def require_finite(weights: Mapping[str, np.ndarray]) -> None:
         if not np.isfinite(value).all():
             raise TrainingError(
                 f"'{name}' is not finite after this epoch, so nothing is saved of it: lower --lr, or raise "
-                "--batch_size (a BatchNorm cannot work on a single value), and start again; earlier checkpoints are "
-                "good, --ckpt_path starts from one"
+                "--batch_size (a BatchNorm cannot work on a single value), and start again; earlier checkpoints, if "
+                "any, are good: --ckpt_path starts from one"
             )
