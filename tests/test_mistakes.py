@@ -306,11 +306,21 @@ def test_a_checkpoint_that_does_not_exist(both_told, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", [b"", b"hello\n", b"\x89PNG\r\n\x1a\n" + bytes(range(256))])
+@pytest.mark.parametrize("content", [b"hello\n", b"\x89PNG\r\n\x1a\n" + bytes(range(256))])
 def test_a_file_that_is_no_checkpoint(both_told, tmp_path, content):
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
     assert both_told(path).startswith(f"{path}: not a MindSpore checkpoint, or damaged (")
+
+
+@pytest.mark.slow
+def test_names_that_are_no_checkpoints_are_answered_without_reading_them(both_told, tmp_path):
+    path = tmp_path / "tf_mobilenetv3_small_100.safetensors"
+    path.write_bytes(b"")
+    assert both_told(path).startswith(f"{path}: the name of a weights file must end in .ckpt; `python -m mindcv_lite ")
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(b"")
+    assert both_told(path) == f"{path}: empty; expected a .ckpt file"
 
 
 @pytest.mark.slow

@@ -157,38 +157,37 @@ def test_sigterm_stops_within_an_epoch_and_loses_no_step_and_a_full_disk_spares_
     require_same_run(tmp_path / "whole", folder)
 
 
-def test_no_rank_ends_before_the_state_of_all_is_saved(photos, tmp_path):
-    script = tmp_path / "train_on_a_slow_disk.py"
+@pytest.fixture
+def stopping_script(tmp_path) -> Path:
+    """train.py with a slow disk, which sends itself SIGTERM after its third step."""
+    script = tmp_path / "stopping.py"
     script.write_text(f"""
 import os, signal, sys, time; sys.path.insert(0, {str(ROOT)!r})
 import train
+from mindcv_lite.errors import run_script
 from mindcv_lite.training import loop
 save, end = loop.save_state, loop.Record.on_train_step_end
 def save_slowly(*arguments):
     time.sleep(3)
     save(*arguments)
-def end_and_signal(self, run_context):
-    if self.watch.done == 2:
+def signal_and_end(self, run_context):
+    if self.watch.done == 3:
         os.kill(os.getpid(), signal.SIGTERM)
     end(self, run_context)
-loop.save_state, loop.Record.on_train_step_end = save_slowly, end_and_signal
-train.main()
+loop.save_state, loop.Record.on_train_step_end = save_slowly, signal_and_end
+run_script(train.main)
 """)
+    return script
+
+
+def test_no_rank_ends_before_the_state_of_all_is_saved(photos, stopping_script, tmp_path):
     flags = (*FLAGS, "--data_dir", photos, "--val_while_train", "False", "--epoch_size", 2)
-    msrun(2, script, *flags, cwd=tmp_path, status=1)
-    assert read_state(tmp_path / LAST).facts["step"] == 2
+    msrun(2, stopping_script, *flags, cwd=tmp_path, status=1)
+    assert read_state(tmp_path / LAST).facts["step"] == 3
 
 
-def test_a_broken_run_that_is_stopped_saves_no_state(photos, tmp_path):
-    folder = tmp_path / "broken"
-    folder.mkdir()
-    running = start(("--epoch_size", 3, "--lr", 1e30, "--data_dir", photos), folder)
-    assert running.stdout
-    for line in running.stdout:
-        if "graph compiled" in line:
-            running.send_signal(signal.SIGTERM)
-            break
-    rest = running.communicate(timeout=60)[0]
-    assert running.returncode == 1, rest
-    assert "is not finite at learning rate" in rest
-    assert not list(folder.glob("ckpt/*.ckpt"))
+def test_a_broken_run_that_is_stopped_saves_no_state(photos, stopping_script, tmp_path):
+    flags = (*FLAGS, *ALONE, "--data_dir", photos, "--epoch_size", 2, "--lr", 1e30)
+    log = run(sys.executable, stopping_script, *flags, cwd=tmp_path, status=1)
+    assert "is not finite at learning rate" in log
+    assert not list(tmp_path.glob("ckpt/*.ckpt"))
