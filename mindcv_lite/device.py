@@ -88,6 +88,8 @@ def start(recipe: Recipe) -> World:
         mindspore.set_auto_parallel_context(**settings.parallel)
     mindspore.set_seed(recipe.system.seed)  # the same on every rank: all draw the same weights
     log.info("%s x %d, MindSpore %s, %d data workers each", target, size, mindspore.__version__, settings.workers)
+    if target == "CPU":
+        log.info("oneDNN may use instructions up to %s (ONEDNN_MAX_CPU_ISA)", os.environ["ONEDNN_MAX_CPU_ISA"])
     for note in settings.notes:
         log.info(note)
     return World(rank, size, settings, _AllReduce() if size > 1 else None)
