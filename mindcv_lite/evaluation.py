@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.normalize import Normalize
-from mindcv_lite.data.pipeline import evaluation_batches
+from mindcv_lite.data.pipeline import CANNOT_BE_DECODED, evaluation_batches
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe import Recipe
@@ -74,6 +74,8 @@ def evaluate(step: EvaluationStep, photos: Photos, recipe: Recipe, world: World,
             counts += step(*map(Tensor, row)).asnumpy()
             if not timed and len(batches) > 1:  # the first batch may have compiled the graph
                 timed, start = counts[0], time.perf_counter()
+        if batches.replaced:
+            raise UserError(CANNOT_BE_DECODED.format(batches.replaced[0]))
     except (UserError, TrainingError) as error:  # told below, when the ranks that wait for the sum have it
         failure = error
     speed = world.size * (counts[0] - timed) / (time.perf_counter() - start)

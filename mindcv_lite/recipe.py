@@ -58,6 +58,9 @@ class Data:
     num_samples: int | None = key("training photos per epoch; left out: all", None, at_least=1)
     batch_size: int = key("photos per step and device", at_least=1, at_most=2**16)
     drop_remainder: bool = key("leave out the last, short batch of an epoch", True)
+    on_corrupt: Literal["error", "replace"] = key(
+        "a training photo that cannot be decoded: stop and name it, or take another in its place and count it", "error"
+    )
 
 
 @dataclass(frozen=True)

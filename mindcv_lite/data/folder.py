@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from mindcv_lite.data.encoded import decodes, read_photo
 from mindcv_lite.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,10 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def content(self, index: int) -> np.ndarray:
+        """The encoded photo, uint8 (bytes,); empty where it cannot be read."""
+        return read_photo(self.paths[index])
 
 
 def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> Photos:
@@ -68,11 +72,6 @@ def has_split(data_dir: str, split: str) -> bool:
     return (Path(data_dir) / split).is_dir()
 
 
-def unreadable(paths: Sequence[str]) -> list[str]:
-    """Those of `paths` that cannot be decoded."""
-    return [path for path in paths if not _decodes(path)]
-
-
 def _split_folder(data_dir: str, split: str) -> Path:
     if not data_dir:
         raise UserError(f"data_dir is not set: --data_dir names the folder that holds {split}/<class>/*.jpg")
@@ -104,15 +103,5 @@ def _files_below(folder: str, parents: tuple[str, ...]) -> Iterator[str]:
 
 
 def _require_readable(photos: list[str], folder: Path) -> None:
-    if not any(_decodes(path) for path in photos):
+    if not any(decodes(read_photo(path)) for path in photos):
         raise UserError(f"{folder}: none of its {len(photos)} photos can be decoded, such as {photos[0]}")
-
-
-def _decodes(path: str) -> bool:
-    # Pillow, because on a broken photo MindSpore's decoder may report its error again for the next, or end the process.
-    try:
-        with Image.open(path, formats=("JPEG", "PNG", "BMP")) as photo:
-            photo.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
-    return True

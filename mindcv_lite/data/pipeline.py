@@ -6,14 +6,16 @@ from collections.abc import Iterator
 import mindspore.dataset as ds
 import numpy as np
 
-from mindcv_lite.data.folder import Photos, unreadable
-from mindcv_lite.data.sharding import epoch_order, epoch_seed, shard, steps_of
+from mindcv_lite.data.encoded import decodes
+from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
 from mindcv_lite.data.transforms import evaluation_transforms, training_transforms
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe import Data, Recipe
 
 COLUMNS = ["image", "label", "weight"]
+ON_CORRUPT = {"error": ds.config.ErrorSamplesMode.RETURN, "replace": ds.config.ErrorSamplesMode.REPLACE}
 
 
 class TrainingBatches:
@@ -41,6 +43,7 @@ class TrainingBatches:
         self.updates = -(-self.steps // self.accumulated)
         self.global_batch = data.batch_size * world.size * self.accumulated
         self.failure: UserError | TrainingError | None = None
+        self.replaced: dict[int, list[str]] = {}  # by epoch, on this rank; whole when the epoch's last batch is there
         self._next_epoch = self._passed_over = 0
 
     def update_of(self, step: int) -> int:
@@ -71,7 +74,7 @@ class TrainingBatches:
             weights[first:] *= share
         ds.config.set_seed(epoch_seed(self.recipe.system.seed, epoch, world.rank))
         transforms = training_transforms(self.recipe.augmentation, self.recipe.model.in_channels)
-        return Batches(self.photos, indices, weights, transforms, data.batch_size, world.settings.workers)
+        return Batches(self.photos, indices, weights, transforms, data, world.settings.workers)
 
     def __len__(self) -> int:
         return self.steps - self._passed_over
@@ -81,7 +84,9 @@ class TrainingBatches:
         passed_over, self._passed_over = self._passed_over, 0
         try:
             # Batches of steps that were made before are drawn all the same: augmentation is a stream of random numbers.
-            yield from itertools.islice(self.epoch(epoch), passed_over, None)
+            batches = self.epoch(epoch)
+            self.replaced[epoch] = batches.replaced
+            yield from itertools.islice(batches, passed_over, None)
         except (UserError, TrainingError) as error:  # kept: MindSpore passes on its text alone, in a long message
             self.failure = error
             raise
@@ -92,77 +97,71 @@ def evaluation_batches(photos: Photos, recipe: Recipe, world: World) -> "Batches
     order = epoch_order(len(photos), seed=0, epoch=0, shuffle=False)
     indices, weights = shard(order, recipe.data.batch_size, world.rank, world.size, drop_remainder=False)
     transforms = evaluation_transforms(recipe.augmentation, recipe.model.in_channels)
-    return Batches(photos, indices, weights, transforms, recipe.data.batch_size, world.settings.workers)
+    return Batches(photos, indices, weights, transforms, recipe.data, world.settings.workers)
 
 
 class Batches:
-    """Batches of NumPy arrays, once through. Raises `UserError` that names a photo that cannot be decoded."""
+    """Batches of NumPy arrays, once through: the photos of these indices.
+
+    Raises `UserError` that names a photo that cannot be decoded; or, with `on_corrupt: replace`, gives another one in
+    its place, and lists it in `replaced` by the time the last batch is there.
+    """
 
     def __init__(
-        self, photos: Photos, indices: np.ndarray, weights: np.ndarray, transforms: list, batch_size: int, workers: int
+        self, photos: Photos, indices: np.ndarray, weights: np.ndarray, transforms: list, data: Data, workers: int
     ):
-        self.rows = _EncodedPhotos(photos, indices, weights)
-        self.steps = len(indices) // batch_size
+        self.photos, self.indices, self.weights, self.batch_size = photos, indices, weights, data.batch_size
+        self.replaced: list[str] = []
+        ds.config.set_error_samples_mode(ON_CORRUPT[data.on_corrupt])
         rows = ds.GeneratorDataset(
-            self.rows, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False
+            EncodedPhotos(photos, indices),
+            ["image", "index"],
+            shuffle=False,
+            num_parallel_workers=1,
+            python_multiprocessing=False,
         )
-        self.dataset = rows.map(transforms, "image", num_parallel_workers=workers).batch(batch_size)
+        self.dataset = rows.map(transforms, "image", num_parallel_workers=workers).batch(data.batch_size)
 
     def __len__(self) -> int:
-        return self.steps
+        return len(self.indices) // self.batch_size
 
     def __iter__(self) -> Iterator[tuple]:
+        came: list[np.ndarray] = []
         try:
-            yield from self.dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+            for images, indices in self.dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
+                place = len(came) * self.batch_size
+                came.append(indices)
+                if len(came) == len(self):
+                    self.replaced += [self.photos.paths[i] for i in missing(self.indices, np.concatenate(came))]
+                yield images, self.photos.labels[indices], self.weights[place : place + len(indices)]
         except RuntimeError as error:
-            broken = unreadable(self.rows.recently_read())
-            if not broken:
-                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                reason = next((line for line in lines if "[ERROR]" in line), lines[0])
-                raise TrainingError(f"reading the photos failed, though each can be decoded: {reason}") from error
-            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-            raise UserError(f"{broken[0]}{more}: this photo cannot be decoded; replace it or remove it") from None
+            raise self._explained(error, missing(self.indices, np.concatenate([self.indices[:0], *came]))) from error
+
+    def _explained(self, error: RuntimeError, awaited: list[int]) -> UserError | TrainingError:
+        ahead = awaited[: 64 * self.batch_size + 2000]  # more photos than MindSpore's queues can hold
+        broken = next((index for index in ahead if not decodes(self.photos.content(index))), None)
+        if broken is None:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = next((line for line in lines if "[ERROR]" in line), lines[0])
+            return TrainingError(f"reading the photos failed, though each can be decoded: {reason}")
+        return UserError(CANNOT_BE_DECODED.format(self.photos.paths[broken]))
 
 
-class _EncodedPhotos:
-    """Rows (encoded photo, label, weight) for MindSpore's readers."""
+CANNOT_BE_DECODED = (
+    "{}: this photo cannot be decoded; mend or remove it (`python -m mindcv_lite check` names all such photos), "
+    "or train with --on_corrupt replace"
+)
 
-    def __init__(self, photos: Photos, indices: np.ndarray, weights: np.ndarray):
-        self.photos, self.indices, self.weights = photos, indices, weights
-        self.last_read = 0
+
+class EncodedPhotos:
+    """Rows (encoded photo, index) for MindSpore's readers."""
+
+    def __init__(self, photos: Photos, indices: np.ndarray):
+        self.photos, self.indices = photos, indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: int) -> tuple[np.ndarray, np.int32, np.float32]:
-        self.last_read, index = place, self.indices[place]
-        content = np.fromfile(self.photos.paths[index], np.uint8)
-        if is_hopeless(content):  # an empty photo is an error; this would end or hang the process
-            content = content[:0]
-        return content, self.photos.labels[index], self.weights[place]
-
-    def recently_read(self) -> list[str]:
-        """More of the last paths than MindSpore's queues can hold."""
-        recent = self.indices[max(0, self.last_read - 2000) : self.last_read + 1]
-        return [self.photos.paths[index] for index in dict.fromkeys(recent)]
-
-
-# How the files begin that MindSpore decodes: JPEG, PNG, BMP, TIFF. Of others it leaves a copy in the working directory.
-SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
-
-
-def is_hopeless(content: np.ndarray) -> bool:
-    """Whether a file is of another kind, or a JPEG cut short in its header: some end or hang MindSpore's decoder."""
-    if not bytes(content[:4]).startswith(SIGNATURES):
-        return True
-    if bytes(content[:2]) != b"\xff\xd8":
-        return False
-    place = 2
-    while place + 4 <= len(content):
-        if content[place] != 0xFF:
-            return False  # something odd between the segments: the decoder's to judge
-        if content[place + 1] == 0xDA:  # the start of the scan
-            return False
-        filled = content[place + 1] == 0xFF
-        place += 1 if filled else 2 + int(content[place + 2]) * 256 + int(content[place + 3])
-    return True
+    def __getitem__(self, place: int) -> tuple[np.ndarray, np.int32]:
+        index = self.indices[place]
+        return self.photos.content(index), np.int32(index)

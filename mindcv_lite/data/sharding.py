@@ -1,5 +1,7 @@
 """Who sees which photo when. Plain NumPy, the same on every rank, so that no rank has to ask another."""
 
+from collections import Counter
+
 import numpy as np
 
 
@@ -30,3 +32,14 @@ def shard(
     total = steps_of(len(order), batch_size, size, drop_remainder) * batch_size * size
     weights = (np.arange(total) < len(order)).astype(np.float32)
     return np.resize(order, total)[rank::size], weights[rank::size]
+
+
+def missing(expected: np.ndarray, came: np.ndarray) -> list[int]:
+    """The indices of `expected` that did not come, in order; each as often as it is missing."""
+    left, lost = Counter(came.tolist()), []
+    for index in expected.tolist():
+        if left[index]:
+            left[index] -= 1
+        else:
+            lost.append(index)
+    return lost

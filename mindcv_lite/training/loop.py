@@ -162,6 +162,7 @@ class Record(Callback):
         self.step, self.recipe, self.world = watch.step, watch.recipe, watch.world
         self.publish = Publish(self.step.network, self.step.average, published, self.world)
         self.fixed = fixed_facts(self.recipe, photos, self.world)
+        self.named: set[str] = set()  # photos that cannot be decoded, which were named in the log
         output = self.recipe.output
         self.folder = Path(output.ckpt_save_dir)
         self.checkpoints = Checkpoints(
@@ -208,6 +209,7 @@ class Record(Callback):
     def on_train_epoch_end(self, run_context) -> None:
         epoch, step = run_context.original_args().cur_epoch_num, int(self.step.step.asnumpy())
         output, last = self.recipe.output, epoch == self.recipe.schedule.epoch_size
+        replaced = self._replaced_in(epoch)
         self.publish()
         published = {name: parameter.asnumpy() for name, parameter in self.publish.parameters.items()}
         require_finite(published)
@@ -222,12 +224,20 @@ class Record(Callback):
             if epoch % output.ckpt_save_interval == 0 or last or failure:
                 self.checkpoints.save(epoch, step, *weights, top1)
             best = top1 is not None and self.checkpoints.save_if_best(*weights, top1)
-            self._report(epoch, step, score, best)
+            self._report(epoch, step, score, best, replaced)
         self._save_state()
         if failure:
             raise failure
         if not last and (number := self.stop.of_any_rank()):
             raise self._stopped(number)
+
+    def _replaced_in(self, epoch: int) -> int:
+        """How many photos could not be decoded in this epoch, on all ranks; each rank names its own once."""
+        replaced = self.watch.batches.replaced[epoch - 1]
+        for path in sorted({*replaced} - self.named):
+            log.error("%s cannot be decoded: another photo takes its place", path)
+        self.named |= {*replaced}
+        return int(self.world.sum(np.array([len(replaced)], np.float64))[0])
 
     def _save_state(self) -> None:
         numbers = numbers_of(self.step, self.world)
@@ -246,7 +256,7 @@ class Record(Callback):
         where = f"step {step} (epoch {-(-step // self.watch.batches.steps)}/{self.recipe.schedule.epoch_size})"
         return Stopped(number, f"stopped after {where} by {signal.Signals(number).name}; --resume goes on from there")
 
-    def _report(self, epoch: int, step: int, score: Score | None, best: bool) -> None:
+    def _report(self, epoch: int, step: int, score: Score | None, best: bool, replaced: int) -> None:
         watch = self.watch
         facts = [
             str(score) if score else "",
@@ -256,6 +266,7 @@ class Record(Callback):
             f"{watch.images_per_second:.1f} images/s",
             f"{watch.seconds:.1f} s",
             "" if watch.waited is None else f"{watch.waited:.1f} s ({watch.waited / watch.seconds:.1%}) of it for data",
+            f"{replaced} photos replaced" if replaced else "",
         ]
         log.info("epoch %d/%d: %s", epoch, self.recipe.schedule.epoch_size, ", ".join(filter(None, facts)))
         if skipped := int(watch.step.skipped.asnumpy()):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.folder import Photos, class_names_of, has_split, read_split, unreadable
+from mindcv_lite.data.folder import Photos, class_names_of, has_split, read_split
 from mindcv_lite.errors import UserError
 
 
@@ -116,32 +116,6 @@ def test_a_class_of_nothing_but_broken_photos_is_refused_and_one_with_a_sound_ph
     (folder / "train/b/2.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"train/b: none of its 3 photos can be decoded, such as .*b/0\.jpg"):
         read_split(str(folder), "train")
-
-
-def test_unreadable_names_exactly_the_photos_that_cannot_be_decoded(photo_folder):
-    folder = photo_folder({"train": {"a": 7}}) / "train/a"
-    (folder / "1.jpg").write_bytes((folder / "1.jpg").read_bytes()[:100])
-    (folder / "3.jpg").write_bytes(b"")
-    (folder / "4.jpg").write_bytes(b"not a photo at all")
-    (folder / "6.jpg").unlink()
-    paths = [str(folder / f"{number}.jpg") for number in range(7)]
-    assert unreadable(paths) == [paths[number] for number in (1, 3, 4, 6)]
-
-
-def test_a_photo_that_ends_within_its_jpeg_tables_is_unreadable(photo_folder):
-    path = photo_folder({"train": {"a": 1}}) / "train/a/0.jpg"
-    whole = path.read_bytes()
-    tables = slice(whole.index(b"\xff\xc0"), whole.index(b"\xff\xda"))  # from start of frame to start of scan
-    for end in range(tables.start, tables.stop, 50):
-        path.write_bytes(whole[:end])
-        assert unreadable([str(path)]) == [str(path)]
-
-
-def test_a_broken_photo_leaves_no_copy_of_itself_behind(photo_folder, tmp_path):
-    path = photo_folder({"train": {"a": 1}}) / "train/a/0.jpg"
-    path.write_bytes(path.read_bytes()[:100])
-    assert unreadable([str(path)]) == [str(path)]
-    assert [entry.name for entry in tmp_path.iterdir()] == ["photos"]
 
 
 def test_photos_behind_links_count_and_links_back_do_not_loop(photo_folder, tmp_path):

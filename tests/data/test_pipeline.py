@@ -284,6 +284,42 @@ def test_a_photo_that_ends_within_its_jpeg_tables_is_named(recipe, world, photo_
             list(evaluation_batches(photos, given, world(given)))
 
 
+def test_a_photo_that_is_gone_is_named(photos, recipe, world):
+    gone, given = Photos([*photos.paths[:9], "gone.jpg"], photos.labels, photos.class_names), recipe(batch_size=5)
+    with pytest.raises(UserError, match=r"gone\.jpg: this photo cannot be decoded"):
+        list(TrainingBatches(gone, given, world(given)).epoch(0))
+
+
+@pytest.mark.parametrize("broken", [(), (6,), (0, 1), (9,), tuple(range(1, 10))])
+def test_replace_gives_a_whole_epoch_and_tells_which_photos_were_replaced(photos, recipe, world, tmp_path, broken):
+    given = recipe(batch_size=5, on_corrupt="replace", hflip=0, color_jitter=0, scale="[1, 1]", ratio="[1.2, 1.2]")
+    batches = TrainingBatches(with_broken(photos, tmp_path, *broken), given, world(given))
+    (epoch,) = epochs_of(batches, 3, 1)
+    assert sorted(map(Path, batches.replaced[3])) == [tmp_path / f"broken{number}.jpg" for number in broken]
+    seen = Counter(seen_of(epoch))
+    assert sum(seen.values()) == COUNT
+    assert seen.keys() == {*range(COUNT)} - {*broken}
+    whole = {
+        number: image
+        for images, labels, _ in sound_epoch(photos, given, world)
+        for number, image in zip(labels, images, strict=True)
+    }
+    for images, labels, _ in epoch:  # a photo that takes another's place brings its own label
+        for image, label in zip(images, labels, strict=True):
+            assert np.array_equal(image, whole[label])
+
+
+def sound_epoch(photos, given, world) -> list[tuple]:
+    return list(TrainingBatches(photos, given, world(given)).epoch(3))
+
+
+def test_where_nothing_can_be_decoded_nothing_can_be_replaced(photos, recipe, world, tmp_path):
+    given = recipe(batch_size=5, on_corrupt="replace")
+    batches = TrainingBatches(with_broken(photos, tmp_path, *range(COUNT)), given, world(given))
+    with pytest.raises(UserError, match=r"broken\d\.jpg: this photo cannot be decoded"):
+        list(batches.epoch(0))
+
+
 def test_training_keeps_the_sentence_that_names_the_photo(photos, recipe, world, tmp_path):
     given = recipe(drop_remainder=False)
     batches = TrainingBatches(with_broken(photos, tmp_path, 6), given, world(given))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindcv_lite.data.sharding import epoch_order, epoch_seed, shard, steps_of
+from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
 
 counts, batches, ranks = st.integers(1, 300), st.integers(1, 70), st.integers(1, 8)
 
@@ -94,3 +94,9 @@ def test_seeds_differ_by_seed_epoch_and_rank_and_fit_into_31_bits():
     assert len(set(seeds)) == len(seeds)  # 8000 draws of 2**31: a pair in 70 such tables would be chance
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert epoch_seed(42, 3, 1) == epoch_seed(42, 3, 1)
+
+
+@given(st.lists(st.integers(0, 20)), st.lists(st.integers(0, 20)))
+def test_what_is_missing_is_what_came_less_often_than_expected(expected, came):
+    lost = missing(np.array(expected, int), np.array(came, int))
+    assert Counter(lost) == Counter(expected) - Counter(came)

@@ -1,0 +1,48 @@
+"""Encoded photos, the content of a .jpg or .png: which of them can be decoded."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+# How the files begin that MindSpore decodes: JPEG, PNG, BMP, TIFF. Of others it leaves a copy in the working directory.
+SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
+
+
+def read_photo(path: str) -> np.ndarray:
+    """The content of a file, uint8 (bytes,); empty where there is none, or none that can be decoded at all."""
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError:
+        return np.zeros(0, np.uint8)
+    return content[:0] if is_hopeless(content) else content
+
+
+def decodes(content: np.ndarray) -> bool:
+    """Whether the bytes (uint8) are a photo that can be decoded."""
+    # Pillow, because on a broken photo MindSpore's decoder may report its error again for the next, or end the process.
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "BMP")) as photo:
+            warnings.simplefilter("ignore")
+            photo.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+    return True
+
+
+def is_hopeless(content: np.ndarray) -> bool:
+    """Whether a file is of another kind, or a JPEG cut short in its header: some end or hang MindSpore's decoder."""
+    if not bytes(content[:4]).startswith(SIGNATURES):
+        return True
+    if bytes(content[:2]) != b"\xff\xd8":
+        return False
+    place = 2
+    while place + 4 <= len(content):
+        if content[place] != 0xFF:
+            return False  # something odd between the segments: the decoder's to judge
+        if content[place + 1] == 0xDA:  # the start of the scan
+            return False
+        filled = content[place + 1] == 0xFF
+        place += 1 if filled else 2 + int(content[place + 2]) * 256 + int(content[place + 3])
+    return True
