@@ -16,6 +16,7 @@ def main() -> None:
     from mindcv_lite.data.source import training_photos, with_num_classes
     from mindcv_lite.evaluation import EvaluationStep, evaluate
     from mindcv_lite.network import build_network
+    from mindcv_lite.training.contact_sheet import draw_first_batch
     from mindcv_lite.training.loop import Record, Watch, fit
     from mindcv_lite.training.optimizers import RateTable, build_optimizer, peak_rate
     from mindcv_lite.training.report import describe, describe_in_full
@@ -49,6 +50,8 @@ def main() -> None:
     step = TrainStep(network, optimizer, recipe, world, batches.steps)
 
     describe(recipe, world, batches, network, rate, peak)
+    if recipe.system.show_batch and world.rank == 0:
+        draw_first_batch(batches, recipe, train_photos.class_names)
     if recipe.system.dry_run:
         return describe_in_full(recipe, peak)
 

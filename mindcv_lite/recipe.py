@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
+from mindcv_lite import auto_augment
 from mindcv_lite.errors import CommandLine, UserError
 
 
@@ -42,6 +43,7 @@ class System:
     )
     seed: int = key("seed of weights, order, augmentation and dropout", 42, at_least=0, at_most=2**31 - 1)
     dry_run: bool = key("build everything, say what would be done, and stop before the first step", False)
+    show_batch: str = key("picture file (.png, .jpg): draw the first batch in it, as the network sees it", "")
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,40 @@ class Augmentation:
     ratio: tuple[float, float] = key("random crop: range of width / height", (0.75, 1.333), at_least=0.01, at_most=100)
     hflip: float = key("probability of a left-right flip", 0.5, at_least=0, at_most=1)
     vflip: float = key("probability of an up-down flip", 0.0, at_least=0, at_most=1)
-    color_jitter: float | None = key("range of brightness, contrast and saturation", 0.4, at_least=0, at_most=1)
+    color_jitter: float | None = key(
+        "range of brightness, contrast and saturation; auto_augment takes its place", 0.4, at_least=0, at_most=1
+    )
+    auto_augment: str | None = key("randaug-mM-nN (N operations of strength M of 10), autoaug or trivialaugwide", None)
+    re_prob: float = key("random erasing: its probability", 0.0, at_least=0, at_most=1)
+    re_scale: tuple[float, float] = key(
+        "random erasing: range of the share of the area", (0.02, 0.33), above=0, at_most=1
+    )
+    re_ratio: tuple[float, float] = key(
+        "random erasing: range of height / width", (0.3, 3.3), at_least=0.01, at_most=100
+    )
+    re_value: float | tuple[float, ...] | Literal["random"] = key(
+        "random erasing: what it fills in, in deviations from the mean, one number or one for each channel; or random",
+        0.0,
+    )
+    re_max_attempts: int = key("random erasing: rectangles that are tried", 10, at_least=1, at_most=1000)
+    mixup: float = key("alpha of mixup; 0: none", 0.0, at_least=0, at_most=1000)
+    cutmix: float = key("alpha of cutmix; 0: none", 0.0, at_least=0, at_most=1000)
+    cutmix_prob: float = key(
+        "probability that a batch is mixed, by mixup or cutmix, or by either of both", 1.0, at_least=0, at_most=1
+    )
+    aug_repeats: int = key("times a photo comes in an epoch of as many photos; 0 and 1: once", 0, at_least=0)
     interpolation: Literal["bilinear", "bicubic", "nearest", "area"] = key("resampling of all resizes", "bilinear")
     crop_pct: float = key("evaluation: share of the resized shorter side that is kept", 0.875, at_least=0.1, at_most=1)
     mean: tuple[float, ...] = key("per channel, on the 0 to 255 scale", (123.675, 116.28, 103.53))
     std: tuple[float, ...] = key("per channel, on the 0 to 255 scale", (58.395, 57.12, 57.375), above=0)
+
+    @property
+    def erases(self) -> bool:
+        return self.re_prob > 0
+
+    @property
+    def mixes(self) -> bool:
+        return self.cutmix_prob > 0 and max(self.mixup, self.cutmix) > 0
 
 
 @dataclass(frozen=True)
@@ -254,27 +285,17 @@ KINDS: dict[str, Any] = {name: kind for topic in TOPICS.values() for name, kind 
 ANY = object()
 # What MindCV's recipes may hold and this project does not do: the values that change nothing, and what to do instead.
 FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
-    "aug_repeats": ((0, 1), "repeated augmentation is not supported"),
     "aug_splits": ((0,), "split augmentation is not supported"),
-    "auto_augment": ((None, "", "None"), "automatic augmentation is not supported; use scale, ratio and color_jitter"),
     "aux_factor": ((0,), "MobileNetV3 has no auxiliary output"),
     "amp_cast_list": ((None, ""), "choose the precision with amp_level"),
     "ckpt_url": ((ANY,), ""),
-    "cutmix": ((0,), "cutmix is not supported"),
-    "cutmix_prob": ((ANY,), ""),
     "data_url": ((ANY,), ""),
     "dataset_download": ((False,), "photos are not downloaded; put them under data_dir"),
     "drop_path_rate": ((None, 0), "MobileNetV3 has no drop path; use drop_rate"),
     "dynamic_loss_scale": ((False,), "use loss_scale_type: dynamic"),
     "enable_modelarts": ((False,), "ModelArts is not supported; use data_dir and ckpt_save_dir"),
     "filter_bias_and_bn": ((False,), "use weight_decay_filter: norm_and_bias"),
-    "mixup": ((0,), "mixup is not supported"),
     "multi_data_url": ((ANY,), ""),
-    "re_prob": ((0,), "random erasing is not supported"),
-    "re_scale": ((ANY,), ""),
-    "re_ratio": ((ANY,), ""),
-    "re_value": ((ANY,), ""),
-    "re_max_attempts": ((ANY,), ""),
     "reduction": (("mean",), "the loss is the mean over the batch"),
     "resume_opt": ((False,), "use --resume, which needs no other key"),
     "train_url": ((ANY,), ""),
@@ -345,13 +366,22 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
             got = _show(recipe.flat()[name]) + ("" if name in origin else ", the default")
             raise UserError(f"{origin.get(name, source)}: key '{name}': expected {expected}, got {got}")
 
-    for name in ("scale", "ratio"):
+    for name in ("scale", "ratio", "re_scale", "re_ratio"):
         low, high = getattr(recipe.augmentation, name)
         require(low <= high, name, "[low, high] with low <= high")
     channels = recipe.model.in_channels
     for name in ("mean", "std"):
         count = len(getattr(recipe.augmentation, name))
         require(count == channels, name, f"{channels} numbers, one for each of the in_channels")
+    if isinstance(value := recipe.augmentation.re_value, tuple):
+        require(
+            len(value) == channels, "re_value", f"one number, {channels} (one for each of the in_channels) or random"
+        )
+    if recipe.augmentation.auto_augment:
+        try:
+            auto_augment.parse(recipe.augmentation.auto_augment)
+        except ValueError as error:
+            require(False, "auto_augment", str(error))
     milestones = recipe.schedule.multi_step_decay_milestones
     require(list(milestones) == sorted(set(milestones)), "multi_step_decay_milestones", "increasing epochs")
     schedule = recipe.schedule
@@ -545,7 +575,7 @@ def _wants_text(kind: Any, text: str) -> bool:
     """Whether a flag's text is taken as it is, not as YAML: a path may well look like a number."""
     choices = typing.get_args(kind)
     if str in choices:
-        return text.lower() not in ("true", "false")
+        return text.lower() not in ("true", "false") if bool in choices else text != "None"
     return kind is str or (typing.get_origin(kind) is Literal and text in choices)
 
 

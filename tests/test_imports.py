@@ -19,8 +19,10 @@ MAY_IMPORT = {
     "cache": (),
     "__main__": ("errors",),  # it finds a command by its name
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
-    "recipe": ("errors",),
-    "dropout": (),
+    "auto_augment": (),
+    "recipe": ("errors", "auto_augment"),
+    "noise": (),
+    "dropout": ("noise",),
     "mobilenetv3": ("dropout",),
     "device": ("errors", "recipe"),
     "network": ("errors", "recipe", "mobilenetv3"),
@@ -30,15 +32,21 @@ MAY_IMPORT = {
     "checkpoint": ("errors", "recipe", "storage", "weights"),
     "origins": ("errors", "recipe", "mobilenetv3", "weights"),
     "torch_files": ("errors",),
-    "data": ("errors", "cache", "recipe", "device", "data"),
+    "data": ("errors", "cache", "auto_augment", "recipe", "noise", "device", "data"),
+    "data.encoded": (),
     "data.normalize": (),
     "data.sharding": (),
     "training.loop": ("errors", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),
     "training.state": ("errors", "recipe", "device", "data", "network", "checkpoint", "training.train_step"),
     "training.stop": ("device",),
     "training.report": ("recipe", "device", "data", "network", "training.optimizers", "training.schedules"),
+    "training.contact_sheet": ("errors", "recipe", "data", "training.preparation"),
     "training.publish": ("device", "network", "training.average"),
-    "training.train_step": ("recipe", "device", "data", "training.losses", "training.average"),
+    "training.train_step": (
+        *("recipe", "device", "data"),
+        *("training.losses", "training.average", "training.preparation"),
+    ),
+    "training.preparation": ("recipe", "data", "training.losses"),
     "training.average": (),
     "training.losses": (),
     "training.schedules": ("recipe",),
@@ -48,10 +56,12 @@ MAY_IMPORT = {
 WITHOUT_MINDSPORE = (
     "errors",
     "cache",
+    "auto_augment",
     "recipe",
     "published",
     "training.schedules",
     "data.sharding",
+    "data.encoded",
     "data.classes",
     "data.digits",
     "data.folder",
@@ -137,8 +147,8 @@ def test_the_table_allows_no_more_than_is_used():
 def test_the_arrows_make_no_circle():
     order = list(TopologicalSorter({name: modules_imported_by(path) for name, path in MODULES.items()}).static_order())
     assert order[0] in (
-        *("errors", "cache", "dropout"),
-        *("training.average", "training.losses", "data.normalize", "data.sharding"),
+        *("errors", "cache", "noise", "auto_augment"),
+        *("training.average", "training.losses", "data.normalize", "data.sharding", "data.encoded"),
     )
     assert order.index("recipe") < order.index("device") < order.index("training.loop")
 

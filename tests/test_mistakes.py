@@ -110,7 +110,7 @@ def test_a_file_that_is_no_recipe(told_to_a_user, tmp_path, script, content, sen
         ),
         (["--device_target", "NPU"], "command line: key 'device_target': expected one of auto, Ascend, GPU, CPU, got"),
         (["--scale", "0.3"], "command line: key 'scale': expected a list of 2 numbers, [low, high], above 0, at most"),
-        (["--mixup", "0.2"], "command line: key 'mixup': only 0 is accepted, got 0.2; mixup is not supported"),
+        (["--aug_splits", "3"], "command line: key 'aug_splits': only 0 is accepted, got 3; split augmentation is not"),
     ],
     ids=["unknown key", "type", "bool as number", "choice", "list", "key of MindCV"],
 )

@@ -129,7 +129,7 @@ from mindcv_lite.training.train_step import TrainStep
 from tests.conftest import SMALLEST
 from tests.training.test_train_step import IMAGES, LABELS, WEIGHTS, Layer
 
-keys = SMALLEST | dict(clip_grad=True, clip_value=0.1)
+keys = SMALLEST | dict(clip_grad=True, clip_value=0.1, num_classes=5)
 recipe = load_recipe([f"--{{name}}={{value}}" for name, value in keys.items()], "")
 world, network = device.start(recipe), Layer()
 optimizer = build_optimizer(network.trainable_params(), recipe, RateTable(lambda step: 1.0, 1), "CPU")

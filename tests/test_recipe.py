@@ -376,7 +376,7 @@ def test_and_otherwise_refused_by_name_with_advice(load, write, name):
 
 def test_the_advice_names_keys_that_exist():
     named = {word for _, advice in FOREIGN_KEYS.values() for word in advice.replace(":", " ").split() if "_" in word}
-    assert named - {"norm_and_bias"} <= {key.rstrip(",;") for key in KEYS} | {"scale,"}
+    assert named - {"norm_and_bias"} <= {key.rstrip(",;") for key in KEYS}
 
 
 def test_a_bare_foreign_flag_means_true_and_is_refused(load):
@@ -463,6 +463,16 @@ def test_the_text_of_a_recipe_is_what_it_saves(load, tmp_path):
     [
         ("scale: [0.9, 0.1]", "key 'scale': expected [low, high] with low <= high, got [0.9, 0.1]"),
         ("ratio: [2, 1]", "key 'ratio': expected [low, high] with low <= high, got [2.0, 1.0]"),
+        ("re_ratio: [2, 1]", "key 're_ratio': expected [low, high] with low <= high, got [2.0, 1.0]"),
+        ("re_value: [1, 2]", "key 're_value': expected one number, 3 (one for each of the in_channels) or random, got"),
+        (
+            "auto_augment: augmix",
+            "key 'auto_augment': expected randaug-mM-nN, autoaug or trivialaugwide (MindSpore has",
+        ),
+        (
+            "auto_augment: randaug-m9-mstd0.5",
+            "key 'auto_augment': expected randaug-mM-nN, M from 0 to 10, N from 1 on, ",
+        ),
         ("mean: [1, 2]", "key 'mean': expected 3 numbers, one for each of the in_channels, got [1.0, 2.0]"),
         ("std: [1]", "key 'std': expected 3 numbers, one for each of the in_channels, got [1.0]"),
         ("in_channels: 1", "key 'mean': expected 1 numbers, one for each of the in_channels, got [123.675, 116.28, "),
@@ -512,6 +522,11 @@ def test_a_contradiction_names_the_source_of_the_value_it_complains_about(load):
         "scheduler: constant\nmin_lr: 0.5",  # is not used
         "ckpt_save_policy: top_k\nval_while_train: True",
         "opt: momentum\nmomentum: 0",
+        "auto_augment: None",
+        "auto_augment: ''",
+        "auto_augment: randaug-m9-n2-mstd0-inc1",
+        "re_value: random",
+        "re_value: [1, 2, 3]",
     ],
 )
 def test_keys_that_agree_are_taken(load, lines):
@@ -559,7 +574,10 @@ def _values(kind: Any, bounds: dict[str, float]) -> st.SearchStrategy:
 def recipes(draw: st.DrawFn) -> Recipe:
     """Valid recipes."""
     flat = {name: draw(values_of(name)) for name in KEYS}
-    for name in ("scale", "ratio"):
+    flat["auto_augment"] = draw(st.sampled_from([None, "", "autoaug", "trivialaugwide", "randaug-m9-n2", "randaug"]))
+    if isinstance(flat["re_value"], tuple):
+        flat["re_value"] = flat["re_value"][: flat["in_channels"]]
+    for name in ("scale", "ratio", "re_scale", "re_ratio"):
         flat[name] = tuple(sorted(flat[name]))
     for name in ("mean", "std"):
         flat[name] = flat[name][: flat["in_channels"]]

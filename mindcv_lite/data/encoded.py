@@ -23,7 +23,10 @@ def decodes(content: np.ndarray) -> bool:
     """Whether the bytes (uint8) are a photo that can be decoded."""
     # Pillow, because on a broken photo MindSpore's decoder may report its error again for the next, or end the process.
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "BMP")) as photo:
+        with (
+            warnings.catch_warnings(),
+            Image.open(io.BytesIO(content.tobytes()), formats=("JPEG", "PNG", "BMP")) as photo,
+        ):
             warnings.simplefilter("ignore")
             photo.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):

@@ -7,12 +7,14 @@ import mindspore.dataset as ds
 import numpy as np
 
 from mindcv_lite.data.encoded import decodes
+from mindcv_lite.data.erasing import draw_rectangles
 from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.mixing import draw_mix
 from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
 from mindcv_lite.data.transforms import evaluation_transforms, training_transforms
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.recipe import Data, Recipe
+from mindcv_lite.recipe import Augmentation, Data, Recipe
 
 COLUMNS = ["image", "label", "weight"]
 ON_CORRUPT = {"error": ds.config.ErrorSamplesMode.RETURN, "replace": ds.config.ErrorSamplesMode.REPLACE}
@@ -54,8 +56,9 @@ class TrainingBatches:
     def dataset(self, first_step: int = 0) -> ds.Dataset:
         """All epochs from that of `first_step` (counted from 0) on; or the rest of that epoch, if it began before."""
         self._next_epoch, self._passed_over = divmod(first_step, self.steps)
+        columns = COLUMNS + drawn_columns(self.recipe.augmentation)
         batches = ds.GeneratorDataset(
-            self, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False
+            self, columns, shuffle=False, num_parallel_workers=1, python_multiprocessing=False
         )
         batches.output_shapes()  # MindSpore draws a batch to find the shapes, once: now, not in place of an epoch
         self._next_epoch, self._passed_over = divmod(first_step, self.steps)
@@ -64,17 +67,19 @@ class TrainingBatches:
     def epoch(self, epoch: int) -> "Batches":
         """The batches of one epoch, counted from 0."""
         data = self.recipe.data
-        order = epoch_order(len(self.photos), self.recipe.system.seed, epoch, data.shuffle, data.num_samples)
-        world = self.world
+        world, seed, augmentation = self.world, self.recipe.system.seed, self.recipe.augmentation
+        repeats = max(1, augmentation.aug_repeats)
+        order = epoch_order(len(self.photos), seed, epoch, data.shuffle, data.num_samples, repeats)
         indices, weights = shard(order, data.batch_size, world.rank, world.size, data.drop_remainder)
         # In a last update of fewer photos they share the weight of full batches: the mean over all ranks is theirs.
         first = (self.updates - 1) * self.accumulated * data.batch_size
         share = (len(weights) - first) * world.size / (len(order) - first * world.size)
         if share > 1:
             weights[first:] *= share
-        ds.config.set_seed(epoch_seed(self.recipe.system.seed, epoch, world.rank))
-        transforms = training_transforms(self.recipe.augmentation, self.recipe.model.in_channels)
-        return Batches(self.photos, indices, weights, transforms, data, world.settings.workers)
+        ds.config.set_seed(epoch_seed(seed, epoch, world.rank))
+        transforms = training_transforms(augmentation, self.recipe.model.in_channels)
+        drawn = draws(augmentation, data.batch_size, epoch_seed(seed, epoch, world.rank))
+        return Batches(self.photos, indices, weights, transforms, data, world.settings.workers, drawn)
 
     def __len__(self) -> int:
         return self.steps - self._passed_over
@@ -92,12 +97,26 @@ class TrainingBatches:
             raise
 
 
+def draws(augmentation: Augmentation, batch_size: int, seed: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """What the host draws for each batch, for the device to do: the columns `drawn_columns`."""
+    random = np.random.default_rng(seed)
+    while True:
+        erased = (draw_rectangles(random, batch_size, augmentation),) if augmentation.erases else ()
+        mixed = (draw_mix(random, augmentation),) if augmentation.mixes else ()
+        yield erased + mixed
+
+
+def drawn_columns(augmentation: Augmentation) -> list[str]:
+    """Rectangles to erase (batch, 4), and how to mix (6,), as far as the recipe asks for them."""
+    return ["erased"] * augmentation.erases + ["mix"] * augmentation.mixes
+
+
 def evaluation_batches(photos: Photos, recipe: Recipe, world: World) -> "Batches":
     """This rank's share of the photos in whole batches; weight 0 marks what only fills up the last one."""
     order = epoch_order(len(photos), seed=0, epoch=0, shuffle=False)
     indices, weights = shard(order, recipe.data.batch_size, world.rank, world.size, drop_remainder=False)
     transforms = evaluation_transforms(recipe.augmentation, recipe.model.in_channels)
-    return Batches(photos, indices, weights, transforms, recipe.data, world.settings.workers)
+    return Batches(photos, indices, weights, transforms, recipe.data, world.settings.workers, itertools.repeat(()))
 
 
 class Batches:
@@ -108,9 +127,17 @@ class Batches:
     """
 
     def __init__(
-        self, photos: Photos, indices: np.ndarray, weights: np.ndarray, transforms: list, data: Data, workers: int
+        self,
+        photos: Photos,
+        indices: np.ndarray,
+        weights: np.ndarray,
+        transforms: list,
+        data: Data,
+        workers: int,
+        drawn: Iterator[tuple],
     ):
         self.photos, self.indices, self.weights, self.batch_size = photos, indices, weights, data.batch_size
+        self.drawn = drawn
         self.replaced: list[str] = []
         ds.config.set_error_samples_mode(ON_CORRUPT[data.on_corrupt])
         rows = ds.GeneratorDataset(
@@ -133,7 +160,7 @@ class Batches:
                 came.append(indices)
                 if len(came) == len(self):
                     self.replaced += [self.photos.paths[i] for i in missing(self.indices, np.concatenate(came))]
-                yield images, self.photos.labels[indices], self.weights[place : place + len(indices)]
+                yield images, self.photos.labels[indices], self.weights[place : place + len(indices)], *next(self.drawn)
         except RuntimeError as error:
             raise self._explained(error, missing(self.indices, np.concatenate([self.indices[:0], *came]))) from error
 

@@ -3,6 +3,8 @@
 from mindspore.dataset import vision
 from mindspore.dataset.vision import ConvertMode, Inter
 
+from mindcv_lite.auto_augment import parse
+from mindcv_lite.data.policies import policy_of
 from mindcv_lite.recipe import Augmentation
 
 INTERPOLATIONS = {
@@ -14,15 +16,19 @@ INTERPOLATIONS = {
 
 
 def training_transforms(augmentation: Augmentation, in_channels: int) -> list:
-    """Random crop of random area and shape, flips, colour jitter."""
+    """Random crop of random area and shape, flips, colour jitter or automatic augmentation."""
     interpolation = INTERPOLATIONS[augmentation.interpolation]
     side = augmentation.image_resize
     transforms = [vision.RandomCropDecodeResize(side, augmentation.scale, augmentation.ratio, interpolation)]
-    if augmentation.hflip > 0:
-        transforms += [vision.RandomHorizontalFlip(augmentation.hflip)]
-    if augmentation.vflip > 0:
-        transforms += [vision.RandomVerticalFlip(augmentation.vflip)]
-    if augmentation.color_jitter:
+    if augmentation.hflip > 0 or augmentation.vflip > 0:
+        # One operator for both: MindSpore seeds all alike, and two would turn the same photos over.
+        flips = [(vision.HorizontalFlip(), augmentation.hflip), (vision.VerticalFlip(), augmentation.vflip)]
+        transforms += [vision.RandomSelectSubpolicy([flips])]
+    if augmentation.auto_augment:
+        mean = [round(min(level, 255)) for level in augmentation.mean]
+        red, green, blue = mean * (3 // len(mean))
+        transforms += policy_of(parse(augmentation.auto_augment), side, interpolation, (red, green, blue))
+    elif augmentation.color_jitter:
         jitter = augmentation.color_jitter
         transforms += [vision.RandomColorAdjust(brightness=jitter, contrast=jitter, saturation=jitter)]
     return transforms + _channels(in_channels)

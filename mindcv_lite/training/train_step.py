@@ -2,16 +2,17 @@
 
 from mindspore import Parameter, ParameterTuple, Tensor, amp, dtype, nn, ops
 
-from mindcv_lite.data.normalize import Normalize
 from mindcv_lite.data.sharding import epoch_seed
 from mindcv_lite.device import World
 from mindcv_lite.recipe import Precision, Recipe
 from mindcv_lite.training.average import MovingAverage
-from mindcv_lite.training.losses import LOSSES, soft_targets
+from mindcv_lite.training.losses import LOSSES
+from mindcv_lite.training.preparation import Preparation
 
 
 class TrainStep(nn.Cell):
-    """images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,) -> loss.
+    """images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,), and what the host
+    drew for augmentation -> loss.
 
     The device keeps count, so that one that runs a whole epoch on its own reports the same as one that does not:
     `loss_sum` since the epoch began, and in `broken_step` the first step whose loss was not finite (-1: none).
@@ -21,9 +22,8 @@ class TrainStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network
         self.optimizer = optimizer
-        self.normalize = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
+        self.prepare = Preparation(recipe)
         self.loss = LOSSES[recipe.loss.loss]
-        self.label_smoothing = recipe.loss.label_smoothing
         self.gradients = ops.value_and_grad(self.scaled_loss, None, optimizer.parameters, has_aux=True)
         self.accumulate = Accumulation(optimizer, recipe.optimizer.gradient_accumulation_steps, steps_per_epoch)
         self.mean_over_devices = (
@@ -43,15 +43,15 @@ class TrainStep(nn.Cell):
         self.step = counter(0, "step")
         self.broken_step = counter(-1, "broken_step")
 
-    def scaled_loss(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        dropout_seed = self.step * self.size + self.rank + self.first_seed
-        logits = self.network(self.normalize(images), dropout_seed).float()  # (batch, classes)
-        targets = soft_targets(labels, logits.shape[1], self.label_smoothing)
+    def scaled_loss(self, images: Tensor, targets: Tensor, weights: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(images, seed).float()  # (batch, classes)
         loss = (self.loss(logits, targets) * weights).mean()
         return self.scaler.scale(loss), loss
 
-    def construct(self, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        (_, loss), gradients = self.gradients(images, labels, weights)
+    def construct(self, images: Tensor, labels: Tensor, weights: Tensor, *drawn: Tensor) -> Tensor:
+        seed = self.step * self.size + self.rank + self.first_seed
+        images, targets = self.prepare(images, labels, drawn, seed)
+        (_, loss), gradients = self.gradients(images, targets, weights, seed)
         if self.accumulate.steps == 1:
             loss = self.update(loss, gradients)
         else:

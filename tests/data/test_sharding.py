@@ -75,6 +75,18 @@ def test_num_samples_takes_that_many_photos_or_all(count, num_samples):
     )
 
 
+@given(counts, st.integers(2, 5), ranks)
+def test_repeats_put_each_photo_of_a_part_on_several_ranks_in_an_epoch_of_the_same_length(count, repeats, size):
+    order = epoch_order(count, 7, 0, shuffle=True, repeats=repeats)
+    assert len(order) == count
+    times = Counter(order.tolist())
+    assert len(times) == -(-count // repeats)
+    assert sorted(times.values())[1:] == [repeats] * (len(times) - 1)  # the last photo may be cut off
+    shares = [shard(order, 1, rank, size, drop_remainder=False)[0] for rank in range(size)]
+    for share in shares:
+        assert max(Counter(share.tolist()).values()) <= -(-repeats // size) + 1
+
+
 def test_num_samples_of_shuffled_photos_draws_others_every_epoch():
     drawn = [set(epoch_order(1000, 7, epoch, shuffle=True, num_samples=20)) for epoch in range(3)]
     assert drawn[0] != drawn[1] != drawn[2]

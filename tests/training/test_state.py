@@ -48,7 +48,7 @@ class Layer(nn.Cell):
 @pytest.fixture
 def step_of(recipe, world, graph_mode) -> Callable[..., TrainStep]:
     def step_of(seed: int = 0, **keys: Any) -> TrainStep:
-        given, network = recipe(**keys), Layer(seed)
+        given, network = recipe(num_classes=2, **keys), Layer(seed)
         optimizer = build_optimizer(network.trainable_params(), given, RateTable(lambda step: 0.1, 9), "CPU")
         step = TrainStep(network, optimizer, given, world(given), steps_per_epoch=100)
         step.set_train()

@@ -39,7 +39,7 @@ class Layer(nn.Cell):
 @pytest.fixture
 def step_of(recipe, world) -> Callable[..., TrainStep]:
     def step_of(steps_per_epoch: int = 100, **keys: Any) -> TrainStep:
-        given = recipe(**{"weight_decay": 0.0, "momentum": 0.9} | keys)
+        given = recipe(**{"weight_decay": 0.0, "momentum": 0.9, "num_classes": CLASSES} | keys)
         network = Layer()
         optimizer = build_optimizer(
             network.trainable_params(), given, RateTable(lambda step: RATES[step], len(RATES)), "CPU"

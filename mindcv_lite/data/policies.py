@@ -1,0 +1,79 @@
+"""Automatic augmentation (`auto_augment`) from MindSpore's C++ operators.
+
+MindSpore's own RandAugment and TrivialAugmentWide move an image out of the frame whenever they translate it (2.7 to
+2.10: one image in nine is blank after one operation), so these two are put together here; its AutoAugment is sound.
+"""
+
+from dataclasses import dataclass
+from math import atan, degrees
+from typing import Any
+
+from mindspore.dataset import vision
+from mindspore.dataset.vision import Inter
+
+from mindcv_lite.auto_augment import STRONGEST, AutoAugment
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far the operations go at full strength: tangent, share of the side, degrees, factor 1 +- x, bits."""
+
+    shear: float
+    translate: float
+    rotate: float
+    enhance: float
+    posterize: int
+
+
+def policy_of(wish: AutoAugment, side: int, interpolation: Inter, fill: tuple[int, int, int]) -> list:
+    """The operators for images uint8 (side, side, 3); `fill` is the colour of what an operation leaves empty."""
+    if wish.policy == "autoaug":  # takes the levels of a colour in another order, so: a grey
+        return [vision.AutoAugment(vision.AutoAugmentPolicy.IMAGENET, interpolation, sum(fill) // 3)]
+    if wish.policy == "randaug":  # Cubuk et al. 2020
+        extent, strengths = Extent(0.3, 150 / 331, 30, 0.9, 4), [wish.magnitude / STRONGEST]
+    else:  # TrivialAugment, wide (Mueller and Hutter 2021): one operation, of any strength
+        extent, strengths = Extent(0.99, min(1, 32 / side), 135, 0.99, 6), [step / 30 for step in range(31)]
+    choices = [
+        operation
+        for strength in strengths
+        for sign in (1, -1)
+        for operation in operations_of(strength, sign, extent, interpolation, fill)
+    ]
+    count = wish.operations if wish.policy == "randaug" else 1
+    # MindSpore seeds all operators alike, so that two of a kind would always choose the same. What is never done is
+    # drawn for all the same: with more of it, an operator is at another place of the stream.
+    idle = (vision.HorizontalFlip(), 0.0)
+    return [
+        vision.RandomSelectSubpolicy([[*[idle] * place, (operation, 1.0)] for operation in choices])
+        for place in range(count)
+    ]
+
+
+def operations_of(strength: float, sign: int, extent: Extent, interpolation: Inter, fill: tuple[int, int, int]) -> list:
+    """The 14 operations of both papers; those that have no direction are the same for both signs."""
+
+    def affine(rotate: float = 0, translate: tuple = (0, 0), shear: tuple = (0, 0)) -> Any:
+        return vision.Affine(rotate, list(translate), 1.0, list(shear), interpolation, fill)
+
+    signed = sign * strength
+    angle, distance, factor = (
+        degrees(atan(signed * extent.shear)),
+        signed * extent.translate,
+        1 + signed * extent.enhance,
+    )
+    return [
+        affine(),
+        affine(shear=(angle, 0)),
+        affine(shear=(0, angle)),
+        affine(translate=(distance, 0)),
+        affine(translate=(0, distance)),
+        affine(rotate=signed * extent.rotate),
+        vision.AdjustBrightness(factor),
+        vision.AdjustSaturation(factor),
+        vision.AdjustContrast(factor),
+        vision.AdjustSharpness(factor),
+        vision.Posterize(8 - round(strength * extent.posterize)),
+        vision.Solarize((255 * (1 - strength), 255)),
+        vision.AutoContrast(),
+        vision.Equalize(),
+    ]

@@ -1,0 +1,67 @@
+"""A batch of training as a picture, so that a person sees what the network sees."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import mindspore
+import numpy as np
+from mindspore import Tensor
+from PIL import Image, ImageDraw
+
+from mindcv_lite.data.pipeline import TrainingBatches
+from mindcv_lite.errors import UserError
+from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.preparation import Preparation
+
+MOST = 100  # images on a sheet
+SMALLEST_SIDE, LINE = 112, 12  # pixels: of an image, so that its label can be read; of a line of text
+
+
+def draw_first_batch(batches: TrainingBatches, recipe: Recipe, class_names: Sequence[str]) -> None:
+    """Write this rank's first batch to the file `show_batch`: its images, normalised and back, above their targets."""
+    path = Path(recipe.system.show_batch)
+    images, labels, _, *drawn = next(iter(batches.epoch(0)))
+    seed = Tensor(recipe.system.seed, mindspore.int32)
+    x, targets = Preparation(recipe)(Tensor(images), Tensor(labels), tuple(map(Tensor, drawn)), seed)
+    levels = x.asnumpy().transpose(0, 2, 3, 1) * recipe.augmentation.std + recipe.augmentation.mean
+    sheet = contact_sheet(levels, [_named(row, class_names) for row in targets.asnumpy()])
+    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    try:
+        sheet.save(unfinished)
+        os.replace(unfinished, path)
+    except (OSError, ValueError) as error:
+        unfinished.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot write the picture of a batch: {reason}; --show_batch names a .png") from None
+
+
+def contact_sheet(levels: np.ndarray, captions: Sequence[str]) -> Image.Image:
+    """Images (batch, side, side, channels) on the scale 0 to 255 in rows, each with the lines of its caption below."""
+    levels, captions = levels[:MOST], captions[:MOST]
+    side = max(levels.shape[1], SMALLEST_SIDE)
+    columns = int(np.ceil(np.sqrt(len(levels))))
+    lines = max(caption.count("\n") + 1 for caption in captions)
+    width, height = side + 4, side + 4 + lines * LINE
+    sheet = Image.new("RGB", (columns * width, -(-len(levels) // columns) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (image, caption) in enumerate(zip(levels, captions, strict=True)):
+        left, top = number % columns * width, number // columns * height
+        pixels = np.broadcast_to(np.rint(np.clip(image, 0, 255)).astype(np.uint8), (*image.shape[:2], 3))
+        sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (left + 2, top + 2))
+        for line, text in enumerate(caption.split("\n")):
+            draw.text((left + 2, top + side + 3 + line * LINE), _fitted(draw, text, side), "black")
+    return sheet
+
+
+def _named(targets: np.ndarray, class_names: Sequence[str]) -> str:
+    """The classes an image is of, two if it is mixed, each with its target."""
+    spread = targets.min()  # label smoothing gives each class that much
+    classes = [index for index in np.argsort(-targets)[:2] if targets[index] > spread + 1e-6]
+    return "\n".join(f"{targets[index]:.2f} {class_names[index]}" for index in classes)
+
+
+def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
+    while draw.textlength(text) > width:
+        text = text.rstrip("…")[:-1] + "…"
+    return text
