@@ -8,6 +8,7 @@ from PIL import Image
 
 # How the files begin that MindSpore decodes: JPEG, PNG, BMP, TIFF. Of others it leaves a copy in the working directory.
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
+FORMATS = ("JPEG", "PNG", "BMP")  # what Pillow is asked to decode
 
 
 def read_photo(path: str) -> np.ndarray:
@@ -23,12 +24,10 @@ def decodes(content: np.ndarray) -> bool:
     """Whether the bytes (uint8) are a photo that can be decoded."""
     # Pillow, because on a broken photo MindSpore's decoder may report its error again for the next, or end the process.
     try:
-        with (
-            warnings.catch_warnings(),
-            Image.open(io.BytesIO(content.tobytes()), formats=("JPEG", "PNG", "BMP")) as photo,
-        ):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            photo.load()
+            with Image.open(io.BytesIO(content.tobytes()), formats=FORMATS) as photo:
+                photo.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
     return True

@@ -1,7 +1,10 @@
 """Which encoded photos can be decoded."""
 
+import warnings
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from mindcv_lite.data.encoded import decodes, read_photo
 
@@ -42,3 +45,11 @@ def test_a_broken_photo_leaves_no_copy_of_itself_behind(photo_folder, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     assert not decodes(read_photo(str(path)))
     assert [entry.name for entry in tmp_path.iterdir()] == ["photos"]
+
+
+def test_of_a_large_photo_that_decodes_nothing_is_said(photo_folder, monkeypatch):
+    content = read_photo(str(photo_folder({"train": {"a": 1}}) / "train/a/0.jpg"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)  # of 1920: Pillow warns, and refuses twice as many
+    with warnings.catch_warnings(record=True) as said:
+        assert decodes(content)
+    assert not said
