@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mindcv_lite.errors import UserError
 log = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp")
+FEW = 5  # photos of a class; with fewer than these it will hardly be learned
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) 
     labels: list[int] = []
     skipped: list[str] = []
     for label, name in zip(outputs or range(len(names)), names, strict=True):
-        photos, others = _photos_below(folder / name)
+        photos, others = photos_below(folder / name)
         if not photos:
             kinds = ", ".join(EXTENSIONS)
             raise UserError(f"{folder / name}: no photo ({kinds}) in this class; add some, or remove the folder")
@@ -61,10 +62,18 @@ def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) 
 def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:
     """The class folders of `data_dir/split`, sorted. Raises `UserError` if there are none."""
     folder = _split_folder(data_dir, split)
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    folders = (entry for entry in os.scandir(folder) if leads_to(entry.is_dir))
+    names = sorted(entry.name for entry in folders if not entry.name.startswith("."))
     if not names:
         raise UserError(f"{folder}: expected a folder for each class, found none; photos go to {split}/<class>/*.jpg")
     return tuple(names)
+
+
+def small_classes(photos: Photos) -> list[tuple[str, int]]:
+    """The classes of fewer than `FEW` photos, and how many they have; the smallest first."""
+    counts = np.bincount(photos.labels, minlength=len(photos.class_names)).tolist()
+    few = [(name, count) for name, count in zip(photos.class_names, counts, strict=True) if count < FEW]
+    return sorted(few, key=lambda row: row[1])
 
 
 def has_split(data_dir: str, split: str) -> bool:
@@ -84,22 +93,31 @@ def _split_folder(data_dir: str, split: str) -> Path:
     return folder
 
 
-def _photos_below(folder: Path) -> tuple[list[str], list[str]]:
+def photos_below(folder: Path) -> tuple[list[str], list[str]]:
+    """The photos in a folder, in any depth and sorted order, and what is left out: all else but hidden folders."""
     photos, others = [], []
-    for path in _files_below(str(folder), ()):
-        name = os.path.basename(path)
-        (photos if name.lower().endswith(EXTENSIONS) and not name.startswith(".") else others).append(path)
+    for entry in _entries_below(str(folder), ()):
+        named_so = entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
+        (photos if named_so and leads_to(entry.is_file) else others).append(entry.path)
     return photos, others
 
 
-def _files_below(folder: str, parents: tuple[str, ...]) -> Iterator[str]:
-    """Regular files in sorted order, through links too; hidden folders, and links back to a parent, are left out."""
+def leads_to(kind: Callable[[], bool]) -> bool:
+    """`entry.is_file()` or `entry.is_dir()`, but False of a link that leads to itself or to where we may not look."""
+    try:
+        return kind()
+    except OSError:
+        return False
+
+
+def _entries_below(folder: str, parents: tuple[str, ...]) -> Iterator[os.DirEntry[str]]:
+    """All but folders, in sorted order, through links too; hidden folders and links back to a parent are left out."""
     parents = (*parents, os.path.realpath(folder))
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_file():
-            yield entry.path
-        elif entry.is_dir() and not entry.name.startswith(".") and os.path.realpath(entry.path) not in parents:
-            yield from _files_below(entry.path, parents)
+        if not leads_to(entry.is_dir):
+            yield entry
+        elif not entry.name.startswith(".") and os.path.realpath(entry.path) not in parents:
+            yield from _entries_below(entry.path, parents)
 
 
 def _require_readable(photos: list[str], folder: Path) -> None:

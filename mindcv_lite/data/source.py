@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mindcv_lite.data.classes import outputs_of, places_of
 from mindcv_lite.data.digits import digits_folder
-from mindcv_lite.data.folder import Photos, class_names_of, has_split, read_split
+from mindcv_lite.data.folder import FEW, Photos, class_names_of, has_split, read_split, small_classes
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Data, Recipe
 
@@ -18,6 +18,9 @@ def training_photos(recipe: Recipe) -> tuple[Photos, Photos | None]:
     """Photos to train on and, with val_while_train, those to validate on, labelled by the same classes."""
     data = _located(recipe.data)
     train = read_split(data.data_dir, data.train_split)
+    if few := small_classes(train):
+        line = "warning: %s: %d classes have fewer than %d photos to train on, such as '%s' with %d"
+        log.warning(line, data.data_dir, len(few), FEW, *few[0])
     if not recipe.output.val_while_train:
         return train, None
     folders = class_names_of(data.data_dir, data.val_split)

@@ -123,4 +123,6 @@ def test_photos_behind_links_count_and_links_back_do_not_loop(photo_folder, tmp_
     (folder / "train/a/more").symlink_to(folder / "elsewhere/more")
     (folder / "train/a/back").symlink_to(folder / "train/a")
     os.mkfifo(folder / "train/a/pipe.jpg")
+    (folder / "train/a/loop.jpg").symlink_to("loop.jpg")
+    (folder / "train/loop").symlink_to("loop")
     assert len(read_split(str(folder), "train")) == 5

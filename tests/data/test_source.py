@@ -40,6 +40,19 @@ def test_without_validation_in_training_the_other_split_is_not_read(photo_folder
     assert training_photos(recipe(data_dir=photo_folder({"train": {"a": 1}})))[1] is None
 
 
+def test_classes_of_few_photos_are_warned_of_before_training(photo_folder, recipe, log):
+    folder = photo_folder({"train": {"a": 4, "b": 5, "c": 2}})
+    training_photos(recipe(data_dir=folder))
+    line = f"warning: {folder}: 2 classes have fewer than 5 photos to train on, such as 'c' with 2"
+    assert log.messages[1:] == [line]
+    (folder / "train/a/4.jpg").symlink_to("0.jpg")
+    for number in (2, 3, 4):
+        (folder / f"train/c/{number}.jpg").symlink_to("0.jpg")
+    log.clear()
+    training_photos(recipe(data_dir=folder))
+    assert "warning" not in log.text
+
+
 def test_the_names_in_a_checkpoint_say_which_output_a_class_is(check):
     assert check(["a", "b"], ["b", "a"], 2, train=["x", "y", "z"]) == {"a": 1, "b": 0}
 
