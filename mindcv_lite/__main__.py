@@ -1,6 +1,7 @@
 """What goes with training and validation: python -m mindcv_lite COMMAND ..."""
 
 import importlib
+import io
 import logging
 import sys
 
@@ -8,6 +9,7 @@ from mindcv_lite.errors import UserError, run_script
 
 # Each command is a module of mindcv_lite/commands, with what it is for.
 COMMANDS = {
+    "check": "whether a folder of photos will train well: broken, misplaced and repeated photos, classes that differ",
     "convert": "weights of torchvision, timm, TensorFlow or MindCV to a checkpoint, and a checkpoint to theirs",
 }
 
@@ -19,6 +21,8 @@ def main() -> None:
         return
     if name not in COMMANDS:
         raise UserError(f"{name!r} is no command; expected one of {', '.join(COMMANDS)}; --help says what they do")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
     logging.getLogger("mindcv_lite").setLevel(logging.INFO)
     importlib.import_module(f"mindcv_lite.commands.{name}").main(arguments)

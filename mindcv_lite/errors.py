@@ -1,6 +1,7 @@
 """The one way in which a mistake of the user ends a command: a sentence on stderr and exit status 2."""
 
 import argparse
+import os
 import signal
 import sys
 import traceback
@@ -70,6 +71,9 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
         sys.stdout.flush()
         print(f"{program}: {stop}", file=sys.stderr)
         sys.exit(128 + stop.number)
+    except BrokenPipeError:  # who reads our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at the end
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         sys.stdout.flush()
         print(f"{program}: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "errors": (),
     "cache": (),
     "__main__": ("errors",),  # it finds a command by its name
+    "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
     "auto_augment": (),
     "recipe": ("errors", "auto_augment"),
@@ -66,6 +67,9 @@ WITHOUT_MINDSPORE = (
     "data.digits",
     "data.folder",
     "data.source",
+    "data.inspection",
+    "data.findings",
+    "commands.check",
 )
 DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm"}
 # What may be missing, and the one module that may ask for it: an extra in pyproject.toml, and the user's own PyTorch.

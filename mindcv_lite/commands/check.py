@@ -1,0 +1,80 @@
+"""Check a folder of photos before training: decode each, compare the splits, and say what training would suffer from.
+
+Exit status 1 if there is such a fault, 0 if there is none; remarks do not change it.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.recipe import Data
+
+if TYPE_CHECKING:
+    from mindcv_lite.data.findings import Finding, Listing, Survey
+
+MOST_ROWS = 40  # classes of which a table can be read
+EXAMPLES = 5  # of a remark; faults are listed in full, because each is to be mended
+
+
+def main(arguments: list[str]) -> None:
+    flags = command_line().parse_args(arguments)
+    if not Path(flags.data_dir).is_dir():
+        raise UserError(f"{flags.data_dir}: no such folder; expected one that holds {flags.train_split}/<class>/*.jpg")
+    # NumPy and Pillow take longer to import than the command line to answer.
+    from mindcv_lite.data.findings import Survey, findings_of, list_split
+    from mindcv_lite.data.inspection import inspect_all
+
+    train, val = (list_split(flags.data_dir, split) for split in (flags.train_split, flags.val_split))
+    if not (train or val):
+        raise UserError(f"{flags.data_dir}: neither '{flags.train_split}' nor '{flags.val_split}' is a folder in it")
+    paths = train.photos.paths + val.photos.paths
+    survey = Survey(len(paths), inspect_all(paths))
+    findings = findings_of(train, val, survey)
+    print("\n".join([*overview(train, val, survey), *listed(findings)]))
+    faults = sum(len(finding.lines) for finding in findings if finding.is_fault)
+    if faults:
+        print(f"{flags.data_dir}: {faults} fault{'s' * (faults > 1)}, from which training would suffer", flush=True)
+        sys.exit(1)
+    print(f"{flags.data_dir}: no fault; all {len(paths)} photos can be decoded", flush=True)
+
+
+def command_line() -> CommandLine:
+    usage = "python -m mindcv_lite check DATA_DIR [--train_split NAME] [--val_split NAME]"
+    parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("data_dir", metavar="DATA_DIR", help="folder that holds the splits")
+    add("--train_split", default=Data.train_split, metavar="NAME", help="folder of the training split inside it")
+    add("--val_split", default=Data.val_split, metavar="NAME", help="folder of the validation split inside it")
+    return parser
+
+
+def overview(train: "Listing", val: "Listing", survey: "Survey") -> Iterator[str]:
+    """Photos per split and class, and their sizes."""
+    for listing in filter(None, (train, val)):
+        ordered = sorted(listing.counts.items(), key=lambda row: row[1])
+        (least, fewest), (_, middle), (most, largest) = ordered[0], ordered[len(ordered) // 2], ordered[-1]
+        yield (
+            f"{listing.folder}: {len(listing.photos)} photos in {len(ordered)} classes; a class has "
+            f"{fewest} ('{least}') to {largest} ('{most}'), median {middle}"
+        )
+    if len(names := sorted({*train.counts, *val.counts})) <= MOST_ROWS:
+        width = max(map(len, names))
+        yield f"  {'class':<{width}} {train.folder.name:>8} {val.folder.name:>8}"
+        for name in names:
+            yield f"  {name:<{width}} {train.counts.get(name, '-'):>8} {val.counts.get(name, '-'):>8}"
+    if len(sizes := survey.sizes[survey.sizes.all(1)]):
+        for which, sides in (("shorter", sizes.min(1)), ("longer", sizes.max(1))):
+            sides.sort()
+            yield f"{which} side: {sides[0]} to {sides[-1]} pixels, median {sides[len(sides) // 2]}"
+
+
+def listed(findings: list["Finding"]) -> Iterator[str]:
+    """The findings, remarks first: the faults are to be the last that is read."""
+    for finding in sorted(findings, key=lambda finding: finding.is_fault):
+        yield f"{'fault' if finding.is_fault else 'remark'}: {finding.title}: {len(finding.lines)}"
+        shown = finding.lines if finding.is_fault else finding.lines[:EXAMPLES]
+        yield from (f"  {line}" for line in shown)
+        if len(shown) < len(finding.lines):
+            yield f"  and {len(finding.lines) - len(shown)} more"

@@ -1,0 +1,118 @@
+"""What a photo file is: whether it can be decoded, what training would not expect of it, and a digest of its bytes."""
+
+import io
+import os
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mindcv_lite.data.encoded import FORMATS, SIGNATURES, decodes, is_hopeless
+from mindcv_lite.errors import TrainingError
+
+# What files begin with that are no photos here, but are often named so.
+STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "a web page"}
+FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
+ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CHUNK = 32  # photos that a process takes at a time; those under way are waited for when the command is stopped
+
+
+class Facts(NamedTuple):
+    """What is known of a file: why it cannot be decoded (`flaw`), or else the rest."""
+
+    flaw: str
+    traits: tuple[str, ...] = ()  # such as "in greyscale"
+    size: tuple[int, int] = (0, 0)  # width, height
+    digest: bytes = b""  # 16 bytes, of the encoded photo
+
+
+def inspect(path: str) -> Facts:
+    """Read and decode one file."""
+    try:
+        content = np.fromfile(path, np.uint8)
+        encoded = content.tobytes()
+        if is_hopeless(content) or not decodes(content):
+            return Facts(_flaw(encoded))
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as photo:
+            return Facts("", tuple(_traits(photo, path)), photo.size, blake2b(encoded, digest_size=16).digest())
+    except OSError as error:
+        return Facts(f"cannot be read: {error.strerror or error}")
+    except MemoryError:
+        return Facts("too large for the memory")
+
+
+def inspect_all(paths: Sequence[str]) -> Iterator[Facts]:
+    """The facts of each file, in order, worked out on all cores."""
+    pool = ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_start_process)
+    try:
+        with _stop_deferred():
+            pool.submit(int)  # the first task forks the processes
+        facts = pool.map(inspect, paths, chunksize=CHUNK)
+        yield from tqdm(facts, "check", len(paths), unit="photo", leave=False, disable=None)
+    except BrokenProcessPool:
+        raise TrainingError("a process that decodes photos was killed, most likely for want of memory") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _stop_deferred() -> Iterator[None]:
+    """Answer Ctrl-C at the end of the block: amid a fork, Python loses it, or the process that was forked."""
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            raise KeyboardInterrupt
+
+
+def _start_process() -> None:
+    for number in STOP_SIGNALS:  # a process ends without a word: the command speaks for all
+        signal.signal(number, signal.SIG_DFL)
+    warnings.simplefilter("ignore")  # of Pillow, about odd metadata
+
+
+def _flaw(encoded: bytes) -> str:
+    """Why a photo cannot be decoded."""
+    if not encoded:
+        return "empty"
+    if stranger := next((name for signature, name in STRANGERS.items() if encoded.startswith(signature)), None):
+        return f"{stranger}, not a JPEG, PNG or BMP"
+    if not encoded.startswith(SIGNATURES):
+        return "not a JPEG, PNG or BMP"
+    try:
+        Image.open(io.BytesIO(encoded), formats=FORMATS).close()
+    except Image.DecompressionBombError:
+        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000} million pixels"
+    except (OSError, SyntaxError, ValueError):
+        pass
+    return "damaged or cut short"
+
+
+def _traits(photo: Image.Image, path: str) -> Iterator[str]:
+    kind = "JPEG" if photo.format == "MPO" else photo.format  # MPO: a JPEG with more pictures behind the first
+    if kind != FORMAT_OF[os.path.splitext(path)[1].lower()]:
+        yield f"of format {kind} under another extension"
+    if photo.mode in ("1", "L", "LA", "I", "I;16"):
+        yield "in greyscale"
+    if photo.mode == "CMYK":
+        yield "in CMYK"
+    if photo.mode == "P":
+        yield "with a palette"
+    if photo.mode in ("LA", "RGBA") or "transparency" in photo.info:
+        yield "with transparency, which is dropped"
+    # Only of a JPEG: for the EXIF data of a PNG, Pillow decodes the photo once more.
+    if kind == "JPEG" and photo.getexif().get(ORIENTATION) in range(2, 9):
+        yield "with a rotation in their EXIF data, which is not followed"

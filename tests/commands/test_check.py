@@ -1,0 +1,196 @@
+"""What is found in a folder of photos: each finding by its numbers, and the exit status."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mindcv_lite.commands.check import main
+from mindcv_lite.data.inspection import inspect
+from mindcv_lite.errors import UserError
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def check(monkeypatch, capsys):
+    """(exit status, the lines of each finding by its title, the last line) of a check in this process."""
+    # MindSpore's threads are in this process, and forking it might hang.
+    monkeypatch.setattr("mindcv_lite.data.inspection.inspect_all", lambda paths: map(inspect, paths))
+
+    def check(folder: Path, *flags: str) -> tuple[int, dict[str, list[str]], str]:
+        status = 0
+        try:
+            main([str(folder), *flags])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        *lines, last = capsys.readouterr().out.replace(f"{folder}/", "").splitlines()
+        found: dict[str, list[str]] = {}
+        for line in lines:
+            if line.startswith(("fault: ", "remark: ")):
+                found[line] = []
+            elif found:
+                found[list(found)[-1]].append(line.strip())
+        return status, found, last
+
+    return check
+
+
+def program(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mindcv_lite", "check", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.fixture
+def sound(photo_folder) -> Path:
+    return photo_folder({"train": {"a": 6, "b": 5}, "val": {"a": 5, "b": 5}})
+
+
+def test_real_photos_are_clean(shared):
+    done = program(shared / "data/flowers5")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "train: 600 photos in 5 classes; a class has 120" in done.stdout
+    assert "shorter side: 157 to 442 pixels, median 240" in done.stdout
+    assert done.stdout.endswith("flowers5: no fault; all 800 photos can be decoded\n")
+    assert "remark" not in done.stdout
+
+
+def test_a_folder_with_everything_wrong_is_told_in_full_and_without_a_traceback(sound):
+    a = sound / "train/a"
+    whole = (a / "0.jpg").read_bytes()
+    for name, content in {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no photo"}.items():
+        (a / f"{name}.jpg").write_bytes(content)
+    Image.new("RGB", (8, 8)).save(a / "gif.jpg", "GIF")
+    (a / ".hidden.jpg").write_bytes(whole)
+    (sound / "train/empty").mkdir()
+    (a / "loop.jpg").symlink_to("loop.jpg")
+    (sound / "val/loop").symlink_to("loop")
+    os.mkfifo(a / "pipe.jpg")
+    shutil.copy(a / "cut.jpg", os.fsencode(a) + b"/caf\xe9.jpg")
+    done = program(sound)
+    assert (done.returncode, done.stderr) == (1, "")
+    report = done.stdout.replace(f"{sound}/", "")
+    assert [line.split() for line in report.splitlines()[3:6]] == [
+        ["a", "11", "5"],
+        ["b", "5", "5"],
+        ["empty", "0", "-"],
+    ]
+    assert "fault: photos that cannot be decoded: 5\n" in report
+    assert "  train/a/gif.jpg: a GIF, not a JPEG, PNG or BMP\n" in report
+    assert "  train/a/caf\\udce9.jpg: damaged or cut short\n" in report
+    assert "fault: classes without a photo: 1\n  train/empty\n" in report
+    assert "no files (such as links to nothing), left out: 2\n  train/a/loop.jpg\n  train/a/pipe.jpg\n" in report
+    assert "remark: hidden files, left out: 1\n  train/a/.hidden.jpg\n" in report
+    assert report.endswith("photos: 9 faults, from which training would suffer\n")
+
+
+def test_a_sound_folder_has_no_finding(check, sound):
+    assert check(sound) == (0, {}, f"{sound}: no fault; all 21 photos can be decoded")
+
+
+def test_the_same_photo_in_both_splits_or_under_two_classes_is_a_fault_and_in_one_class_a_remark(check, sound):
+    shutil.copy(sound / "train/a/0.jpg", sound / "train/a/copy.jpg")
+    assert check(sound)[:2] == (
+        0,
+        {"remark: photos more than once in their class: 1": ["train/a/0.jpg = train/a/copy.jpg"]},
+    )
+    shutil.copy(sound / "train/a/1.jpg", sound / "val/a/leak.jpg")
+    shutil.copy(sound / "train/a/2.jpg", sound / "train/b/other.jpg")
+    status, found, last = check(sound)
+    assert status == 1
+    assert found["fault: photos both to train on and to validate on: 1"] == ["train/a/1.jpg = val/a/leak.jpg"]
+    assert found["fault: photos under more than one class: 1"] == ["train/a/2.jpg = train/b/other.jpg"]
+    assert len(found) == 3
+    assert last.endswith(": 2 faults, from which training would suffer")
+
+
+def test_classes_that_only_one_split_has_are_faults(check, photo_folder):
+    folder = photo_folder({"train": {"a": 5, "rose": 5}, "val": {"a": 5, "roses": 5}})
+    status, found, _ = check(folder)
+    assert status == 1
+    assert found == {"fault: classes missing in val: 1": ["rose"], "fault: classes unknown in train: 1": ["roses"]}
+
+
+def test_remarks_do_not_change_the_status(check, sound):
+    (sound / "train/.DS_Store").write_text("")
+    (sound / "train/README.md").write_text("")
+    shutil.copy(sound / "train/a/0.jpg", sound / "train/beside.jpg")
+    for number in range(7):
+        Image.new("L", (8, 8 + number)).save(sound / f"val/b/grey{number}.png")
+    (sound / "train/b/0.jpg").unlink()
+    status, found, _ = check(sound)
+    assert status == 0
+    assert found == {
+        "remark: classes of fewer than 5 photos: 1": ["train/b: 4"],
+        "remark: photos beside the class folders, left out: 1": ["train/beside.jpg"],
+        "remark: hidden files, left out: 1": ["train/.DS_Store"],
+        "remark: files that are no photos, left out: 1": ["train/README.md"],
+        "remark: photos in greyscale: 7": [*(f"val/b/grey{number}.png" for number in range(5)), "and 2 more"],
+    }
+
+
+def test_a_folder_that_may_not_be_listed_is_a_fault(check, sound, monkeypatch):
+    def scandir(path, listed=os.scandir):
+        if str(path).endswith("train/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # rights do not bind root
+    status, found, _ = check(sound)
+    assert status == 1
+    assert found["fault: folders that cannot be listed: 1"] == ["train/b: Permission denied"]
+
+
+def test_validation_may_be_missing_and_training_may_not(check, sound):
+    shutil.rmtree(sound / "val")
+    title = "remark: splits missing, without which there is no validation: 1"
+    assert check(sound)[:2] == (0, {title: ["val"]})
+    (sound / "train").rename(sound / "val")
+    title = "fault: splits missing, without which there is no training: 1"
+    assert check(sound)[:2] == (1, {title: ["train"]})
+    assert check(sound, "--train_split", "val", "--val_split", "none")[0] == 0
+
+
+def test_classes_too_many_for_a_table_are_told_by_the_smallest_and_the_largest(check, photo_folder, capsys):
+    counts = {f"c{number:02}": 5 for number in range(41)} | {"large": 9}
+    folder = photo_folder({"train": counts, "val": counts}, size=(4, 4))
+    main([str(folder)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("train: 214 photos in 42 classes; a class has 5 ('c00') to 9 ('large'), median 5")
+    assert len(lines) == 5  # that of val, two of the sides, the last
+
+
+def test_a_mistake_of_the_user_is_a_sentence_and_exit_status_2(check, sound):
+    done = program(sound / "nowhere")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"mindcv_lite check: error: {sound}/nowhere: no such folder; expected one that holds train/<class>/*.jpg\n"
+    )
+    with pytest.raises(UserError, match=r"neither 'train' nor 'val' is a folder in it"):
+        check(sound / "train")
+
+
+def test_a_reader_that_closes_early_gets_no_traceback(sound):
+    command = f"{sys.executable} -m mindcv_lite check {sound} | true"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+
+
+def test_ctrl_c_ends_it_cleanly(photo_folder):
+    folder = photo_folder({"train": {"a": 1}}, size=(3000, 3000))
+    for number in range(1, 200):  # 20 s of work
+        (folder / f"train/a/{number}.jpg").symlink_to("0.jpg")
+    command = [sys.executable, "-m", "mindcv_lite", "check", str(folder)]
+    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    while not children.read_text():
+        time.sleep(0.02)
+    time.sleep(0.2)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.communicate(timeout=10)[1] == "\nmindcv_lite check: interrupted\n"
+    assert running.returncode == 130
