@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,19 +45,20 @@ def recipe() -> Callable[..., Recipe]:
 def photo_folder(tmp_path: Path) -> Callable[..., Path]:
     """Write data_dir/split/class/*.jpg: `counts` maps a split to the number of photos of each of its classes."""
 
-    def write(counts: dict[str, dict[str, int]], size: tuple[int, int] = (48, 40)) -> Path:
-        random = np.random.default_rng(0)
-        for split, classes in counts.items():
-            for place, (name, count) in enumerate(classes.items()):
-                folder = tmp_path / "photos" / split / name
-                folder.mkdir(parents=True)
-                for number in range(count):  # a class is a hue, so that it can be learned
-                    pixels = random.integers(0, 80, (size[1], size[0], 3), np.uint8)
-                    pixels[..., place % 3] += 150
-                    Image.fromarray(pixels).save(folder / f"{number}.jpg")
-        return tmp_path / "photos"
+    return partial(write_photos, tmp_path / "photos")
 
-    return write
+
+def write_photos(data_dir: Path, counts: dict[str, dict[str, int]], size: tuple[int, int] = (48, 40)) -> Path:
+    random = np.random.default_rng(0)
+    for split, classes in counts.items():
+        for place, (name, count) in enumerate(classes.items()):
+            folder = data_dir / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):  # a class is a hue, so that it can be learned
+                pixels = random.integers(0, 80, (size[1], size[0], 3), np.uint8)
+                pixels[..., place % 3] += 150
+                Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    return data_dir
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "__main__": ("errors",),  # it finds a command by its name
     "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
+    "commands.pack": ("errors", "data.packing"),
     "auto_augment": (),
     "recipe": ("errors", "auto_augment"),
     "noise": (),
@@ -66,6 +67,7 @@ WITHOUT_MINDSPORE = (
     "data.classes",
     "data.digits",
     "data.folder",
+    "data.packed",
     "data.source",
     "data.inspection",
     "data.findings",

@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -20,15 +22,26 @@ def read_photo(path: str) -> np.ndarray:
     return content[:0] if is_hopeless(content) else content
 
 
+# What Pillow raises on a photo that is no photo, or broken.
+NOT_DECODED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@contextmanager
+def opened(content: bytes) -> Iterator[Image.Image]:
+    """The photo for Pillow, which reads its pixels when asked to. Raises one of `NOT_DECODED`, then or now."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content), formats=FORMATS) as photo:
+            yield photo
+
+
 def decodes(content: np.ndarray) -> bool:
     """Whether the bytes (uint8) are a photo that can be decoded."""
     # Pillow, because on a broken photo MindSpore's decoder may report its error again for the next, or end the process.
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content.tobytes()), formats=FORMATS) as photo:
-                photo.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        with opened(content.tobytes()) as photo:
+            photo.load()
+    except NOT_DECODED:
         return False
     return True
 

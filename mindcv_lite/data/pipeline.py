@@ -10,6 +10,7 @@ from mindcv_lite.data.encoded import decodes
 from mindcv_lite.data.erasing import draw_rectangles
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.mixing import draw_mix
+from mindcv_lite.data.rows import contents_of, rows_of
 from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
 from mindcv_lite.data.transforms import evaluation_transforms, training_transforms
 from mindcv_lite.device import World
@@ -140,14 +141,8 @@ class Batches:
         self.drawn = drawn
         self.replaced: list[str] = []
         ds.config.set_error_samples_mode(ON_CORRUPT[data.on_corrupt])
-        rows = ds.GeneratorDataset(
-            EncodedPhotos(photos, indices),
-            ["image", "index"],
-            shuffle=False,
-            num_parallel_workers=1,
-            python_multiprocessing=False,
-        )
-        self.dataset = rows.map(transforms, "image", num_parallel_workers=workers).batch(data.batch_size)
+        rows = rows_of(photos, indices).map(transforms, "image", num_parallel_workers=workers)
+        self.dataset = rows.batch(data.batch_size)
 
     def __len__(self) -> int:
         return len(self.indices) // self.batch_size
@@ -166,11 +161,16 @@ class Batches:
 
     def _explained(self, error: RuntimeError, awaited: list[int]) -> UserError | TrainingError:
         ahead = awaited[: 64 * self.batch_size + 2000]  # more photos than MindSpore's queues can hold
-        broken = next((index for index in ahead if not decodes(self.photos.content(index))), None)
+        try:
+            broken = next(
+                (int(index) for content, index in contents_of(self.photos, ahead) if not decodes(content)), None
+            )
+        except RuntimeError:  # packed photos that are gone or damaged: the reader's own words say more
+            broken = None
         if broken is None:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             reason = next((line for line in lines if "[ERROR]" in line), lines[0])
-            return TrainingError(f"reading the photos failed, though each can be decoded: {reason}")
+            return TrainingError(f"reading the photos failed, for no photo that cannot be decoded: {reason}")
         return UserError(CANNOT_BE_DECODED.format(self.photos.paths[broken]))
 
 
@@ -178,17 +178,3 @@ CANNOT_BE_DECODED = (
     "{}: this photo cannot be decoded; mend or remove it (`python -m mindcv_lite check` names all such photos), "
     "or train with --on_corrupt replace"
 )
-
-
-class EncodedPhotos:
-    """Rows (encoded photo, index) for MindSpore's readers."""
-
-    def __init__(self, photos: Photos, indices: np.ndarray):
-        self.photos, self.indices = photos, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, place: int) -> tuple[np.ndarray, np.int32]:
-        index = self.indices[place]
-        return self.photos.content(index), np.int32(index)

@@ -4,10 +4,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
+from mindcv_lite.data import folder, packed
 from mindcv_lite.data.classes import outputs_of, places_of
 from mindcv_lite.data.digits import digits_folder
-from mindcv_lite.data.folder import FEW, Photos, class_names_of, has_split, read_split, small_classes
+from mindcv_lite.data.folder import FEW, Photos, small_classes
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Data, Recipe
 
@@ -17,28 +19,30 @@ log = logging.getLogger(__name__)
 def training_photos(recipe: Recipe) -> tuple[Photos, Photos | None]:
     """Photos to train on and, with val_while_train, those to validate on, labelled by the same classes."""
     data = _located(recipe.data)
-    train = read_split(data.data_dir, data.train_split)
+    kind = _kind_of(data.data_dir)
+    train = kind.read_split(data.data_dir, data.train_split)
     if few := small_classes(train):
         line = "warning: %s: %d classes have fewer than %d photos to train on, such as '%s' with %d"
         log.warning(line, data.data_dir, len(few), FEW, *few[0])
     if not recipe.output.val_while_train:
         return train, None
-    folders = class_names_of(data.data_dir, data.val_split)
+    folders = kind.class_names_of(data.data_dir, data.val_split)
     places = places_of(folders, train.class_names, Path(data.data_dir) / data.val_split)
-    return train, read_split(data.data_dir, data.val_split, places)
+    return train, kind.read_split(data.data_dir, data.val_split, places)
 
 
 def validation_photos(recipe: Recipe, class_names: Sequence[str] | None) -> Photos:
     """Photos to check a network on whose num_classes outputs are `class_names`, if its checkpoint has any."""
     assert recipe.model.num_classes, "the recipe's num_classes is filled in from the checkpoint"
     data = _located(recipe.data)
+    kind = _kind_of(data.data_dir)
     presumed = None
-    if class_names is None and has_split(data.data_dir, data.train_split):
-        presumed = class_names_of(data.data_dir, data.train_split)
-    folders = class_names_of(data.data_dir, data.val_split)
+    if class_names is None and kind.has_split(data.data_dir, data.train_split):
+        presumed = kind.class_names_of(data.data_dir, data.train_split)
+    folders = kind.class_names_of(data.data_dir, data.val_split)
     where = Path(data.data_dir) / data.val_split
     outputs = outputs_of(folders, class_names, recipe.model.num_classes, where, presumed)
-    return read_split(data.data_dir, data.val_split, outputs)
+    return kind.read_split(data.data_dir, data.val_split, outputs)
 
 
 def with_num_classes(recipe: Recipe, class_names: Sequence[str]) -> Recipe:
@@ -53,3 +57,8 @@ def with_num_classes(recipe: Recipe, class_names: Sequence[str]) -> Recipe:
 
 def _located(data: Data) -> Data:
     return replace(data, data_dir=digits_folder(data.data_dir)) if data.dataset == "digits" else data
+
+
+def _kind_of(data_dir: str) -> ModuleType:
+    """The module that reads the splits there."""
+    return packed if data_dir and packed.is_packed(data_dir) else folder

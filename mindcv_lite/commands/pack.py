@@ -1,0 +1,72 @@
+"""Pack a folder of photos into MindRecord files, which --data_dir takes in its place.
+
+What is read in training and validation is the same to the bit, in the same order, unless --max_side makes the photos
+smaller. Killed at any moment, the same command goes on with the files that are not finished."""
+
+import os
+from pathlib import Path
+
+from mindcv_lite.errors import CommandLine, UserError
+
+QUALITY = 92
+
+
+def main(arguments: list[str]) -> None:
+    flags = command_line().parse_args(arguments)
+    require_numbers(flags.max_side, flags.quality, flags.shards)
+    splits = [flags.train_split, flags.val_split]
+    found = require_paths(flags.data_dir, flags.target, splits)
+
+    # NumPy and Pillow take a moment to import: a wrong command line has been answered by now.
+    from mindcv_lite.data.packing import Wishes, pack
+
+    pack(flags.data_dir, flags.target, found, Wishes(flags.max_side, flags.quality or QUALITY, flags.shards))
+
+
+def command_line() -> CommandLine:
+    usage = "python -m mindcv_lite pack DATA_DIR TARGET [--max_side N] [--quality Q] [--shards K] [--train_split NAME]"
+    parser = CommandLine(usage=f"{usage} [--val_split NAME]", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add(
+        "data_dir",
+        type=Path,
+        metavar="DATA_DIR",
+        help="folder that holds train/<class>/*.jpg, val/<class>/*.jpg or both",
+    )
+    add("target", type=Path, metavar="TARGET", help="new folder")
+    add(
+        "--max_side",
+        type=int,
+        metavar="N",
+        help="make the shorter side of larger photos N pixels; others stay as they are",
+    )
+    add("--quality", type=int, metavar="Q", help=f"JPEG quality of photos made smaller, 1 to 100; default {QUALITY}")
+    add(
+        "--shards", type=int, metavar="K", help="files for each split; default: 1 for each 10000 photos, but at least 8"
+    )
+    add("--train_split", default="train", metavar="NAME", help="folder of the training photos; default train")
+    add("--val_split", default="val", metavar="NAME", help="folder of the validation photos; default val")
+    return parser
+
+
+def require_numbers(max_side: int | None, quality: int | None, shards: int | None) -> None:
+    for name, value, most in (("max_side", max_side, 65535), ("quality", quality, 100), ("shards", shards, 4096)):
+        if value is not None and not 1 <= value <= most:
+            raise UserError(f"command line: --{name}: expected a whole number from 1 to {most}, got {value}")
+    if quality is not None and max_side is None:
+        raise UserError("command line: --quality is for photos made smaller, by --max_side; without it none is changed")
+
+
+def require_paths(data_dir: Path, target: Path, splits: list[str]) -> list[str]:
+    """The splits that are there. Raises `UserError` if there are none, or the target cannot be made."""
+    if not data_dir.is_dir():
+        raise UserError(f"{data_dir}: no such folder")
+    if not (found := [split for split in splits if (data_dir / split).is_dir()]):
+        raise UserError(
+            f"{data_dir}: no folder '{splits[0]}' or '{splits[1]}' in it; --train_split, --val_split name them"
+        )
+    if os.path.lexists(target):
+        raise UserError(f"{target}: stands there already; remove it, or give another TARGET")
+    if not target.parent.is_dir():
+        raise UserError(f"{target.parent}: no such folder")
+    return found

@@ -1,0 +1,80 @@
+"""Photos packed into MindRecord files by `python -m mindcv_lite pack`: what the folder of such files says of them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindcv_lite.data.folder import Photos
+from mindcv_lite.errors import UserError
+
+FACTS = "packed.json"  # beside the files
+LAYOUT = 1  # of that file and of the rows: image (bytes), index (int32: place in the split as it was found), label
+
+
+@dataclass(frozen=True)
+class PackedPhotos(Photos):
+    """Photos in files, in their order there. `numbers`: the index under which the files know each of them, int32."""
+
+    files: list[str]
+    numbers: np.ndarray
+
+
+def is_packed(data_dir: str) -> bool:
+    return (Path(data_dir) / FACTS).is_file()
+
+
+def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> PackedPhotos:
+    """Like `folder.read_split`. Raises `UserError` too where a file is missing, damaged, or of a later version."""
+    facts = _split_facts(data_dir, split)
+    for name, size in facts["files"].items():
+        _require_whole(Path(data_dir) / name, size)
+    classes: dict[str, list[str]] = facts["classes"]
+    paths = [f"{data_dir}:{split}/{name}/{photo}" for name, photos in classes.items() for photo in photos]
+    counts = [len(photos) for photos in classes.values()]
+    labels = np.repeat(np.array(outputs or range(len(classes)), np.int32), counts)
+    gone = [each["number"] for each in facts["left_out"]]
+    numbers = np.delete(np.arange(len(paths) + len(gone), dtype=np.int32), gone)
+    files = [str(Path(data_dir) / name) for name in facts["files"] if name.endswith(".mindrecord")]
+    return PackedPhotos(paths, labels, tuple(classes), files, numbers)
+
+
+def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:
+    """Like `folder.class_names_of`."""
+    return tuple(_split_facts(data_dir, split)["classes"])
+
+
+def has_split(data_dir: str, split: str) -> bool:
+    """Whether photos of that split were packed."""
+    return split in _splits(data_dir)
+
+
+def _split_facts(data_dir: str, split: str) -> dict[str, Any]:
+    splits = _splits(data_dir)
+    if split not in splits:
+        raise UserError(f"{data_dir}: no split '{split}' was packed there (found: {', '.join(splits)})")
+    return splits[split]
+
+
+def _splits(data_dir: str) -> dict[str, Any]:
+    path = Path(data_dir) / FACTS
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        layout, splits = facts["layout"], facts["splits"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged; copy it again, or pack the photos again") from None
+    if layout != LAYOUT:
+        raise UserError(
+            f"{path}: written by another version (layout {layout}, expected {LAYOUT}); pack the photos again"
+        )
+    return splits
+
+
+def _require_whole(path: Path, size: int) -> None:
+    found = path.stat().st_size if path.is_file() else None
+    if found != size:
+        fault = "is missing" if found is None else f"has {found} bytes, expected {size}"
+        raise UserError(f"{path}: {fault}; copy the packed photos again, or pack them again")
