@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 PHOTOS_PER_FILE = 10_000  # about 1 GB of ImageNet: what a kill may cost each process
 FEWEST_FILES = 8  # for the cores to share
+FILES = "files"  # the folder of what is to stay, in that of an unfinished try
 ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 1 << 25
 SMALLEST_PAGE, LARGEST_PAGE = 1 << 22, 1 << 28  # bytes; a photo must fit in a page of the file
 
@@ -69,13 +72,10 @@ def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> Non
         write_all(folder, [share for each in shares.values() for share in each], wishes)
         done = {split: [json.loads((folder / share.done).read_text()) for share in shares[split]] for split in splits}
         facts = {split: facts_of(photos[split], data_dir / split, done[split]) for split in splits}
-        report(target, done, wishes)
-        for name in {path.name for path in folder.iterdir()} - {
-            name for each in facts.values() for name in each["files"]
-        }:
-            (folder / name).unlink()
-        write_text(folder / FACTS, json.dumps({"layout": LAYOUT, "splits": facts}, indent=1))
-        os.rename(folder, target)
+        write_text(folder / FILES / FACTS, json.dumps({"layout": LAYOUT, "splits": facts}, indent=1))
+        os.rename(folder / FILES, target)
+        shutil.rmtree(folder)
+    report(target, done, wishes)
 
 
 def shares_of(split: str, photos: Photos, files: int | None) -> list[Share]:
@@ -109,12 +109,14 @@ def workplace(target: Path, key: str) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{target}: another process is packing photos there; wait for it") from None
-        if not (folder / "key").is_file() or (folder / "key").read_text() != key:
-            earlier = [path for path in folder.iterdir() if path.name != "lock"]
-            if earlier:
-                log.info("an unfinished try had other photos or other arguments: its files are removed")
-            for path in earlier:
+        if (folder / "key").is_file() and (folder / "key").read_text() != key:
+            log.info("an unfinished try had other photos or other arguments: its files are removed")
+            (folder / "key").unlink()
+        if not (folder / "key").is_file():
+            for path in folder.glob("*.done"):
                 path.unlink()
+            shutil.rmtree(folder / FILES, ignore_errors=True)
+            (folder / FILES).mkdir()
             write_text(folder / "key", key)
         yield folder
 
@@ -170,7 +172,7 @@ def write_all(folder: Path, shares: list[Share], wishes: Wishes) -> None:
         log.info("%d of %d files are there from an earlier try", len(shares) - len(todo), len(shares))
     if not todo:
         return
-    fresh = multiprocessing.get_context("spawn")  # a process that has MindSpore's threads must not be forked
+    fresh = SpawnContext()  # a process that has MindSpore's threads must not be forked
     seen = fresh.Value("q")
     pool = ProcessPoolExecutor(min(len(todo), len(os.sched_getaffinity(0))), fresh, _start_process, (seen,))
     try:
@@ -217,7 +219,8 @@ def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
     """Write one file, and when it is whole on disk, the one that says so."""
     from mindspore.mindrecord import FileWriter
 
-    path, index = folder / share.file, folder / f"{share.file}.db"
+    path = folder / FILES / share.file
+    index = path.with_name(f"{path.name}.db")
     for unfinished in (path, index):
         unfinished.unlink(missing_ok=True)
     tally: dict[str, Any] = {"photos": 0, "shrunk": 0, "found": 0, "written": 0, "left_out": []}

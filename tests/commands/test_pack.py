@@ -1,0 +1,321 @@
+"""Photos packed into MindRecord files: what is stored, what is left out, and what a kill in the middle leaves."""
+
+import fcntl
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindcv_lite.commands.pack import main
+from mindcv_lite.data.encoded import opened
+from mindcv_lite.data.packed import FACTS, read_split
+from mindcv_lite.data.packing import Wishes, shrunk
+from mindcv_lite.data.rows import contents_of
+from mindcv_lite.errors import UserError
+from tests.conftest import ROOT, write_photos
+
+
+def pack(*arguments: object) -> None:
+    main([str(argument) for argument in arguments])
+
+
+def program(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "mindcv_lite", "pack", *map(str, arguments)]
+
+
+def run(*arguments: object, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(program(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=120, **options)
+
+
+def content_of(target: Path) -> dict[str, bytes]:
+    """The encoded photos by their names."""
+    splits = [read_split(str(target), split) for split in json.loads((target / FACTS).read_text())["splits"]]
+    return {
+        split.paths[index].removeprefix(f"{target}:"): content.tobytes()
+        for split in splits
+        for content, index in contents_of(split, list(range(len(split))))
+    }
+
+
+def files_below(photos: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(photos)): path.read_bytes() for path in photos.rglob("*.*") if path.is_file()}
+
+
+@pytest.fixture
+def refused(tmp_path) -> Callable[..., str]:
+    """What is said of a command that is refused; nothing is written."""
+
+    def refused(*arguments: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(UserError) as error:
+            pack(*arguments)
+        assert sorted(tmp_path.rglob("*")) == before
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    return refused
+
+
+# ------------------------------------------------------------------------------------------------------- what is stored
+
+
+def test_photos_are_stored_as_they_are_and_what_is_left_out_is_said(photo_folder, tmp_path, log):
+    photos, target = photo_folder({"train": {"a": 3, "b": 3}}), tmp_path / "packed"
+    sound = files_below(photos)
+    (photos / "train/a/deep").mkdir()
+    Image.new("RGB", (9, 9)).save(photos / "train/a/deep/x.png")
+    sound["train/a/deep/x.png"] = (photos / "train/a/deep/x.png").read_bytes()
+    Image.new("RGB", (9, 9)).save(photos / "train/b/really.gif")
+    shutil.move(photos / "train/b/really.gif", photos / "train/b/gif.jpg")
+    (photos / "train/b/cut.jpg").write_bytes(sound["train/b/0.jpg"][:-30])
+    (photos / "train/b/empty.jpg").write_bytes(b"")
+    Image.new("RGB", (9, 9)).save(photos / "train/b/some.gif")
+    (photos / "train/a/.hidden.jpg").write_bytes(b"")
+    pack(photos, target)
+    assert content_of(target) == sound
+    said = log.text.replace(str(tmp_path), "")
+    for line in (
+        "/photos/train: 2 files are no photos and left out, such as /photos/train/a/.hidden.jpg",
+        "/packed: train: 7 photos in 8 files, 0.0 MB, 100% of the photos' 0.0 MB",
+        "/packed: train: 3 photos cannot be decoded and are left out:",
+        "  /photos/train/b/cut.jpg: image file is truncated",
+        "  /photos/train/b/empty.jpg: no JPEG, PNG or BMP inside",
+        "  /photos/train/b/gif.jpg: no JPEG, PNG or BMP inside",
+    ):
+        assert line in said
+    facts = json.loads((target / FACTS).read_text())["splits"]["train"]
+    assert [each["number"] for each in facts["left_out"]] == [7, 8, 9]  # after 0 to 2 and deep/x of a, 0 to 2 of b
+    assert {path.name for path in target.iterdir()} == {FACTS, *facts["files"]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "photos"]
+
+
+def test_larger_photos_are_made_smaller_and_the_others_stay_as_they_are(photo_folder, tmp_path, log):
+    photos, target = photo_folder({"train": {"a": 2}, "val": {"a": 1}}, size=(48, 40)), tmp_path / "packed"
+    Image.fromarray(np.zeros((41, 90, 3), np.uint8)).save(photos / "train/a/larger.png")
+    before = files_below(photos)
+    pack(photos, target, "--max_side", "40", "--quality", "80", "--shards", "1")
+    after = content_of(target)
+    larger = after.pop("train/a/larger.png")
+    assert after == {name: content for name, content in before.items() if "larger" not in name}
+    with opened(larger) as photo:
+        assert (photo.format, photo.mode, photo.size) == ("JPEG", "RGB", (88, 40))
+    assert "packed: train: 1 photos are made smaller, 2 kept as they are" in log.text
+    assert "packed: val: 0 photos are made smaller, 1 kept as they are" in log.text
+
+
+def encoded(photo: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    photo.save(file, kind, **options)
+    return file.getvalue()
+
+
+SCENE = Image.fromarray(
+    np.kron(np.random.default_rng(0).integers(0, 256, (4, 3, 3), np.uint8), np.ones((30, 30, 1), np.uint8))
+)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "LA", "P", "1", "I;16", "EXIF"])
+def test_whatever_its_colours_a_photo_made_smaller_looks_like_it_and_lies_the_same_way(mode):
+    from mindspore.dataset import vision
+
+    if mode == "I;16":
+        photo = Image.fromarray(np.asarray(SCENE.convert("L")).astype(np.uint16) * 257)
+    else:
+        photo = SCENE if mode == "EXIF" else SCENE.convert(mode, dither=Image.Dither.NONE)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by 90 degrees: training does not
+    content = (
+        encoded(photo, "JPEG", exif=exif)
+        if mode == "EXIF"
+        else encoded(photo, "JPEG" if mode in ("RGB", "CMYK") else "PNG")
+    )
+    smaller = shrunk(content, Wishes(45, 95, None))
+    ours, theirs = (np.array(vision.Decode()(np.frombuffer(each, np.uint8)), int) for each in (smaller, content))
+    assert ours.shape == (60, 45, 3)
+    middles = slice(7, None, 15), slice(7, None, 15)  # of the squares, 30 pixels wide before and 15 after
+    assert np.abs(ours[middles] - theirs[15::30, 15::30]).max() <= 12
+
+
+@pytest.mark.parametrize("size", [(3001, 2000), (500, 375), (257, 9999), (256, 300)])
+def test_the_shorter_side_is_what_was_asked_for(size):
+    content = encoded(Image.new("RGB", size), "JPEG")
+    with opened(shrunk(content, Wishes(256, 92, None))) as photo:
+        assert min(photo.size) == 256
+        assert max(photo.size) == round(max(size) * 256 / min(size))
+
+
+def test_a_photo_of_many_megabytes_fits(photo_folder, tmp_path):
+    photos = photo_folder({"val": {"a": 1}})
+    content = encoded(Image.new("RGB", (3000, 2000)), "BMP")
+    (photos / "val/a/large.bmp").write_bytes(content)
+    pack(photos, tmp_path / "packed", "--shards", "1")
+    assert content_of(tmp_path / "packed")["val/a/large.bmp"] == content
+
+
+# --------------------------------------------------------------------------------------------------------- one more try
+
+
+@pytest.fixture
+def unfinished(photo_folder, tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A folder of photos, and the target of a try that was interrupted after its last file."""
+    photos, target = photo_folder({"train": {"a": 6}}), tmp_path / "packed"
+
+    def interrupt(*paths: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pack(photos, target, "--shards", "2")
+    monkeypatch.undo()
+    assert not target.exists()
+    return photos, target
+
+
+def test_finished_files_are_kept(unfinished, tmp_path, log):
+    photos, target = unfinished
+    first, second = sorted((tmp_path / ".packed.unfinished/files").glob("*.mindrecord"))
+    (tmp_path / ".packed.unfinished/train-00001.mindrecord.done").unlink()
+    second.write_bytes(b"cut short")
+    before = first.stat()
+    pack(photos, target, "--shards", "2")
+    after = (target / first.name).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert content_of(target) == files_below(photos)
+    assert "1 of 2 files are there from an earlier try" in log.text
+    assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize("change", ["arguments", "photos"])
+def test_files_of_other_arguments_or_photos_are_not_kept(unfinished, tmp_path, log, change):
+    photos, target = unfinished
+    if change == "photos":
+        shutil.copy(photos / "train/a/0.jpg", photos / "train/a/5.jpg")
+    pack(photos, target, "--shards", "3" if change == "arguments" else "2")
+    assert content_of(target) == files_below(photos)
+    assert "an unfinished try had other photos or other arguments: its files are removed" in log.text
+    assert "from an earlier try" not in log.text
+    assert len(list(target.iterdir())) == 1 + 2 * (3 if change == "arguments" else 2)
+
+
+def test_two_at_once_do_not_write_to_the_same_target(unfinished, refused, tmp_path):
+    photos, target = unfinished
+    with open(tmp_path / ".packed.unfinished/lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert refused(photos, target).endswith("packed: another process is packing photos there; wait for it")
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_under_the_final_name(tmp_path):
+    photos, target = write_photos(tmp_path / "photos", {"train": {"a": 8}}, (300, 300)), tmp_path / "packed"
+
+    def with_little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
+
+    done = run(photos, target, "--shards", "1", preexec_fn=with_little_room)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "train-00000.mindrecord: cannot be written: " in done.stderr
+    assert "what is finished is kept for the next try" in done.stderr
+    assert not target.exists()
+    assert run(photos, target, "--shards", "1").returncode == 0
+    assert content_of(target) == files_below(photos)
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        program(*arguments),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_ctrl_c_ends_all_processes_without_a_traceback(tmp_path):
+    photos, target = write_photos(tmp_path / "photos", {"train": {"a": 40}}, (600, 600)), tmp_path / "packed"
+    process = start(photos, target, "--max_side", "500")
+    for wait in (0.2, 2):
+        time.sleep(wait)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "mindcv_lite pack: interrupted"
+    assert not target.exists()
+    deadline = time.monotonic() + 10  # multiprocessing's own helper ends last
+    while is_alive(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_when_the_program_alone_is_killed_its_processes_end_too(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"train": {"a": 100}}, (600, 600))
+    process = start(photos, tmp_path / "packed", "--max_side", "500")
+    time.sleep(2)
+    process.kill()
+    process.communicate(timeout=10)  # until all have closed stderr
+    assert not list(tmp_path.glob("packed"))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_content(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"train": {"a": 60, "b": 60}, "val": {"a": 30, "b": 30}}, (500, 400))
+    (photos / "train/a/cut.jpg").write_bytes((photos / "train/a/0.jpg").read_bytes()[:-50])
+    flags = ("--max_side", "300")
+    begin = time.monotonic()
+    assert run(photos, tmp_path / "undisturbed", *flags).returncode == 0
+    whole, expected = time.monotonic() - begin, content_of(tmp_path / "undisturbed")
+    moments, resumed = random.Random(0), 0
+    for number in range(10):
+        target = tmp_path / f"killed{number}"
+        process = start(photos, target, *flags)
+        time.sleep(moments.uniform(0, whole))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if process.returncode:  # else it was ready before
+            assert not target.exists()
+            resumed += len(list(tmp_path.glob(f".{target.name}.unfinished/*.done"))) > 0
+            assert run(photos, target, *flags).returncode == 0
+        assert content_of(target) == expected
+        facts = [json.loads((each / FACTS).read_text()) for each in (target, tmp_path / "undisturbed")]
+        assert facts[0] == facts[1]
+        shutil.rmtree(target)
+    assert resumed > 0
+    assert list(tmp_path.glob(".*")) == []
+
+
+# ------------------------------------------------------------------------------------------------------------- mistakes
+
+
+def test_wrong_paths_and_numbers(refused, photo_folder, tmp_path):
+    photos = photo_folder({"train": {"a": 1}})
+    target = tmp_path / "packed"
+    assert refused(tmp_path / "nowhere", target) == f"{tmp_path}/nowhere: no such folder"
+    assert refused(photos, tmp_path / "no/packed") == f"{tmp_path}/no: no such folder"
+    assert refused(photos, photos).endswith("stands there already; remove it, or give another TARGET")
+    assert "no folder 'x' or 'y' in it" in refused(photos, target, "--train_split", "x", "--val_split", "y")
+    for flag, value in (("--max_side", 0), ("--quality", 101), ("--shards", -1)):
+        assert f"{flag}: expected a whole number from 1 to" in refused(photos, target, flag, value)
+    assert "--quality is for photos made smaller" in refused(photos, target, "--quality", 90)
+    assert "argument --max_side: invalid int value: 'x'" in refused(photos, target, "--max_side", "x")
+    (photos / "train/b").mkdir()
+    assert "train/b: no photo (.jpg, .jpeg, .png, .bmp) in this class" in refused(photos, target)
