@@ -42,7 +42,7 @@ def command_line() -> CommandLine:
     )
     add("--quality", type=int, metavar="Q", help=f"JPEG quality of photos made smaller, 1 to 100; default {QUALITY}")
     add(
-        "--shards", type=int, metavar="K", help="files for each split; default: 1 for each 10000 photos, but at least 8"
+        "--shards", type=int, metavar="K", help="files for each split, at most 128; default: 1 for each 10000 photos, but at least 8"
     )
     add("--train_split", default="train", metavar="NAME", help="folder of the training photos; default train")
     add("--val_split", default="val", metavar="NAME", help="folder of the validation photos; default val")
@@ -50,7 +50,7 @@ def command_line() -> CommandLine:
 
 
 def require_numbers(max_side: int | None, quality: int | None, shards: int | None) -> None:
-    for name, value, most in (("max_side", max_side, 65535), ("quality", quality, 100), ("shards", shards, 4096)):
+    for name, value, most in (("max_side", max_side, 65535), ("quality", quality, 100), ("shards", shards, 128)):
         if value is not None and not 1 <= value <= most:
             raise UserError(f"command line: --{name}: expected a whole number from 1 to {most}, got {value}")
     if quality is not None and max_side is None:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 PHOTOS_PER_FILE = 10_000  # about 1 GB of ImageNet: what a kill may cost each process
 FEWEST_FILES = 8  # for the cores to share
+MOST_FILES = 128  # a reader has two handles open for each, and 1024 is a usual limit
 FILES = "files"  # the folder of what is to stay, in that of an unfinished try
 ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 1 << 25
 SMALLEST_PAGE, LARGEST_PAGE = 1 << 22, 1 << 28  # bytes; a photo must fit in a page of the file
@@ -80,7 +81,7 @@ def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> Non
 
 def shares_of(split: str, photos: Photos, files: int | None) -> list[Share]:
     """The photos of a split, in order, by file."""
-    count = min(len(photos), files or max(FEWEST_FILES, len(photos) // PHOTOS_PER_FILE))
+    count = min(len(photos), files or min(MOST_FILES, max(FEWEST_FILES, len(photos) // PHOTOS_PER_FILE)))
     ends = np.linspace(0, len(photos), count + 1).astype(int)
     return [
         Share(f"{split}-{place:05}.mindrecord", first, photos.paths[first:end], photos.labels[first:end].tolist())
@@ -109,12 +110,13 @@ def workplace(target: Path, key: str) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{target}: another process is packing photos there; wait for it") from None
-        if (folder / "key").is_file() and (folder / "key").read_text() != key:
-            log.info("an unfinished try had other photos or other arguments: its files are removed")
-            (folder / "key").unlink()
-        if not (folder / "key").is_file():
-            for path in folder.glob("*.done"):
-                path.unlink()
+        same = (folder / FILES).is_dir() and (folder / "key").is_file() and (folder / "key").read_text() == key
+        if not same:
+            earlier = list(folder.glob("*.done"))
+            if earlier:
+                log.info("%d files of a try with other photos or other arguments are removed", len(earlier))
+            for path in (folder / "key", *earlier):
+                path.unlink(missing_ok=True)
             shutil.rmtree(folder / FILES, ignore_errors=True)
             (folder / FILES).mkdir()
             write_text(folder / "key", key)
@@ -229,7 +231,8 @@ def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
     try:
         writer = FileWriter(str(path), shard_num=1)
         writer.set_page_size(page)
-        writer.set_header_size(max(1 << 16, 1 << (1024 * sum(sizes) // page).bit_length()))  # it lists the pages
+        listed = 1024 * sum(sizes) // page + len(sizes)  # bytes, at most: the header lists pages, and chunks of rows
+        writer.set_header_size(max(1 << 16, 1 << listed.bit_length()))
         fields = {"image": {"type": "bytes"}, "index": {"type": "int32"}, "label": {"type": "int32"}}
         writer.add_schema(fields, "encoded photos")
         for rows in _chunks(_rows(share, wishes, tally)):
@@ -240,7 +243,7 @@ def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
         reason = next((line for line in lines if "[ERROR]" in line), lines[0])
         raise UserError(f"{path}: cannot be written: {reason}; what is finished is kept for the next try") from None
     for file in (path, index):
-        file.chmod(0o666 & ~_umask())  # MindSpore lets nobody else read it
+        file.chmod(0o666 & path.parent.stat().st_mode)  # MindSpore lets nobody else read it
         with open(file, "rb") as content:
             os.fsync(content.fileno())
     files = {file.name: file.stat().st_size for file in (path, index)}
@@ -299,9 +302,3 @@ def _grey_or_rgb(photo: Image.Image) -> Image.Image:
     if photo.mode.startswith("I"):  # 16 bits of grey, of which MindSpore takes the upper 8
         return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
     return photo if photo.mode == "L" else photo.convert("RGB")  # without alpha, as in MindSpore
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

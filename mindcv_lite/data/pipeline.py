@@ -170,7 +170,7 @@ class Batches:
         if broken is None:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             reason = next((line for line in lines if "[ERROR]" in line), lines[0])
-            return TrainingError(f"reading the photos failed, for no photo that cannot be decoded: {reason}")
+            return TrainingError(f"reading the photos failed, and not for one that cannot be decoded: {reason}")
         return UserError(CANNOT_BE_DECODED.format(self.photos.paths[broken]))
 
 

@@ -98,6 +98,7 @@ def test_photos_are_stored_as_they_are_and_what_is_left_out_is_said(photo_folder
     facts = json.loads((target / FACTS).read_text())["splits"]["train"]
     assert [each["number"] for each in facts["left_out"]] == [7, 8, 9]  # after 0 to 2 and deep/x of a, 0 to 2 of b
     assert {path.name for path in target.iterdir()} == {FACTS, *facts["files"]}
+    assert {path.stat().st_mode for path in target.iterdir()} == {(photos / "train/a/0.jpg").stat().st_mode}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "photos"]
 
 
@@ -204,7 +205,7 @@ def test_files_of_other_arguments_or_photos_are_not_kept(unfinished, tmp_path, l
         shutil.copy(photos / "train/a/0.jpg", photos / "train/a/5.jpg")
     pack(photos, target, "--shards", "3" if change == "arguments" else "2")
     assert content_of(target) == files_below(photos)
-    assert "an unfinished try had other photos or other arguments: its files are removed" in log.text
+    assert "2 files of a try with other photos or other arguments are removed" in log.text
     assert "from an earlier try" not in log.text
     assert len(list(target.iterdir())) == 1 + 2 * (3 if change == "arguments" else 2)
 

@@ -1,6 +1,7 @@
 """Packed photos are those of the folder: the same order, pixels and counts on all ranks; what is said of bad files."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -186,9 +187,9 @@ def test_a_photo_that_is_damaged_in_its_file_is_named(pairs, target, batches_of,
     assert len(batches_of(target, on_corrupt="replace")) == 3
 
 
-def test_a_file_that_goes_away_in_training_ends_it_with_the_readers_words(target, recipe, world):
+def test_a_file_that_is_cut_short_in_training_ends_it_with_the_readers_words(target, recipe, world):
     given = recipe(data_dir=target, drop_remainder=False)
     batches = TrainingBatches(training_photos(given)[0], given, world(given))
-    (target / "train-00000.mindrecord").unlink()
-    with pytest.raises((TrainingError, ValueError, RuntimeError), match="train-00000"):
+    os.truncate(target / "train-00000.mindrecord", 1 << 16)
+    with pytest.raises(TrainingError, match=r"reading the photos failed, and not for one that .*Failed to read file"):
         list(batches.epoch(0))
