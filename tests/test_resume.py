@@ -97,6 +97,14 @@ def test_two_and_two_epochs_equal_four_with_two_workers(photos, tmp_path):
     require_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_run_that_goes_on_with_the_packed_photos_has_the_bits_of_one_on_the_folder(train, photos, tmp_path):
+    run(sys.executable, "-m", "mindcv_lite", "pack", photos, tmp_path / "packed", cwd=ROOT)
+    train("whole", "--epoch_size", 4)
+    train("parts", "--epoch_size", 2)
+    train("parts", "--epoch_size", 4, "--resume", "--data_dir", tmp_path / "packed")
+    require_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 def start(train_flags: tuple, cwd: Path) -> subprocess.Popen:
     command = [str(word) for word in (sys.executable, ROOT / "train.py", *FLAGS, *ALONE, *train_flags)]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -42,7 +42,10 @@ def command_line() -> CommandLine:
     )
     add("--quality", type=int, metavar="Q", help=f"JPEG quality of photos made smaller, 1 to 100; default {QUALITY}")
     add(
-        "--shards", type=int, metavar="K", help="files for each split, at most 128; default: 1 for each 10000 photos, but at least 8"
+        "--shards",
+        type=int,
+        metavar="K",
+        help="files for each split, at most 128; default: 1 for each 10000 photos, but at least 8",
     )
     add("--train_split", default="train", metavar="NAME", help="folder of the training photos; default train")
     add("--val_split", default="val", metavar="NAME", help="folder of the validation photos; default val")

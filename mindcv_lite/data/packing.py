@@ -34,7 +34,7 @@ PHOTOS_PER_FILE = 10_000  # about 1 GB of ImageNet: what a kill may cost each pr
 FEWEST_FILES = 8  # for the cores to share
 MOST_FILES = 128  # a reader has two handles open for each, and 1024 is a usual limit
 FILES = "files"  # the folder of what is to stay, in that of an unfinished try
-ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 1 << 25
+ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 1 << 25  # MindSpore is given so much, or little more than that
 SMALLEST_PAGE, LARGEST_PAGE = 1 << 22, 1 << 28  # bytes; a photo must fit in a page of the file
 
 
@@ -82,9 +82,9 @@ def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> Non
 def shares_of(split: str, photos: Photos, files: int | None) -> list[Share]:
     """The photos of a split, in order, by file."""
     count = min(len(photos), files or min(MOST_FILES, max(FEWEST_FILES, len(photos) // PHOTOS_PER_FILE)))
-    ends = np.linspace(0, len(photos), count + 1).astype(int)
+    ends, name = np.linspace(0, len(photos), count + 1).astype(int), split.replace("/", "-")
     return [
-        Share(f"{split}-{place:05}.mindrecord", first, photos.paths[first:end], photos.labels[first:end].tolist())
+        Share(f"{name}-{place:05}.mindrecord", first, photos.paths[first:end], photos.labels[first:end].tolist())
         for place, (first, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
     ]
 
@@ -124,7 +124,7 @@ def workplace(target: Path, key: str) -> Iterator[Path]:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a file whole or not at all, and what was written before it first."""
+    """Write a file whole or not at all."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     with open(unfinished, "w", encoding="utf-8") as file:
         file.write(content)
@@ -240,7 +240,7 @@ def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
         writer.commit()
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = next((line for line in lines if "[ERROR]" in line), lines[0])
+        reason = next((line for line in lines if "[ERROR]" in line), lines[0]).removeprefix("[ERROR] ")
         raise UserError(f"{path}: cannot be written: {reason}; what is finished is kept for the next try") from None
     for file in (path, index):
         file.chmod(0o666 & path.parent.stat().st_mode)  # MindSpore lets nobody else read it
@@ -251,7 +251,7 @@ def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
 
 
 def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """As many rows as MindSpore shall have in memory; each chunk costs a line in the file's header."""
+    """Some rows at a time: all are too many for the memory, and each time costs a line in the file's header."""
     chunk: list[dict[str, Any]] = []
     for row in rows:
         chunk.append(row)

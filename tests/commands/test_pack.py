@@ -73,6 +73,8 @@ def refused(tmp_path) -> Callable[..., str]:
 
 def test_photos_are_stored_as_they_are_and_what_is_left_out_is_said(photo_folder, tmp_path, log):
     photos, target = photo_folder({"train": {"a": 3, "b": 3}}), tmp_path / "packed"
+    for name in ("Gänseblümchen.jpg", os.fsdecode(b"caf\xe9.jpg")):
+        shutil.copy(photos / "train/a/0.jpg", photos / "train/a" / name)
     sound = files_below(photos)
     (photos / "train/a/deep").mkdir()
     Image.new("RGB", (9, 9)).save(photos / "train/a/deep/x.png")
@@ -88,7 +90,7 @@ def test_photos_are_stored_as_they_are_and_what_is_left_out_is_said(photo_folder
     said = log.text.replace(str(tmp_path), "")
     for line in (
         "/photos/train: 2 files are no photos and left out, such as /photos/train/a/.hidden.jpg",
-        "/packed: train: 7 photos in 8 files, 0.0 MB, 100% of the photos' 0.0 MB",
+        "/packed: train: 9 photos in 8 files, 0.0 MB, 100% of the photos' 0.0 MB",
         "/packed: train: 3 photos cannot be decoded and are left out:",
         "  /photos/train/b/cut.jpg: image file is truncated",
         "  /photos/train/b/empty.jpg: no JPEG, PNG or BMP inside",
@@ -96,7 +98,7 @@ def test_photos_are_stored_as_they_are_and_what_is_left_out_is_said(photo_folder
     ):
         assert line in said
     facts = json.loads((target / FACTS).read_text())["splits"]["train"]
-    assert [each["number"] for each in facts["left_out"]] == [7, 8, 9]  # after 0 to 2 and deep/x of a, 0 to 2 of b
+    assert [each["number"] for each in facts["left_out"]] == [9, 10, 11]  # after six of a, and 0 to 2 of b
     assert {path.name for path in target.iterdir()} == {FACTS, *facts["files"]}
     assert {path.stat().st_mode for path in target.iterdir()} == {(photos / "train/a/0.jpg").stat().st_mode}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "photos"]
@@ -244,20 +246,29 @@ def start(*arguments: object) -> subprocess.Popen:
     )
 
 
-def test_ctrl_c_ends_all_processes_without_a_traceback(tmp_path):
-    photos, target = write_photos(tmp_path / "photos", {"train": {"a": 40}}, (600, 600)), tmp_path / "packed"
-    process = start(photos, target, "--max_side", "500")
-    for wait in (0.2, 2):
-        time.sleep(wait)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+@pytest.fixture
+def at_work(tmp_path) -> subprocess.Popen:
+    """The program while it writes `tmp_path / "packed"`, which takes seconds."""
+    photos = write_photos(tmp_path / "photos", {"train": {"a": 1}}, (1500, 1500))
+    for number in range(1, 150):
+        os.link(photos / "train/a/0.jpg", photos / f"train/a/{number}.jpg")
+    process = start(photos, tmp_path / "packed", "--max_side", "1000")
+    while not list(tmp_path.glob(".packed.unfinished/files/*.mindrecord")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+def test_ctrl_c_ends_all_processes_without_a_traceback(at_work, tmp_path):
+    os.killpg(at_work.pid, signal.SIGINT)
+    _, errors = at_work.communicate(timeout=60)
+    assert at_work.returncode == 130
     assert errors.strip() == "mindcv_lite pack: interrupted"
-    assert not target.exists()
     deadline = time.monotonic() + 10  # multiprocessing's own helper ends last
-    while is_alive(process.pid):
+    while is_alive(at_work.pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert not (tmp_path / "packed").exists()
 
 
 def is_alive(group: int) -> bool:
@@ -268,13 +279,21 @@ def is_alive(group: int) -> bool:
     return True
 
 
-def test_when_the_program_alone_is_killed_its_processes_end_too(tmp_path):
-    photos = write_photos(tmp_path / "photos", {"train": {"a": 100}}, (600, 600))
-    process = start(photos, tmp_path / "packed", "--max_side", "500")
-    time.sleep(2)
-    process.kill()
-    process.communicate(timeout=10)  # until all have closed stderr
-    assert not list(tmp_path.glob("packed"))
+def test_when_the_program_alone_is_killed_its_processes_end_too(at_work, tmp_path):
+    at_work.kill()
+    at_work.communicate(timeout=10)  # until the last of them has closed stderr
+    assert not (tmp_path / "packed").exists()
+
+
+def test_when_one_of_its_processes_is_killed_the_program_says_so(at_work, tmp_path):
+    children = Path(f"/proc/{at_work.pid}/task/{at_work.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, errors = at_work.communicate(timeout=60)
+    assert at_work.returncode == 1
+    assert errors.strip() == (
+        "mindcv_lite pack: error: a process that writes was killed, for want of memory perhaps; try again to go on"
+    )
+    assert not (tmp_path / "packed").exists()
 
 
 @pytest.mark.slow
