@@ -20,10 +20,11 @@ from tests.test_programs import SMALL, msrun, run
 
 pytestmark = pytest.mark.slow
 
-# Momentum, moving average, dropout, shuffling and augmentation are on; the rate does not depend on epoch_size.
+# Momentum, moving average, dropout, shuffling and all augmentation are on; the rate does not depend on epoch_size.
 FLAGS = (
     *("-c", SMALL, "--image_resize", 32, "--num_classes", 2, "--batch_size", 4, "--log_interval", "None"),
     *("--scheduler", "constant", "--warmup_epochs", 0, "--lr", 0.01, "--base_batch_size", "None", "--ema"),
+    *("--auto_augment", "randaug-m5-n2", "--re_prob", 0.5, "--re_value", "random", "--mixup", 0.2, "--cutmix", 1.0),
 )
 ALONE = ("--distribute", "False")
 LAST = "ckpt/last.state.ckpt"

@@ -25,7 +25,8 @@ def draw_first_batch(batches: TrainingBatches, recipe: Recipe, class_names: Sequ
     seed = Tensor(recipe.system.seed, mindspore.int32)
     x, targets = Preparation(recipe)(Tensor(images), Tensor(labels), tuple(map(Tensor, drawn)), seed)
     levels = x.asnumpy().transpose(0, 2, 3, 1) * recipe.augmentation.std + recipe.augmentation.mean
-    sheet = contact_sheet(levels, [_named(row, class_names) for row in targets.asnumpy()])
+    spread = recipe.loss.label_smoothing / targets.shape[1]  # which each class gets
+    sheet = contact_sheet(levels, [_named(row, class_names, spread) for row in targets.asnumpy()])
     unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
     try:
         sheet.save(unfinished)
@@ -54,9 +55,8 @@ def contact_sheet(levels: np.ndarray, captions: Sequence[str]) -> Image.Image:
     return sheet
 
 
-def _named(targets: np.ndarray, class_names: Sequence[str]) -> str:
+def _named(targets: np.ndarray, class_names: Sequence[str], spread: float) -> str:
     """The classes an image is of, two if it is mixed, each with its target."""
-    spread = targets.min()  # label smoothing gives each class that much
     classes = [index for index in np.argsort(-targets)[:2] if targets[index] > spread + 1e-6]
     return "\n".join(f"{targets[index]:.2f} {class_names[index]}" for index in classes)
 

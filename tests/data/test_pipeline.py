@@ -46,7 +46,7 @@ def seen_of(batches: list[tuple]) -> list[int]:
 
 
 def pixels_of(batches: list[tuple]) -> np.ndarray:
-    return np.concatenate([images for images, _, _ in batches])
+    return np.concatenate([images for images, *_ in batches])
 
 
 def epochs_of(batches: TrainingBatches, first: int, count: int) -> list[list[tuple]]:
@@ -190,10 +190,12 @@ def test_without_shuffle_epochs_differ_in_their_pixels_only(epoch_of):
 
 
 def test_ranks_augment_differently(recipe, world, photos):
-    given = recipe(batch_size=1, shuffle=False, drop_remainder=False)
+    given = recipe(batch_size=1, shuffle=False, drop_remainder=False, mixup=1.0)
     twice = Photos(photos.paths[:1] * 2, photos.labels[:2], photos.class_names)  # the same photo for both ranks
     ours, theirs = (pixels_of(list(TrainingBatches(twice, given, world(given, rank, 2)).epoch(0))) for rank in range(2))
     assert not np.array_equal(ours, theirs)
+    mixes = [next(iter(TrainingBatches(twice, given, world(given, rank, 2)).epoch(0)))[-1] for rank in range(2)]
+    assert not np.array_equal(*mixes)
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -213,7 +215,7 @@ def test_an_epoch_does_not_depend_on_the_epochs_before_it(photos, recipe, world,
 
 @pytest.mark.parametrize("first_step", [1, 4, 7, 8])
 def test_the_rest_of_an_epoch_is_that_of_the_undisturbed_one_to_the_bit(photos, recipe, world, first_step):
-    given = recipe(batch_size=2, color_jitter=0.4, num_parallel_workers=2)
+    given = recipe(batch_size=2, auto_augment="randaug-m5", re_prob=0.5, cutmix=1.0, num_parallel_workers=2)
     batches = TrainingBatches(photos, given, world(given))
     epoch, position = divmod(first_step, batches.steps)
     whole = list(TrainingBatches(photos, given, world(given)).epoch(epoch))
@@ -223,6 +225,7 @@ def test_the_rest_of_an_epoch_is_that_of_the_undisturbed_one_to_the_bit(photos, 
     rest = list(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
     assert len(rest) == 5 - position
     for ours, theirs in zip(rest, whole[position:], strict=True):
+        assert len(ours) == 5  # with the rectangles to erase, and how to mix
         assert all(np.array_equal(mine, yours) for mine, yours in zip(ours, theirs, strict=True))
 
 

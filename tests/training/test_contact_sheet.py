@@ -37,7 +37,7 @@ def test_the_images_on_the_sheet_are_those_of_the_batch(recipe, world, photo_fol
 
 
 def test_small_images_are_enlarged_and_mixed_ones_have_two_captions(draw):
-    assert draw(cutmix=1.0, label_smoothing=0.1).size == (3 * 116, 2 * (116 + 24))
+    assert draw(mixup=1.0, label_smoothing=0.1).size == (3 * 116, 2 * (116 + 24))
 
 
 def test_grey_images_and_long_names_fit():
