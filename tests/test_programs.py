@@ -52,10 +52,13 @@ def scores(log: str) -> tuple[str, ...]:
 
 
 def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(photo_folder, tmp_path):
-    photos = photo_folder({"train": {"a": 20, "b": 13}, "val": {"a": 5, "b": 4}})
-    common = ("--data_dir", photos, *TINY, "--batch_size", 8)
+    photos = photo_folder({"train": {"a": 20, "b": 12}, "val": {"a": 5, "b": 4}})
+    (photos / "train/a/7.jpg").write_bytes(b"no photo")
+    common = ("--data_dir", photos, *TINY, "--batch_size", 8, "--on_corrupt", "replace")
     log = run(sys.executable, ROOT / "train.py", "-c", SMALL, *common, "--distribute", "False", cwd=tmp_path)
     assert "Traceback" not in log
+    assert log.count("7.jpg cannot be decoded: another photo takes its place") == 1
+    assert log.count(", 1 photo replaced") == 2
     assert log.count("epoch ") == 2
 
     files = sorted(path.name for path in (tmp_path / "ckpt").iterdir())

@@ -266,7 +266,7 @@ class Record(Callback):
             f"{watch.images_per_second:.1f} images/s",
             f"{watch.seconds:.1f} s",
             "" if watch.waited is None else f"{watch.waited:.1f} s ({watch.waited / watch.seconds:.1%}) of it for data",
-            f"{replaced} photos replaced" if replaced else "",
+            f"{replaced} photo{'s' * (replaced > 1)} replaced" if replaced else "",
         ]
         log.info("epoch %d/%d: %s", epoch, self.recipe.schedule.epoch_size, ", ".join(filter(None, facts)))
         if skipped := int(watch.step.skipped.asnumpy()):
