@@ -50,10 +50,11 @@ class System:
 class Data:
     """photos"""
 
-    dataset: Literal["", "imagenet", "digits"] = key(
-        "imagenet or empty: a folder of class folders; digits: the built-in demo", "imagenet"
+    dataset: Literal["", "imagenet", "digits", "cifar10", "cifar100", "mnist"] = key(
+        "imagenet or empty: a folder of class folders; digits: the built-in demo; others: their standard files",
+        "imagenet",
     )
-    data_dir: str = key("folder that holds the splits", "")
+    data_dir: str = key("folder that holds the splits, or the standard files", "")
     train_split: str = key("folder of the training split inside data_dir", "train")
     val_split: str = key("folder of the validation split inside data_dir", "val")
     shuffle: bool = key("a new order of the training photos every epoch", True)
@@ -63,6 +64,11 @@ class Data:
     on_corrupt: Literal["error", "replace"] = key(
         "a training photo that cannot be decoded: stop and name it, or take another in its place and count it", "error"
     )
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether the photos are in the standard files of `dataset`, which are the splits."""
+        return self.dataset in ("cifar10", "cifar100", "mnist")
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class Model:
         "mobilenet_v3_large_minimalistic_100",
     ] = key("size and width of the network")
     num_classes: int | None = key(
-        "outputs of the network; left out: the class folders", None, at_least=1, at_most=10**6
+        "outputs of the network; left out: the classes of the photos", None, at_least=1, at_most=10**6
     )
     in_channels: Literal[1, 3] = key("3: colour; 1: grey", 3)
     drop_rate: float = key("dropout before the last layer", 0.2, at_least=0, below=1)
@@ -339,10 +345,10 @@ def load_recipe(argv: list[str], description: str) -> Recipe:
 
 def require_paths(recipe: Recipe) -> None:
     """Raise `UserError` if data_dir or ckpt_path is set and not there; this needs no MindSpore."""
-    data_dir, ckpt_path = recipe.data.data_dir, recipe.model.ckpt_path
-    if data_dir and recipe.data.dataset != "digits" and not Path(data_dir).is_dir():
-        photos = f"{recipe.data.train_split}/<class>/*.jpg"
-        raise UserError(f"{data_dir}: no such folder; --data_dir names the folder that holds {photos}")
+    data, ckpt_path = recipe.data, recipe.model.ckpt_path
+    if data.data_dir and data.dataset != "digits" and not Path(data.data_dir).is_dir():
+        photos = f"the files of {data.dataset}" if data.is_standard else f"{data.train_split}/<class>/*.jpg"
+        raise UserError(f"{data.data_dir}: no such folder; --data_dir names the folder that holds {photos}")
     if Path(recipe.output.ckpt_save_dir).is_file():
         raise UserError(f"{recipe.output.ckpt_save_dir}: a file, not a folder; give another --ckpt_save_dir")
     resume = recipe.output.resume
@@ -382,6 +388,10 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
             auto_augment.parse(recipe.augmentation.auto_augment)
         except ValueError as error:
             require(False, "auto_augment", str(error))
+    if recipe.data.is_standard:
+        of = f"files of {recipe.data.dataset}"
+        require(recipe.data.train_split == "train", "train_split", f"train, the training {of}")
+        require(recipe.data.val_split in ("val", "test"), "val_split", f"val or test, both the test {of}")
     milestones = recipe.schedule.multi_step_decay_milestones
     require(list(milestones) == sorted(set(milestones)), "multi_step_decay_milestones", "increasing epochs")
     schedule = recipe.schedule

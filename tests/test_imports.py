@@ -69,6 +69,7 @@ WITHOUT_MINDSPORE = (
     "data.folder",
     "data.packed",
     "data.source",
+    "data.standard",
     "data.inspection",
     "data.findings",
     "commands.check",

@@ -246,7 +246,7 @@ def test_photos_that_do_not_fit_as_a_user_is_told(told_to_a_user, photos):
 @pytest.mark.slow
 def test_fewer_outputs_than_classes(told, photos):
     sentence = told("train.py", *TINY, "--data_dir", photos, "--num_classes", 1)
-    assert sentence == "num_classes is 1, but there are 2 class folders; use --num_classes 2"
+    assert sentence == "num_classes is 1, but there are 2 classes; use --num_classes 2"
 
 
 @pytest.mark.slow

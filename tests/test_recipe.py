@@ -486,6 +486,11 @@ def test_the_text_of_a_recipe_is_what_it_saves(load, tmp_path):
             "scheduler: one_cycle\nwarmup_epochs: 2",
             "key 'warmup_epochs': expected 0, because one_cycle has its own rise, got 2",
         ),
+        ("dataset: mnist\ntrain_split: a", "key 'train_split': expected train, the training files of mnist, got 'a'"),
+        (
+            "dataset: cifar10\nval_split: train",
+            "key 'val_split': expected val or test, both the test files of cifar10, got 'train'",
+        ),
         ("scheduler: cyclic", "key 'warmup_epochs': expected 0, because cyclic has its own rise, got 3, the default"),
         (
             "scheduler: one_cycle\nwarmup_epochs: 0\nlr_epoch_stair: True",
@@ -517,6 +522,7 @@ def test_a_contradiction_names_the_source_of_the_value_it_complains_about(load):
     "lines",
     [
         "scale: [0.5, 0.5]",
+        "dataset: cifar100\nval_split: test",
         "in_channels: 1\nmean: [127.5]\nstd: [127.5]",
         "scheduler: one_cycle\nwarmup_epochs: 0",
         "scheduler: constant\nmin_lr: 0.5",  # is not used
@@ -584,6 +590,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
     flat["multi_step_decay_milestones"] = tuple(sorted(set(flat["multi_step_decay_milestones"])))
     flat["val_while_train"] |= flat["ckpt_save_policy"] == "top_k"
     flat["resume"] = flat["resume"] or False
+    if flat["dataset"] in ("cifar10", "cifar100", "mnist"):
+        flat["train_split"], flat["val_split"] = "train", draw(st.sampled_from(["val", "test"]))
     flat["pretrained"] &= not flat["ckpt_path"]
     flat["momentum"] = flat["momentum"] or 0.5
     flat["min_lr"] = min(flat["min_lr"], flat["lr"])

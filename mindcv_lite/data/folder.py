@@ -28,6 +28,10 @@ class Photos:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def content(self, index: int) -> np.ndarray:
+        """The encoded photo, uint8 (bytes,); empty where none can be read."""
+        return read_photo(self.paths[index])
+
 
 def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> Photos:
     """The photos of `data_dir/split`. `outputs`: the label of each class, in the order of their names; None: 0, 1, ...

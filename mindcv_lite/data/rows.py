@@ -7,7 +7,6 @@ from functools import reduce
 import mindspore.dataset as ds
 import numpy as np
 
-from mindcv_lite.data.encoded import read_photo
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.packed import PackedPhotos
 
@@ -26,7 +25,7 @@ def contents_of(photos: Photos, indices: list[int]) -> Iterable[tuple[np.ndarray
     """The same rows, for a reader in Python: the photo is an array of any kind that has its bytes."""
     if isinstance(photos, PackedPhotos):
         return rows_of(photos, np.array(indices)).create_tuple_iterator(num_epochs=1, output_numpy=True)
-    return ((read_photo(photos.paths[index]), index) for index in indices)
+    return ((photos.content(index), index) for index in indices)
 
 
 def _packed_rows(photos: PackedPhotos, indices: np.ndarray) -> ds.Dataset:
@@ -57,4 +56,4 @@ class EncodedPhotos:
 
     def __getitem__(self, place: int) -> tuple[np.ndarray, np.int32]:
         index = self.indices[place]
-        return read_photo(self.photos.paths[index]), np.int32(index)
+        return self.photos.content(index), np.int32(index)

@@ -10,6 +10,7 @@ from mindcv_lite.data import folder, packed
 from mindcv_lite.data.classes import outputs_of, places_of
 from mindcv_lite.data.digits import digits_folder
 from mindcv_lite.data.folder import FEW, Photos, small_classes
+from mindcv_lite.data.standard import STANDARD, Standard
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Data, Recipe
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 def training_photos(recipe: Recipe) -> tuple[Photos, Photos | None]:
     """Photos to train on and, with val_while_train, those to validate on, labelled by the same classes."""
     data = _located(recipe.data)
-    kind = _kind_of(data.data_dir)
+    kind = _kind_of(data)
     train = kind.read_split(data.data_dir, data.train_split)
     if few := small_classes(train):
         line = "warning: %s: %d classes have fewer than %d photos to train on, such as '%s' with %d"
@@ -35,7 +36,7 @@ def validation_photos(recipe: Recipe, class_names: Sequence[str] | None) -> Phot
     """Photos to check a network on whose num_classes outputs are `class_names`, if its checkpoint has any."""
     assert recipe.model.num_classes, "the recipe's num_classes is filled in from the checkpoint"
     data = _located(recipe.data)
-    kind = _kind_of(data.data_dir)
+    kind = _kind_of(data)
     presumed = None
     if class_names is None and kind.has_split(data.data_dir, data.train_split):
         presumed = kind.class_names_of(data.data_dir, data.train_split)
@@ -46,12 +47,12 @@ def validation_photos(recipe: Recipe, class_names: Sequence[str] | None) -> Phot
 
 
 def with_num_classes(recipe: Recipe, class_names: Sequence[str]) -> Recipe:
-    """The recipe with num_classes filled in. Raises `UserError` if it is smaller than the number of class folders."""
+    """The recipe with num_classes filled in. Raises `UserError` if it is smaller than the number of classes."""
     wanted, found = recipe.model.num_classes, len(class_names)
     if wanted is not None and wanted < found:
-        raise UserError(f"num_classes is {wanted}, but there are {found} class folders; use --num_classes {found}")
+        raise UserError(f"num_classes is {wanted}, but there are {found} classes; use --num_classes {found}")
     if wanted is not None and wanted > found:
-        log.info("num_classes is %d: the %d class folders, sorted, are outputs 0 to %d", wanted, found, found - 1)
+        log.info("num_classes is %d: the %d classes are outputs 0 to %d", wanted, found, found - 1)
     return recipe.with_keys(num_classes=wanted or found)
 
 
@@ -59,6 +60,8 @@ def _located(data: Data) -> Data:
     return replace(data, data_dir=digits_folder(data.data_dir)) if data.dataset == "digits" else data
 
 
-def _kind_of(data_dir: str) -> ModuleType:
-    """The module that reads the splits there."""
-    return packed if data_dir and packed.is_packed(data_dir) else folder
+def _kind_of(data: Data) -> ModuleType | Standard:
+    """What reads the splits there."""
+    if data.dataset in STANDARD:
+        return STANDARD[data.dataset]
+    return packed if data.data_dir and packed.is_packed(data.data_dir) else folder

@@ -1,12 +1,13 @@
-"""Which encoded photos can be decoded."""
+"""Which encoded photos can be decoded, and encoding without loss."""
 
 import warnings
 
 import numpy as np
 import pytest
+from mindspore.dataset import vision
 from PIL import Image
 
-from mindcv_lite.data.encoded import decodes, read_photo
+from mindcv_lite.data.encoded import as_bmp, decodes, is_hopeless, opened, read_photo
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +54,13 @@ def test_of_a_large_photo_that_decodes_nothing_is_said(photo_folder, monkeypatch
     with warnings.catch_warnings(record=True) as said:
         assert decodes(content)
     assert not said
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_as_bmp_keeps_its_pixels(channels):
+    images = np.random.default_rng(0).integers(0, 256, (3, 5, 8, channels), np.uint8)
+    for content, image in zip(as_bmp(images), images, strict=True):
+        assert not is_hopeless(content)
+        with opened(content.tobytes()) as photo:
+            assert np.array_equal(np.asarray(photo), np.broadcast_to(image, (5, 8, 3)))
+        assert np.array_equal(vision.Decode()(content), np.broadcast_to(image, (5, 8, 3)))
