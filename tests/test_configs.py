@@ -44,7 +44,7 @@ def test_a_recipe_loads_and_its_schedule_ends_with_its_epochs(path):
 
 @each_config
 def test_a_recipe_is_named_after_its_network(path):
-    family = re.sub("_(ascend|paper|finetune|digits)$", "", path.stem)
+    family = re.sub("_(ascend|paper|finetune|digits|cifar10)$", "", path.stem)
     assert load(path).model.model == (family if re.search(r"_\d+$", family) else f"{family}_100")
 
 
@@ -52,7 +52,8 @@ def test_a_recipe_is_named_after_its_network(path):
 def test_a_recipe_opens_with_what_it_gives_on_what_data(path):
     first_line, rest = opening(path).split("\n", 1)
     assert re.match(r"# MobileNetV3-(Small|Large) ", first_line)
-    assert any(data in first_line for data in ("on ImageNet-1K, 224 x 224", "on your own photos", "handwritten digits"))
+    data = ("on ImageNet-1K, 224 x 224", "on your own photos", "handwritten digits", "on CIFAR-10")
+    assert any(each in first_line for each in data)
     assert re.search(r"top-1 [\d.]+ %.*\(.*Ascend|[\d.]+ % top-1 .*CPU|No result", rest.replace("\n# ", " "))
 
 

@@ -14,8 +14,11 @@ import mindspore
 import numpy as np
 import pytest
 
+from mindcv_lite.data.standard import STANDARD
 from mindcv_lite.network import build_network
+from mindcv_lite.weights import read_weights
 from tests.conftest import ROOT
+from tests.data.test_standard import write_all
 from tests.training.test_train_step import WEIGHT
 
 pytestmark = pytest.mark.slow
@@ -217,6 +220,18 @@ def test_the_demo_learns_handwritten_digits(tmp_path):
     assert done.stderr == ""
     top1 = [float(row["top1"]) for row in csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines())]
     assert max(top1) > 0.9  # chance is 0.1; the 12 epochs of the recipe reach 0.99
+
+
+def test_standard_files_are_trained_on_by_their_recipe(tmp_path):
+    write_all(tmp_path / "files", "cifar10")
+    recipe = ROOT / "configs/mobilenetv3/mobilenet_v3_small_cifar10.yaml"
+    flags = ("--data_dir", "files", "--batch_size", 7, "--image_resize", 32, "--epoch_size", 1, "--warmup_epochs", 0)
+    log = run(sys.executable, ROOT / "train.py", "--config", recipe, *flags, cwd=tmp_path)
+    assert "files: 15 photos of 'train' in 10 classes" in log
+    assert "files: 7 photos of 'val' in 10 classes" in log
+    assert "epoch 1/1: top-1 " in log
+    weights = read_weights(str(tmp_path / "ckpt/mobilenet_v3_small_100_best.ckpt"))
+    assert weights.class_names == STANDARD["cifar10"].class_names
 
 
 def test_ctrl_c_ends_training_with_a_word(photo_folder, tmp_path):
