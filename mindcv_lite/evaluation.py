@@ -11,6 +11,7 @@ from tqdm import tqdm
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.normalize import Normalize
 from mindcv_lite.data.pipeline import CANNOT_BE_DECODED, evaluation_batches
+from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe import Recipe
@@ -26,6 +27,7 @@ class Score:
     loss: float
     photos: int
     images_per_second: float
+    waited: float  # seconds on this rank, for data
 
     def __str__(self) -> str:
         return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}"
@@ -69,8 +71,9 @@ def evaluate(step: EvaluationStep, photos: Photos, recipe: Recipe, world: World,
     counts, timed, start = np.zeros(4), 0.0, time.perf_counter()
     failure: UserError | TrainingError | None = None
     batches = evaluation_batches(photos, recipe, world)
+    rows = Waiting(tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True))
     try:
-        for row in tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True):
+        for row in rows:
             counts += step(*map(Tensor, row)).asnumpy()
             if not timed and len(batches) > 1:  # the first batch may have compiled the graph
                 timed, start = counts[0], time.perf_counter()
@@ -85,4 +88,4 @@ def evaluate(step: EvaluationStep, photos: Photos, recipe: Recipe, world: World,
     if seen != len(photos):
         cause = "another rank met a photo that it cannot decode, see its log" if world.size > 1 else "this is a defect"
         raise TrainingError(f"evaluation counted {seen:g} of {len(photos)} photos: {cause}")
-    return Score(top1 / seen, top5 / seen, loss / seen, len(photos), speed)
+    return Score(top1 / seen, top5 / seen, loss / seen, len(photos), speed, rows.seconds)

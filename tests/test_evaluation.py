@@ -242,4 +242,4 @@ class _Broken:
 
 
 def test_a_score_reads_as_shares_and_loss():
-    assert str(Score(0.68071, 0.8777, 1.23456, 50_000, 1e4)) == "top-1 68.07%, top-5 87.77%, loss 1.2346"
+    assert str(Score(0.68071, 0.8777, 1.23456, 50_000, 1e4, 0.5)) == "top-1 68.07%, top-5 87.77%, loss 1.2346"
