@@ -11,7 +11,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -69,6 +69,10 @@ class Data:
     def is_standard(self) -> bool:
         """Whether the photos are in the standard files of `dataset`, which are the splits."""
         return self.dataset in ("cifar10", "cifar100", "mnist")
+
+    @property
+    def has_photos(self) -> bool:
+        return bool(self.data_dir) or self.dataset == "digits"
 
 
 @dataclass(frozen=True)
@@ -308,12 +312,15 @@ FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
 }
 
 
-def load_recipe(argv: list[str], description: str) -> Recipe:
+def load_recipe(argv: list[str], description: str, own: CommandLine | None = None) -> Recipe:
     """The recipe that the command line `argv` asks for: defaults, then the file of `--config`, then the flags.
 
+    `own`: the flags of a command besides the keys of a recipe; they are on the help page, and passed over here.
     Prints the help page and exits on `--help`. Raises `UserError` on a recipe that is wrong.
     """
-    flags = vars(_command_line(description).parse_args(argv))
+    flags = vars(_command_line(description, own).parse_args(argv))
+    for name in vars(own.parse_args([])) if own else ():
+        flags.pop(name)
     config = flags.pop("config", None)
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -479,8 +486,8 @@ def _accept_neutral(name: str, value: Any, where: str) -> None:
         raise UserError(f"{where}: key '{name}': only {_show(neutral[0])} is accepted, got {_show(value)}; {advice}")
 
 
-def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, [*KEYS, *FOREIGN_KEYS, "config"], n=1)
+def _nearest(name: str, known: Iterable[str] = (*KEYS, *FOREIGN_KEYS)) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else "; --help lists all keys"
 
 
@@ -595,13 +602,20 @@ class _CommandLine(CommandLine):
         if rest:
             name = rest[0].split("=")[0]
             if name.startswith("--"):
-                raise UserError(f"command line: unknown key {name[2:]!r}{_nearest(name[2:])}")
+                known = [flag[2:] for flag in self._option_string_actions if flag.startswith("--")]
+                raise UserError(f"command line: unknown key {name[2:]!r}{_nearest(name[2:], known)}")
             raise UserError(f'command line: {rest[0]!r} belongs to no flag; write --key value, lists as "[0.35, 1.0]"')
         return flags
 
 
-def _command_line(description: str) -> _CommandLine:
-    parser = _CommandLine(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+def _command_line(description: str, own: CommandLine | None) -> _CommandLine:
+    parser = _CommandLine(
+        usage=own.usage if own else None,
+        description=description,
+        parents=[own] if own else [],
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
     parser.add_argument(
         "-c", "--config", metavar="FILE", help="YAML file with any of the keys below; flags overrule it"
     )

@@ -18,6 +18,17 @@ MAY_IMPORT = {
     "errors": (),
     "cache": (),
     "__main__": ("errors",),  # it finds a command by its name
+    "benchmark.rounds": ("data.waiting",),
+    "benchmark.report": ("recipe", "device", "benchmark.rounds"),
+    "benchmark.mindcv": ("recipe", "benchmark.rounds"),
+    "benchmark.subjects": (
+        *("recipe", "device", "data", "network", "weights", "evaluation", "benchmark.rounds", "benchmark.mindcv"),
+        *("training.optimizers", "training.train_step"),
+    ),
+    "benchmark.first_steps": (
+        *("recipe", "device", "network", "evaluation", "benchmark.rounds", "benchmark.subjects"),
+    ),
+    "commands.benchmark": ("errors", "recipe", "device", "benchmark"),
     "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
     "commands.pack": ("errors", "data.packing"),
@@ -37,6 +48,7 @@ MAY_IMPORT = {
     "data": ("errors", "cache", "auto_augment", "recipe", "noise", "device", "data"),
     "data.encoded": (),
     "data.normalize": (),
+    "data.waiting": (),
     "data.sharding": (),
     "training.loop": ("errors", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),
     "training.state": ("errors", "recipe", "device", "data", "network", "checkpoint", "training.train_step"),
@@ -62,6 +74,8 @@ WITHOUT_MINDSPORE = (
     "recipe",
     "published",
     "training.schedules",
+    "benchmark.rounds",
+    "data.waiting",
     "data.sharding",
     "data.encoded",
     "data.classes",
@@ -75,8 +89,8 @@ WITHOUT_MINDSPORE = (
     "commands.check",
 )
 DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm"}
-# What may be missing, and the one module that may ask for it: an extra in pyproject.toml, and the user's own PyTorch.
-EXTRAS = {"sklearn": "data.digits", "torch": "torch_files"}
+# What may be missing, and the one module that may ask for it: an extra in pyproject.toml, the user's PyTorch or MindCV.
+EXTRAS = {"sklearn": "data.digits", "torch": "torch_files", "mindcv": "benchmark.mindcv"}
 # Names by which a program touches MindSpore's context and its communication.
 DEVICE_NAMES = {
     "set_context",
@@ -155,7 +169,8 @@ def test_the_arrows_make_no_circle():
     order = list(TopologicalSorter({name: modules_imported_by(path) for name, path in MODULES.items()}).static_order())
     assert order[0] in (
         *("errors", "cache", "noise", "auto_augment"),
-        *("training.average", "training.losses", "data.normalize", "data.sharding", "data.encoded"),
+        *("training.average", "training.losses"),
+        *("data.normalize", "data.sharding", "data.encoded", "data.waiting"),
     )
     assert order.index("recipe") < order.index("device") < order.index("training.loop")
 

@@ -1,0 +1,39 @@
+"""Seconds to the first training step and to the first evaluation batch: most of them go into compiling a graph."""
+
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import SpawnContext
+
+from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch
+from mindcv_lite.recipe import Recipe
+
+
+def first_steps(recipe: Recipe, plan: Plan) -> dict[str, list[Round]]:
+    """Each round is a process of its own: a process that has compiled a graph keeps it."""
+    rounds = []
+    for _ in range(plan.rounds):
+        with ProcessPoolExecutor(1, mp_context=SpawnContext()) as process:
+            rounds.append(process.submit(first_steps_here, recipe).result())
+    return {"fresh processes": rounds}
+
+
+def first_steps_here(recipe: Recipe) -> Round:
+    """A round, on random data. Importing MindSpore and drawing the weights are over when its clocks start."""
+    logging.disable(logging.INFO)  # the same lines in every round
+    from mindcv_lite import device
+    from mindcv_lite.benchmark.subjects import build_step, random_batch
+    from mindcv_lite.evaluation import EvaluationStep
+    from mindcv_lite.network import build_network
+
+    world = device.start(recipe)
+    batch = random_batch(recipe)
+    train_step = build_step(recipe, world, recipe.optimizer.gradient_accumulation_steps)
+    watch = Stopwatch()
+    train_step(*batch).asnumpy()
+    first_step_seconds = watch.seconds
+
+    evaluation_step = EvaluationStep(build_network(recipe.model, world.settings.val_amp_level), recipe)
+    evaluation_step.set_train(False)
+    watch = Stopwatch()
+    evaluation_step(*batch[:3]).asnumpy()
+    return {"first_step_seconds": first_step_seconds, "first_evaluation_seconds": watch.seconds}

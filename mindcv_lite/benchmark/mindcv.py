@@ -1,0 +1,53 @@
+"""MindCV's training pipeline, built by its own functions from our recipe's values."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable
+
+from mindcv_lite.benchmark.rounds import Work
+from mindcv_lite.recipe import Recipe
+
+
+def pipeline(recipe: Recipe, data_dir: str, workers: int) -> Callable[[], Work]:
+    """What begins a run through MindCV's batches of `data_dir`, a folder of class folders.
+
+    As in its train.py: normalised on the host, float32 (batch, channels, height, width).
+    """
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # pyrefly: ignore [missing-import]
+        from mindcv.data import create_dataset, create_loader, create_transforms
+    data, augmentation = recipe.data, recipe.augmentation
+    alike = ("image_resize", "scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "interpolation")
+    alike += ("mean", "std", "re_prob", "re_scale", "re_ratio", "re_value", "re_max_attempts")
+    transforms = create_transforms("imagenet", is_training=True, **{name: vars(augmentation)[name] for name in alike})
+
+    def batches() -> Work:
+        photos = create_dataset(
+            "imagenet",
+            data_dir,
+            data.train_split,
+            data.shuffle,
+            data.num_samples,
+            num_parallel_workers=workers,
+            num_aug_repeats=augmentation.aug_repeats,
+        )
+        loader = create_loader(
+            photos,
+            data.batch_size,
+            data.drop_remainder,
+            is_training=True,
+            mixup=augmentation.mixup,
+            cutmix=augmentation.cutmix,
+            cutmix_prob=augmentation.cutmix_prob,
+            num_classes=recipe.model.num_classes,
+            transform=transforms,
+            num_parallel_workers=workers,
+        )
+        epochs = loader.create_tuple_iterator(num_epochs=-1, output_numpy=True)
+        while True:
+            for images, _ in epochs:
+                yield len(images)
+
+    return batches

@@ -1,0 +1,121 @@
+"""What is measured: the training input, the training step, the evaluation."""
+
+import itertools
+
+import numpy as np
+from mindspore import Tensor
+
+from mindcv_lite.benchmark import mindcv
+from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch, Work, in_turn, timed
+from mindcv_lite.data.pipeline import TrainingBatches, draws
+from mindcv_lite.data.source import training_photos, validation_photos, with_num_classes
+from mindcv_lite.data.waiting import Waiting
+from mindcv_lite.device import World
+from mindcv_lite.evaluation import EvaluationStep, evaluate
+from mindcv_lite.network import build_network
+from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.optimizers import RateTable, build_optimizer
+from mindcv_lite.training.train_step import TrainStep
+from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_outputs_of
+
+
+def pipeline(recipe: Recipe, world: World, plan: Plan, mindcv_dir: str | None) -> dict[str, list[Round]]:
+    """The training input alone; with `mindcv_dir`, MindCV's over that folder in turn with it."""
+    batches, recipe = training_batches(recipe, world)
+
+    def ours() -> Work:
+        for epoch in itertools.count():
+            for images, *_ in batches.epoch(epoch):
+                yield len(images)
+
+    contestants = {"mindcv_lite": ours}
+    if mindcv_dir:
+        contestants["MindCV"] = mindcv.pipeline(recipe, mindcv_dir, world.settings.workers)
+    return in_turn(contestants, plan)
+
+
+def step(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
+    """The training step on one random batch again and again; where there are photos, on those too, as in training."""
+    batches = None
+    if recipe.data.has_photos:
+        batches, recipe = training_batches(recipe, world)
+    train_step = build_step(recipe, world, batches.steps if batches else recipe.optimizer.gradient_accumulation_steps)
+    rows = Waiting(itertools.repeat(random_batch(recipe)))
+    results = {"fixed data": rounds_of(train_step, rows, plan)}
+    if batches:
+        try:
+            photos = Waiting(batches.dataset().create_tuple_iterator(num_epochs=-1))
+            results["with photos"] = rounds_of(train_step, photos, plan)
+        except RuntimeError:
+            if batches.failure:
+                raise batches.failure from None
+            raise
+    return results
+
+
+def rounds_of(train_step: TrainStep, rows: Waiting, plan: Plan) -> list[Round]:
+    """Rounds of one run through the rows, after one that compiles the graph, fills the queues and does not count."""
+
+    def work() -> Work:
+        while True:
+            for row in rows:
+                train_step(*row).asnumpy()  # waits for the device
+                yield len(row[0])
+
+    running = work()
+    next(running)
+    return [timed(running, plan, rows) for _ in range(plan.rounds + 1)][1:]
+
+
+def validate(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
+    """The whole evaluation of the validation split, by the weights of ckpt_path or by random ones."""
+    if recipe.model.ckpt_path:
+        weights = read_weights(recipe.model.ckpt_path)
+        recipe = settled_by_card(recipe, weights.card, weights.path) if weights.card else recipe
+        recipe = with_outputs_of(weights, recipe)
+        photos = validation_photos(recipe, weights.class_names)
+    else:
+        weights = None
+        train, photos = training_photos(recipe.with_keys(val_while_train=True))
+        recipe = with_num_classes(recipe, train.class_names)
+    assert photos, "val_while_train asks for them"
+    network = build_network(recipe.model, world.settings.val_amp_level)
+    if weights:
+        load_weights(network, weights)
+    evaluation_step = EvaluationStep(network, recipe)
+    rounds = []
+    for _ in range(plan.rounds + 1):  # the first one compiles the graph and does not count
+        watch = Stopwatch()
+        score = evaluate(evaluation_step, photos, recipe, world)
+        rounds.append(watch.round_of(score.photos, waited=score.waited))
+    return {"validation": rounds[1:]}
+
+
+def training_batches(recipe: Recipe, world: World) -> tuple[TrainingBatches, Recipe]:
+    """The batches, and the recipe with num_classes filled in."""
+    photos, _ = training_photos(recipe.with_keys(val_while_train=False))
+    recipe = with_num_classes(recipe, photos.class_names)
+    return TrainingBatches(photos, recipe, world), recipe
+
+
+def random_batch(recipe: Recipe) -> tuple[Tensor, ...]:
+    """A batch of the shapes that the recipe's pipeline gives."""
+    augmentation, model, batch = recipe.augmentation, recipe.model, recipe.data.batch_size
+    assert model.num_classes, "the recipe's num_classes is given, or filled in from the photos"
+    random = np.random.default_rng(recipe.system.seed)
+    side = augmentation.image_resize
+    channels = (model.in_channels,) if model.in_channels > 1 else ()
+    images = random.integers(0, 256, (batch, side, side, *channels), np.uint8)
+    labels = random.integers(0, model.num_classes, batch, np.int32)
+    drawn = next(draws(augmentation, batch, recipe.system.seed))
+    return tuple(Tensor(array) for array in (images, labels, np.ones(batch, np.float32), *drawn))
+
+
+def build_step(recipe: Recipe, world: World, steps_per_epoch: int) -> TrainStep:
+    """The recipe's training step at a rate of 0: the same arithmetic, and random labels do the weights no harm."""
+    network = build_network(recipe.model, world.settings.amp_level)
+    rate = RateTable(lambda _: 0.0, updates=1)
+    optimizer = build_optimizer(network.trainable_params(), recipe, rate, world.settings.target)
+    train_step = TrainStep(network, optimizer, recipe, world, steps_per_epoch)
+    train_step.set_train()
+    return train_step

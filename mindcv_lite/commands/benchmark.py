@@ -1,0 +1,147 @@
+"""Measure what a recipe costs on this machine: with `pipeline` the training input alone; with `step` the training
+step on random data, and if there is a data_dir on its photos too; with `validate` the evaluation of the validation
+split, by the weights of ckpt_path or by random ones; with `compile` the first training step and the first evaluation
+batch, in a new process for each round. The others begin with a round that does not count."""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.recipe import Recipe, load_recipe, require_paths
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+log = logging.getLogger(__name__)
+
+SUBJECTS = ("pipeline", "step", "validate", "compile")
+ROUNDS, SECONDS = 5, 5.0
+
+
+def main(arguments: list[str]) -> None:
+    what, *rest = arguments or ["--help"]
+    if what not in (*SUBJECTS, "-h", "--help"):
+        raise UserError(f"command line: expected one of {', '.join(SUBJECTS)} after benchmark, got {what!r}")
+    own = command_line()
+    recipe = load_recipe(rest if what in SUBJECTS else [what], __doc__, own)
+    flags, _ = own.parse_known_args(rest)
+    require_numbers(what, flags)
+    require_paths(recipe)
+    require_subject(what, recipe)
+    compare_dir = comparable_folder(what, flags, recipe)
+    require_place_for(flags.json)
+
+    # What is said meanwhile, by us or by MindCV, is not the answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        report = measure(what, recipe, flags, compare_dir)
+    answer(report, flags.json)
+
+
+def command_line() -> CommandLine:
+    """The flags that are no keys of a recipe."""
+    usage = (
+        f"python -m mindcv_lite benchmark {'|'.join(SUBJECTS)} --config FILE [--rounds R] [--seconds S | --batches N]"
+    )
+    parser = CommandLine(usage=f"{usage} [--json FILE] [any key of a recipe]", add_help=False, allow_abbrev=False)
+    add = parser.add_argument_group("benchmark").add_argument
+    add("--rounds", type=int, default=ROUNDS, metavar="R", help=f"rounds that count; default {ROUNDS}")
+    add("--seconds", type=float, metavar="S", help=f"pipeline, step: length of a round; default {SECONDS:g}")
+    add("--batches", type=int, metavar="N", help="pipeline, step: length of a round, in place of --seconds")
+    add("--json", metavar="FILE", help="write the numbers as JSON, those of each round too; -: to stdout, no table")
+    add("--compare", choices=("mindcv",), help="pipeline: in turn with MindCV's, by the same recipe")
+    add("--compare_dir", metavar="DIR", help="folder of class folders for MindCV; default: data_dir")
+    return parser
+
+
+def require_numbers(what: str, flags: "Namespace") -> None:
+    for name in ("rounds", "seconds", "batches"):
+        value = getattr(flags, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"command line: --{name}: expected more than 0, got {value}")
+    given = [name for name in ("seconds", "batches") if getattr(flags, name) is not None]
+    if len(given) == 2:
+        raise UserError("command line: --seconds and --batches both say how long a round is; give one of them")
+    if given and what in ("validate", "compile"):
+        round_there = "the whole split" if what == "validate" else "a new process"
+        raise UserError(f"command line: --{given[0]}: a round of {what} is {round_there}; leave it out")
+
+
+def require_subject(what: str, recipe: Recipe) -> None:
+    """Raise `UserError` if the recipe does not say what is needed; this needs no MindSpore."""
+    if what in ("pipeline", "validate") and not recipe.data.has_photos:
+        raise UserError(f"data_dir is not set: --data_dir names the folder whose photos {what} reads")
+    photos = what != "compile" and recipe.data.has_photos
+    if not photos and recipe.model.num_classes is None:
+        raise UserError("num_classes is not set, and there are no photos whose classes to count: --num_classes 1000")
+
+
+def comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | None:
+    """The folder that MindCV's pipeline is to read, if it is asked for. Raises `UserError` if that cannot be."""
+    if not flags.compare:
+        if flags.compare_dir:
+            raise UserError("command line: --compare_dir is for --compare mindcv")
+        return None
+    if what != "pipeline":
+        raise UserError(f"command line: --compare: only pipeline can be compared, not {what}")
+    if importlib.util.find_spec("mindcv") is None:
+        raise UserError("--compare mindcv needs MindCV's package: pip install mindcv")
+    folder = flags.compare_dir or recipe.data.data_dir
+    if not any(Path(folder, recipe.data.train_split).glob("*/")):
+        raise UserError(
+            f"{folder}: no {recipe.data.train_split}/<class>/ in it, and MindCV reads class folders only; "
+            "--compare_dir names such a folder"
+        )
+    if recipe.model.in_channels != 3:
+        raise UserError("--compare: MindCV gives colour images only; --in_channels 3")
+    return folder
+
+
+def require_place_for(path: str | None) -> None:
+    if path and path != "-" and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+        raise UserError(f"{path}: not a file in a folder that is there; --json names a file to write, or -")
+
+
+def measure(what: str, recipe: Recipe, flags: "Namespace", compare_dir: str | None) -> dict[str, Any]:
+    """The report of `what`."""
+    # MindSpore takes seconds to import: a wrong command line has been answered by now.
+    from mindcv_lite import device
+    from mindcv_lite.benchmark import subjects
+    from mindcv_lite.benchmark.first_steps import first_steps
+    from mindcv_lite.benchmark.report import report_of
+    from mindcv_lite.benchmark.rounds import Plan
+
+    device.require_launcher(distribute=False)
+    world = device.start(recipe)
+    if recipe.system.distribute:
+        log.info("distribute is passed over: one process is measured")
+    load = os.getloadavg()[0]
+    plan = Plan(flags.rounds, flags.seconds or SECONDS, flags.batches)
+    if what == "pipeline":
+        results = subjects.pipeline(recipe, world, plan, compare_dir)
+    elif what == "step":
+        results = subjects.step(recipe, world, plan)
+    elif what == "validate":
+        results = subjects.validate(recipe, world, plan)
+    else:
+        results = first_steps(recipe, plan)
+    return report_of(what, recipe, world.settings, load, results)
+
+
+def answer(report: dict[str, Any], path: str | None) -> None:
+    """The table on stdout, or the JSON there; or both, the JSON into a file."""
+    from mindcv_lite.benchmark.report import table
+
+    text = json.dumps(report, indent=2) + "\n"
+    if path == "-":
+        print(text, end="")
+        return
+    print("\n".join(table(report)))
+    if path:
+        Path(path).write_text(text, encoding="utf-8")
