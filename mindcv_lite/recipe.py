@@ -105,7 +105,9 @@ class Augmentation:
     cutmix_prob: float = key(
         "probability that a batch is mixed, by mixup or cutmix, or by either of both", 1.0, at_least=0, at_most=1
     )
-    aug_repeats: int = key("times a photo comes in an epoch of as many photos; 0 and 1: once", 0, at_least=0)
+    aug_repeats: int = key(
+        "times a photo comes in an epoch of as many photos; 0 and 1: once", 0, at_least=0, at_most=100
+    )
     interpolation: Literal["bilinear", "bicubic", "nearest", "area"] = key("resampling of all resizes", "bilinear")
     crop_pct: float = key("evaluation: share of the resized shorter side that is kept", 0.875, at_least=0.1, at_most=1)
     mean: tuple[float, ...] = key("per channel, on the 0 to 255 scale", (123.675, 116.28, 103.53))
@@ -366,6 +368,11 @@ def require_paths(recipe: Recipe) -> None:
             f"{ckpt_path}: the name of a weights file must end in .ckpt; `python -m mindcv_lite convert` makes one of "
             "weights of others"
         )
+    sheet = Path(recipe.system.show_batch)
+    if recipe.system.show_batch and (
+        sheet.suffix.lower() not in (".png", ".jpg", ".jpeg") or sheet.is_dir() or not sheet.parent.is_dir()
+    ):
+        raise UserError(f"{sheet}: not a .png or .jpg in a folder that is there; --show_batch names one to write")
     if isinstance(resume, str) and not (Path(resume).is_file() and Path(resume).suffix == ".ckpt"):
         raise UserError(f"{resume}: no such .ckpt file; --resume alone goes on with the run in ckpt_save_dir")
 

@@ -26,9 +26,9 @@ def test_other_policies_are_refused_with_those_there_are(text):
         parse(text)
 
 
-@pytest.mark.parametrize("option", ["mstd0.5", "w0", "inc0", "m11", "m-1", "m1.5", "n0", "n", "p0.5", "", "m²"])
+@pytest.mark.parametrize("option", ["mstd0.5", "w0", "inc0", "m11", "m-1", "m1.5", "n0", "n11", "n", "p0.5", "", "m²"])
 def test_what_the_operators_cannot_do_is_refused_by_name(option):
-    with pytest.raises(ValueError, match=f"M from 0 to 10, N from 1 on, without '{option.split('-')[0]}"):
+    with pytest.raises(ValueError, match=f"M from 0 to 10, N from 1 to 10, without '{option.split('-')[0]}"):
         parse(f"randaug-{option}")
 
 

@@ -14,7 +14,7 @@ QUALITY = 92
 def main(arguments: list[str]) -> None:
     flags = command_line().parse_args(arguments)
     require_numbers(flags.max_side, flags.quality, flags.shards)
-    splits = [flags.train_split, flags.val_split]
+    splits = [flags.train_split.rstrip("/"), flags.val_split.rstrip("/")]
     found = require_paths(flags.data_dir, flags.target, splits)
 
     # NumPy and Pillow take a moment to import: a wrong command line has been answered by now.
@@ -70,6 +70,8 @@ def require_paths(data_dir: Path, target: Path, splits: list[str]) -> list[str]:
         )
     if os.path.lexists(target):
         raise UserError(f"{target}: stands there already; remove it, or give another TARGET")
+    if any((data_dir / split).resolve() in target.resolve().parents for split in found):
+        raise UserError(f"{target}: inside the photos that are to be packed; give a TARGET elsewhere")
     if not target.parent.is_dir():
         raise UserError(f"{target.parent}: no such folder")
     return found

@@ -9,8 +9,11 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-# How the files begin that MindSpore decodes: JPEG, PNG, BMP, TIFF. Of others it leaves a copy in the working directory.
-SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
+from mindcv_lite.data.jpeg import has_sound_header
+
+JPEG = b"\xff\xd8"
+# How photos begin. Of files that it does not know MindSpore leaves a copy in the working directory.
+SIGNATURES = (JPEG, b"\x89PNG", b"BM")
 FORMATS = ("JPEG", "PNG", "BMP")  # what Pillow is asked to decode
 
 
@@ -48,20 +51,12 @@ def decodes(content: np.ndarray) -> bool:
 
 
 def is_hopeless(content: np.ndarray) -> bool:
-    """Whether a file is of another kind, or a JPEG cut short in its header: some end or hang MindSpore's decoder."""
-    if not bytes(content[:4]).startswith(SIGNATURES):
+    """Whether MindSpore must not see a file: of another kind, or a JPEG whose header is damaged, which can end or hang
+    its process."""
+    start = content[:4].tobytes()
+    if not start.startswith(SIGNATURES):
         return True
-    if bytes(content[:2]) != b"\xff\xd8":
-        return False
-    place = 2
-    while place + 4 <= len(content):
-        if content[place] != 0xFF:
-            return False  # something odd between the segments: the decoder's to judge
-        if content[place + 1] == 0xDA:  # the start of the scan
-            return False
-        filled = content[place + 1] == 0xFF
-        place += 1 if filled else 2 + int(content[place + 2]) * 256 + int(content[place + 3])
-    return True
+    return start.startswith(JPEG) and not has_sound_header(content.tobytes()) and not decodes(content)
 
 
 def as_bmp(images: np.ndarray) -> np.ndarray:

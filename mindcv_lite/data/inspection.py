@@ -113,6 +113,12 @@ def _traits(photo: Image.Image, path: str) -> Iterator[str]:
         yield "with a palette"
     if photo.mode in ("LA", "RGBA") or "transparency" in photo.info:
         yield "with transparency, which is dropped"
-    # Only of a JPEG: for the EXIF data of a PNG, Pillow decodes the photo once more.
-    if kind == "JPEG" and photo.getexif().get(ORIENTATION) in range(2, 9):
-        yield "with a rotation in their EXIF data, which is not followed"
+    if kind != "JPEG":  # for the EXIF data of a PNG, Pillow decodes the photo once more
+        return
+    try:
+        orientation = photo.getexif().get(ORIENTATION)
+    except Exception:  # Pillow lets through whatever its reader stumbles over, SyntaxError and struct.error among it
+        yield "with EXIF data that cannot be read"
+    else:
+        if orientation in range(2, 9):
+            yield "with a rotation in their EXIF data, which is not followed"

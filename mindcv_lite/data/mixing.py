@@ -1,7 +1,7 @@
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019): the host draws how, the device mixes a batch with itself.
 
-Each image is mixed with the next one of its batch, the last with the first; so any batch size will do, and no image
-meets itself."""
+Each image is mixed with the one half a batch further on, so that any batch size will do, and the copies of a photo,
+which `aug_repeats` puts side by side, do not meet in a batch of several photos."""
 
 import mindspore
 import numpy as np
@@ -13,7 +13,7 @@ from mindcv_lite.recipe import Augmentation
 
 def draw_mix(random: np.random.Generator, augmentation: Augmentation) -> np.ndarray:
     """float32 (6,): the share of an image's own class, that of its own pixels outside a rectangle, and the rectangle
-    (top, left, bottom, right) that the next image fills.
+    (top, left, bottom, right) that the other image fills.
 
     A batch is mixed with probability `cutmix_prob`; where both ways are asked for, each is as likely. The shares are
     drawn from Beta(alpha, alpha), alpha being `mixup` or `cutmix`.
@@ -38,14 +38,13 @@ class Mix(nn.Cell):
     # pyrefly: ignore [bad-override]
     def construct(self, images: Tensor, targets: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
         rectangle = mix[2:].reshape(1, 4).astype(mindspore.int32)
-        others = following(images)
+        others = partners(images)
         mixed = images * mix[1] + others * (1.0 - mix[1])
         images = ops.where(inside(rectangle, images.shape[2]), others, mixed)
-        return images, targets * mix[0] + following(targets) * (1.0 - mix[0])
+        return images, targets * mix[0] + partners(targets) * (1.0 - mix[0])
 
 
-def following(x: Tensor) -> Tensor:
-    """The next of each row, and after the last the first."""
-    if x.shape[0] == 1:
-        return x
-    return ops.concat((x[1:], x[:1]))
+def partners(x: Tensor) -> Tensor:
+    """The row half a batch further on, of each row; after the last comes the first."""
+    half = x.shape[0] // 2
+    return ops.concat((x[half:], x[:half])) if half else x

@@ -64,7 +64,7 @@ def _splits(data_dir: str) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         layout, splits = facts["layout"], facts["splits"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged; copy it again, or pack the photos again") from None
     if layout != LAYOUT:
         raise UserError(

@@ -19,7 +19,8 @@ def epoch_order(
     longer: a third of the photos, three times.
     """
     order = np.random.default_rng(epoch_seed(seed, epoch)).permutation(count) if shuffle else np.arange(count)
-    return np.repeat(order, repeats)[: min(count, num_samples or count)]
+    length = min(count, num_samples or count)
+    return np.repeat(order[: -(-length // repeats)], repeats)[:length]
 
 
 def steps_of(count: int, batch_size: int, size: int, drop_remainder: bool) -> int:

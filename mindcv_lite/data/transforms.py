@@ -25,7 +25,7 @@ def training_transforms(augmentation: Augmentation, in_channels: int) -> list:
         flips = [(vision.HorizontalFlip(), augmentation.hflip), (vision.VerticalFlip(), augmentation.vflip)]
         transforms += [vision.RandomSelectSubpolicy([flips])]
     if augmentation.auto_augment:
-        mean = [round(min(level, 255)) for level in augmentation.mean]
+        mean = [round(min(max(level, 0), 255)) for level in augmentation.mean]
         red, green, blue = mean * (3 // len(mean))
         transforms += policy_of(parse(augmentation.auto_augment), side, interpolation, (red, green, blue))
     elif augmentation.color_jitter:

@@ -31,10 +31,9 @@ def draw_first_batch(batches: TrainingBatches, recipe: Recipe, class_names: Sequ
     try:
         sheet.save(unfinished)
         os.replace(unfinished, path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         unfinished.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot write the picture of a batch: {reason}; --show_batch names a .png") from None
+        raise UserError(f"{path}: cannot write the picture of a batch: {error.strerror or error}") from None
 
 
 def contact_sheet(levels: np.ndarray, captions: Sequence[str]) -> Image.Image:

@@ -58,13 +58,13 @@ def test_as_many_batches_are_mixed_as_the_probability_says_either_way_as_likely(
 @pytest.mark.usefixtures("pynative_mode")
 @pytest.mark.parametrize("batch", [1, 2, 5, 75])
 @pytest.mark.parametrize("keys", [{"mixup": 1.0}, {"cutmix": 1.0}], ids=["mixup", "cutmix"])
-def test_each_image_is_mixed_with_the_next_and_its_target_in_the_shares_of_the_pixels(batch, keys):
+def test_each_image_is_mixed_with_the_one_half_a_batch_on_and_its_target_in_the_shares_of_the_pixels(batch, keys):
     owners = np.arange(batch)  # image n has the value n everywhere: a pixel tells whose it is
     images = np.broadcast_to(owners.reshape(-1, 1, 1, 1), (batch, 3, SIDE, SIDE)).astype(np.float32)
     targets = np.random.default_rng(2).dirichlet(np.ones(CLASSES), batch).astype(np.float32)
     for drawn in draws(8, **keys):
         mixed, soft = (each.asnumpy() for each in Mix()(Tensor(images), Tensor(targets), Tensor(drawn)))
-        following = np.roll(owners, -1)
+        following = np.roll(owners, -(batch // 2))
         expected = drawn[0] * owners + (1 - drawn[0]) * following
         np.testing.assert_allclose(mixed.mean((1, 2, 3)), expected, rtol=0, atol=2e-5 * batch)
         np.testing.assert_allclose(soft.sum(1), 1, rtol=0, atol=1e-6)

@@ -35,10 +35,10 @@ def by_hand(recipe: Recipe, drawn: tuple[np.ndarray, ...]) -> tuple[np.ndarray, 
     if augmentation.mixes:
         own, share, *rectangle = drawn[-1]
         top, left, bottom, right = map(int, rectangle)
-        others = np.roll(x, -1, 0)
+        others = np.roll(x, -(BATCH // 2), 0)
         x = share * x + (1 - share) * others
         x[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
-        targets = own * targets + (1 - own) * np.roll(targets, -1, 0)
+        targets = own * targets + (1 - own) * np.roll(targets, -(BATCH // 2), 0)
     return x, targets
 
 

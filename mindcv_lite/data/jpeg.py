@@ -1,0 +1,97 @@
+"""The header of a JPEG: do its segments follow each other, are its tables sound (ITU-T T.81, annexes B and C)?"""
+
+from collections.abc import Iterator
+
+FILL, FRAMES, TABLES, SCAN, QUANTIZERS = 0xFF, (0xC0, 0xC1), 0xC4, 0xDA, 0xDB
+DC, AC = 0, 1  # classes of Huffman tables: for mean levels, for the rest
+
+
+def has_sound_header(jpeg: bytes) -> bool:
+    """False of a JPEG that is cut short before its scan, whose tables are damaged or missing, or that is no baseline
+    JPEG: a progressive one has tables and headers all over."""
+    codes: set[tuple[int, int]] = set()
+    quantizers: set[int] = set()
+    frame = b""
+    for marker, body in _segments(jpeg):
+        if marker == TABLES and not _read_codes(body, codes):
+            return False
+        if marker == QUANTIZERS and not _read_quantizers(body, quantizers):
+            return False
+        if marker in FRAMES:
+            frame = body
+        if marker == SCAN:
+            return _is_sound_frame(frame, quantizers) and _is_sound_scan(body, frame, codes)
+    return False
+
+
+def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and body of each segment, as far as whole ones follow each other."""
+    place = 2
+    while place + 4 <= len(jpeg) and jpeg[place] == FILL:
+        if jpeg[place + 1] == FILL:
+            place += 1
+            continue
+        end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        if end < place + 4 or end > len(jpeg):
+            return
+        yield jpeg[place + 1], jpeg[place + 4 : end]
+        place = end
+
+
+def _read_codes(body: bytes, codes: set[tuple[int, int]]) -> bool:
+    """Add the Huffman tables of a segment; False if one of them is no code."""
+    while body:
+        kind, number = body[0] >> 4, body[0] & 15
+        counts = body[1:17]
+        symbols, body = body[17 : 17 + sum(counts)], body[17 + sum(counts) :]
+        if kind > AC or number > 3 or len(counts) < 16 or not 0 < sum(counts) == len(symbols) <= 256:
+            return False
+        code = 0
+        for length, count in enumerate(counts, 1):
+            code += count
+            if count and code >= 1 << length:
+                return False
+            code <<= 1
+        if kind == DC and max(symbols) > 15:
+            return False
+        codes.add((kind, number))
+    return True
+
+
+def _read_quantizers(body: bytes, quantizers: set[int]) -> bool:
+    while body:
+        size = 128 if body[0] >> 4 else 64
+        if body[0] >> 4 > 1 or body[0] & 15 > 3 or len(body) <= size:
+            return False
+        quantizers.add(body[0] & 15)
+        body = body[1 + size :]
+    return True
+
+
+def _is_sound_frame(body: bytes, quantizers: set[int]) -> bool:
+    """Precision, height, width, and of each component its name, sampling factors and quantizer."""
+    if len(body) < 9 or len(body) != 6 + 3 * body[5] or body[0] != 8:
+        return False
+    factors = [(each >> 4, each & 15) for each in body[7::3]]
+    return (
+        any(body[1:3])
+        and any(body[3:5])
+        and len(factors) <= 4
+        and len(set(body[6::3])) == len(factors)
+        and all(1 <= factor <= 4 for pair in factors for factor in pair)
+        and sum(across * down for across, down in factors) <= 10
+        and {*body[8::3]} <= quantizers
+    )
+
+
+def _is_sound_scan(body: bytes, frame: bytes, codes: set[tuple[int, int]]) -> bool:
+    """The name of each component and its two codes; then 0, 63, 0: a baseline JPEG has one scan of everything."""
+    count = frame[5]
+    used = {(DC, place >> 4) for place in body[2:-3:2]} | {(AC, place & 15) for place in body[2:-3:2]}
+    return (
+        len(body) == 4 + 2 * count
+        and body[0] == count
+        and body[1:-3:2] == frame[6::3]
+        and body[-3:] == bytes((0, 63, 0))
+        and used <= codes
+    )
