@@ -1,5 +1,6 @@
 """Photos packed into MindRecord files by `python -m mindcv_lite pack`: what the folder of such files says of them."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,14 +64,21 @@ def _splits(data_dir: str) -> dict[str, Any]:
     path = Path(data_dir) / FACTS
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        layout, splits = facts["layout"], facts["splits"]
+        layout, splits, checksum = facts["layout"], facts["splits"], facts["checksum"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged; copy it again, or pack the photos again") from None
     if layout != LAYOUT:
         raise UserError(
             f"{path}: written by another version (layout {layout}, expected {LAYOUT}); pack the photos again"
         )
+    if checksum != checksum_of(splits):  # a name that is gone would give other photos its label
+        raise UserError(f"{path}: changed since it was written; copy it again, or pack the photos again")
     return splits
+
+
+def checksum_of(splits: dict[str, Any]) -> str:
+    """Stands beside the facts of the splits."""
+    return hashlib.sha256(json.dumps(splits).encode()).hexdigest()
 
 
 def _require_whole(path: Path, size: int) -> None:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from mindcv_lite.data.encoded import NOT_DECODED, opened
 from mindcv_lite.data.folder import Photos, read_split
-from mindcv_lite.data.packed import FACTS, LAYOUT
+from mindcv_lite.data.packed import FACTS, LAYOUT, checksum_of
 from mindcv_lite.errors import TrainingError, UserError
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,10 @@ def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> Non
         write_all(folder, [share for each in shares.values() for share in each], wishes)
         done = {split: [json.loads((folder / share.done).read_text()) for share in shares[split]] for split in splits}
         facts = {split: facts_of(photos[split], data_dir / split, done[split]) for split in splits}
-        write_text(folder / FILES / FACTS, json.dumps({"layout": LAYOUT, "splits": facts}, indent=1))
+        write_text(
+            folder / FILES / FACTS,
+            json.dumps({"layout": LAYOUT, "checksum": checksum_of(facts), "splits": facts}, indent=1),
+        )
         os.rename(folder / FILES, target)
         shutil.rmtree(folder)
     report(target, done, wishes)

@@ -141,12 +141,19 @@ def test_a_file_that_is_missing_or_cut_short_is_named(target, change, sentence):
         packed.read_split(str(target), "train")
 
 
+def without_a_photo(facts: dict) -> dict:
+    for split in facts["splits"].values():
+        next(iter(split["classes"].values())).pop()
+    return facts
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (lambda facts: facts | {"layout": 2}, r"written by another version \(layout 2, expected 1\); pack the photos"),
         (lambda facts: [], "packed.json: damaged; copy it again"),
         (lambda facts: {"layout": 1}, "packed.json: damaged; copy it again"),
+        (without_a_photo, "packed.json: changed since it was written; copy it again"),
     ],
 )
 def test_facts_that_are_wrong(target, change, sentence):
