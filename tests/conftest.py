@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -105,3 +106,18 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
     monkeypatch.setattr(logging.getLogger("mindcv_lite"), "propagate", True)
     caplog.set_level(logging.INFO, "mindcv_lite")
     return caplog
+
+
+@pytest.fixture
+def refusal(tmp_path: Path) -> Callable[..., str]:
+    """What is said of a command that is refused: one line; nothing is written."""
+
+    def refusal(command: Callable[..., None], *arguments: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(UserError) as error:
+            command(*arguments)
+        assert sorted(tmp_path.rglob("*")) == before
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    return refusal
