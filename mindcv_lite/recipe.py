@@ -20,6 +20,7 @@ import yaml
 
 from mindcv_lite import auto_augment
 from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.files import written_whole
 
 
 def key(help: str, default: Any = dataclasses.MISSING, **bounds: float) -> Any:
@@ -287,7 +288,8 @@ class Recipe:
 
     def save(self, path: Path) -> None:
         """Write the recipe so that `--config` reads it back."""
-        path.write_text(self.text(), encoding="utf-8")
+        with written_whole(path) as unfinished:
+            unfinished.write_text(self.text(), encoding="utf-8")
 
 
 TOPICS: dict[str, Any] = {topic.name: topic.type for topic in fields(Recipe) if dataclasses.is_dataclass(topic.type)}

@@ -1,6 +1,5 @@
 """`.ckpt` files on disk: written whole or not at all, and checked when they are read."""
 
-import glob
 import os
 import zlib
 from collections.abc import Mapping
@@ -11,31 +10,19 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from mindcv_lite.errors import UserError, first_line
+from mindcv_lite.files import written_whole
 
 
 def write_entries(path: Path, entries: Mapping[str, np.ndarray | str]) -> None:
-    """Write a `.ckpt` file with a checksum, or a `.safetensors` file.
-
-    It is written under another name, flushed to disk, and only then given its name.
-    """
-    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    """Write a `.ckpt` file with a checksum, or a `.safetensors` file, whole or not at all. Raises `UserError`."""
     kind = path.suffix.removeprefix(".")
     content = {name: value if isinstance(value, str) else Parameter(Tensor(value)) for name, value in entries.items()}
-    try:
-        mindspore.save_checkpoint(content, str(unfinished), crc_check=kind == "ckpt", format=kind)
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
+    with written_whole(path) as unfinished:
+        try:
+            mindspore.save_checkpoint(content, str(unfinished), crc_check=kind == "ckpt", format=kind)
+        except Exception as error:  # safetensors has its own, for a full disk too
+            raise OSError(str(error)) from None
         os.chmod(unfinished, 0o666 & ~_umask())  # MindSpore lets the owner alone read it
-        os.replace(unfinished, path)
-    except OSError as error:  # a full disk, say
-        raise UserError(
-            f"{path}: cannot be written: {error.strerror or error}; make room there, or give another place"
-        ) from None
-    except Exception as error:  # safetensors has its own, for a full disk too
-        raise UserError(f"{path}: cannot be written: {error}") from None
-    finally:
-        for part in path.parent.glob(f"{glob.escape(unfinished.stem)}*"):  # MindSpore's own temporary file, too
-            part.unlink()
 
 
 def read_entries(path: str) -> tuple[dict[str, Parameter | str], bool]:

@@ -17,6 +17,7 @@ PACKAGE = "mindcv_lite"
 MAY_IMPORT = {
     "errors": (),
     "cache": (),
+    "files": ("errors",),
     "__main__": ("errors",),  # it finds a command by its name
     "benchmark.rounds": ("data.waiting",),
     "benchmark.report": ("recipe", "device", "benchmark.rounds"),
@@ -28,34 +29,36 @@ MAY_IMPORT = {
     "benchmark.first_steps": (
         *("recipe", "device", "network", "evaluation", "benchmark.rounds", "benchmark.subjects"),
     ),
-    "commands.benchmark": ("errors", "recipe", "device", "benchmark"),
+    "commands.benchmark": ("errors", "files", "recipe", "device", "benchmark"),
     "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
     "commands.pack": ("errors", "data.packing"),
     "auto_augment": (),
-    "recipe": ("errors", "auto_augment"),
+    "recipe": ("errors", "files", "auto_augment"),
     "noise": (),
     "dropout": ("noise",),
     "mobilenetv3": ("dropout",),
     "device": ("errors", "recipe"),
     "network": ("errors", "recipe", "mobilenetv3"),
     "published": ("cache", "errors"),
-    "storage": ("errors",),
+    "storage": ("errors", "files"),
     "weights": ("errors", "recipe", "device", "published", "storage"),
     "checkpoint": ("errors", "recipe", "storage", "weights"),
     "origins": ("errors", "recipe", "mobilenetv3", "weights"),
     "torch_files": ("errors",),
-    "data": ("errors", "cache", "auto_augment", "recipe", "noise", "device", "data"),
+    "data": ("errors", "files", "cache", "auto_augment", "recipe", "noise", "device", "data"),
     "data.encoded": ("data.jpeg",),
     "data.jpeg": (),
     "data.normalize": (),
     "data.waiting": (),
     "data.sharding": (),
-    "training.loop": ("errors", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),
+    "training.loop": (
+        *("errors", "files", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),
+    ),
     "training.state": ("errors", "recipe", "device", "data", "network", "checkpoint", "training.train_step"),
     "training.stop": ("device",),
     "training.report": ("recipe", "device", "data", "network", "training.optimizers", "training.schedules"),
-    "training.contact_sheet": ("errors", "recipe", "data", "training.preparation"),
+    "training.contact_sheet": ("files", "recipe", "data", "training.preparation"),
     "training.publish": ("device", "network", "training.average"),
     "training.train_step": (
         *("recipe", "device", "data"),
@@ -71,6 +74,7 @@ MAY_IMPORT = {
 WITHOUT_MINDSPORE = (
     "errors",
     "cache",
+    "files",
     "auto_augment",
     "recipe",
     "published",
@@ -195,6 +199,7 @@ def test_a_script_or_command_imports_at_its_top_only_what_answers_at_once(script
     names = {name for node in top for name in imports_of(node)}
     assert {name.rsplit(".", 1)[0] for name in names if name.startswith(PACKAGE)} <= {
         f"{PACKAGE}.errors",
+        f"{PACKAGE}.files",
         f"{PACKAGE}.recipe",
     }
     assert {name.split(".")[0] for name in names} - {PACKAGE} <= sys.stdlib_module_names

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.files import written_whole
 from mindcv_lite.recipe import Recipe, load_recipe, require_paths
 
 if TYPE_CHECKING:
@@ -144,4 +145,5 @@ def answer(report: dict[str, Any], path: str | None) -> None:
         return
     print("\n".join(table(report)))
     if path:
-        Path(path).write_text(text, encoding="utf-8")
+        with written_whole(Path(path)) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")

@@ -27,6 +27,7 @@ from mindcv_lite.data.encoded import NOT_DECODED, opened
 from mindcv_lite.data.folder import Photos, read_split
 from mindcv_lite.data.packed import FACTS, LAYOUT, checksum_of
 from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.files import written_whole
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +129,8 @@ def workplace(target: Path, key: str) -> Iterator[Path]:
 
 def write_text(path: Path, content: str) -> None:
     """Write a file whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(content, encoding="utf-8")
 
 
 def facts_of(photos: Photos, folder: Path, done: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A batch of training as a picture, so that a person sees what the network sees."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from mindspore import Tensor
 from PIL import Image, ImageDraw
 
 from mindcv_lite.data.pipeline import TrainingBatches
-from mindcv_lite.errors import UserError
+from mindcv_lite.files import written_whole
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.preparation import Preparation
 
@@ -27,13 +26,8 @@ def draw_first_batch(batches: TrainingBatches, recipe: Recipe, class_names: Sequ
     levels = x.asnumpy().transpose(0, 2, 3, 1) * recipe.augmentation.std + recipe.augmentation.mean
     spread = recipe.loss.label_smoothing / targets.shape[1]  # which each class gets
     sheet = contact_sheet(levels, [_named(row, class_names, spread) for row in targets.asnumpy()])
-    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
-    try:
+    with written_whole(path) as unfinished:
         sheet.save(unfinished)
-        os.replace(unfinished, path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot write the picture of a batch: {error.strerror or error}") from None
 
 
 def contact_sheet(levels: np.ndarray, captions: Sequence[str]) -> Image.Image:

@@ -3,7 +3,6 @@
 import csv
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
 from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.evaluation import Score
+from mindcv_lite.files import written_whole
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.publish import Publish
 from mindcv_lite.training.state import fixed_facts, numbers_of, put_back, require_same_run, require_same_start
@@ -284,10 +284,8 @@ def drop_rows_after(path: Path, step: int) -> None:
         whole = [row for row in rows if len(row) == len(RESULTS)]  # the last one may have been cut short
         kept = [row for row in whole if int(row[RESULTS.index("step")]) <= step]
         if len(kept) < len(rows) or not rows:
-            unfinished = path.with_name(f".{path.name}.unfinished")
-            with open(unfinished, "w", newline="", encoding="utf-8") as file:
+            with written_whole(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([RESULTS, *kept])
-            os.replace(unfinished, path)
 
 
 def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> None:

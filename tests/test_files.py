@@ -1,0 +1,47 @@
+"""A file is written whole or not at all, whatever stops it."""
+
+import os
+
+import pytest
+
+from mindcv_lite.errors import UserError
+from mindcv_lite.files import written_whole
+
+
+@pytest.mark.parametrize("earlier", [None, "earlier"])
+def test_a_file_takes_its_name_when_it_is_whole(tmp_path, earlier):
+    path = tmp_path / "a[1].csv"
+    if earlier:
+        path.write_text(earlier)
+    with written_whole(path) as unfinished:
+        unfinished.write_text("new")
+        assert (path.read_text() if earlier else path.exists()) == (earlier or False)
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_what_stops_the_writing_leaves_the_earlier_file_and_nothing_else(tmp_path, stop):
+    path = tmp_path / "a.csv"
+    path.write_text("earlier")
+    with pytest.raises(stop), written_whole(path) as unfinished:
+        unfinished.write_text("ne")
+        unfinished.with_name(f"{unfinished.name}.of_a_library").write_text("")
+        raise stop
+    assert path.read_text() == "earlier"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_disk_that_takes_no_more_is_told_by_the_file_s_name(tmp_path):
+    path = tmp_path / "a.csv"
+    with pytest.raises(UserError, match=r"a\.csv: cannot be written: No space left on device"), written_whole(path):
+        raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "folder"])
+def test_what_is_no_file_is_never_replaced(tmp_path, place):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="is no file"), written_whole(tmp_path / place):
+        pytest.fail("there is nowhere to write")
+    assert not os.path.isfile(tmp_path / place)
