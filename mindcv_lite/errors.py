@@ -20,7 +20,7 @@ class TrainingError(RuntimeError):
 
 
 class Stopped(Exception):
-    """A run that was asked to stop by a signal, and did so with its state saved; exit status 128 + the signal."""
+    """A program that a signal stopped: with its state saved, or in one of its processes; status 128 + the signal."""
 
     def __init__(self, number: int, text: str):
         super().__init__(text)
@@ -28,8 +28,10 @@ class Stopped(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, without its long explanations."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What an error of a library says, without its long explanations: MindSpore may mark the line that tells."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    marked = [line.removeprefix("[ERROR] ") for line in lines if line.startswith("[ERROR]")]
+    return (marked or lines or [type(error).__name__])[0]
 
 
 class CommandLine(argparse.ArgumentParser):

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "__main__": ("errors",),  # it finds a command by its name
     "benchmark.rounds": ("data.waiting",),
     "benchmark.report": ("recipe", "device", "benchmark.rounds"),
-    "benchmark.mindcv": ("recipe", "benchmark.rounds"),
+    "benchmark.mindcv": ("errors", "recipe", "benchmark.rounds"),
     "benchmark.subjects": (
         *("recipe", "device", "data", "network", "weights", "evaluation", "benchmark.rounds", "benchmark.mindcv"),
         *("training.optimizers", "training.train_step"),

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 
 from mindcv_lite.benchmark.rounds import Work
+from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe
 
 
@@ -45,6 +46,8 @@ def pipeline(recipe: Recipe, data_dir: str, workers: int) -> Callable[[], Work]:
             transform=transforms,
             num_parallel_workers=workers,
         )
+        if not loader.get_dataset_size():
+            raise UserError(f"{data_dir}: too few photos for a batch of {data.batch_size}; lower --batch_size")
         epochs = loader.create_tuple_iterator(num_epochs=-1, output_numpy=True)
         while True:
             for images, _ in epochs:

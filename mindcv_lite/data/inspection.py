@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mindcv_lite.data.encoded import FORMATS, SIGNATURES, decodes, is_hopeless
-from mindcv_lite.errors import TrainingError
+from mindcv_lite.errors import Stopped
 
 # What files begin with that are no photos here, but are often named so.
 STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "a web page"}
@@ -59,7 +59,8 @@ def inspect_all(paths: Sequence[str]) -> Iterator[Facts]:
         facts = pool.map(inspect, paths, chunksize=CHUNK)
         yield from tqdm(facts, "check", len(paths), unit="photo", leave=False, disable=None)
     except BrokenProcessPool:
-        raise TrainingError("a process that decodes photos was killed, most likely for want of memory") from None
+        text = "a process that decodes photos was killed, most likely for want of memory"
+        raise Stopped(signal.SIGKILL, text) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

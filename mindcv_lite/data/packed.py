@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def _split_facts(data_dir: str, split: str) -> dict[str, Any]:
     return splits[split]
 
 
+@cache  # it names every photo, and is asked for each split
 def _splits(data_dir: str) -> dict[str, Any]:
     path = Path(data_dir) / FACTS
     try:

@@ -18,6 +18,7 @@ from dataclasses import astuple, dataclass
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from mindcv_lite.data.encoded import NOT_DECODED, opened
 from mindcv_lite.data.folder import Photos, read_split
 from mindcv_lite.data.packed import FACTS, LAYOUT, checksum_of
-from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.errors import Stopped, UserError, first_line
 from mindcv_lite.files import written_whole
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> Non
 def shares_of(split: str, photos: Photos, files: int | None) -> list[Share]:
     """The photos of a split, in order, by file."""
     count = min(len(photos), files or min(MOST_FILES, max(FEWEST_FILES, len(photos) // PHOTOS_PER_FILE)))
-    ends, name = np.linspace(0, len(photos), count + 1).astype(int), split.replace("/", "-")
+    ends, name = np.linspace(0, len(photos), count + 1).astype(int), quote(split, safe="")
     return [
         Share(f"{name}-{place:05}.mindrecord", first, photos.paths[first:end], photos.labels[first:end].tolist())
         for place, (first, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
@@ -114,6 +115,9 @@ def workplace(target: Path, key: str) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{target}: another process is packing photos there; wait for it") from None
+        if os.path.lexists(target):  # another process finished it since we looked
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(f"{target}: stands there already; remove it, or give another TARGET")
         same = (folder / FILES).is_dir() and (folder / "key").is_file() and (folder / "key").read_text() == key
         if not same:
             earlier = list(folder.glob("*.done"))
@@ -186,9 +190,8 @@ def write_all(folder: Path, shares: list[Share], wishes: Wishes) -> None:
             signal.signal(signal.SIGINT, answer)
         _watch(tasks, seen, sum(len(share.paths) for share in todo))
     except BrokenProcessPool:
-        raise TrainingError(
-            "a process that writes was killed, for want of memory perhaps; try again to go on"
-        ) from None
+        text = "a process that writes was killed, for want of memory perhaps; try again to go on"
+        raise Stopped(signal.SIGKILL, text) from None
     except BaseException:
         for process in multiprocessing.active_children():
             process.kill()
@@ -239,8 +242,7 @@ def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
             writer.write_raw_data(rows)
         writer.commit()
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = next((line for line in lines if "[ERROR]" in line), lines[0]).removeprefix("[ERROR] ")
+        reason = first_line(error)
         raise UserError(f"{path}: cannot be written: {reason}; what is finished is kept for the next try") from None
     for file in (path, index):
         file.chmod(0o666 & path.parent.stat().st_mode)  # MindSpore lets nobody else read it

@@ -14,7 +14,7 @@ from mindcv_lite.data.rows import contents_of, rows_of
 from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
 from mindcv_lite.data.transforms import evaluation_transforms, training_transforms
 from mindcv_lite.device import World
-from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.errors import TrainingError, UserError, first_line
 from mindcv_lite.recipe import Augmentation, Data, Recipe
 
 COLUMNS = ["image", "label", "weight"]
@@ -166,9 +166,9 @@ class Batches:
         except RuntimeError:  # a file of packed photos is damaged: the first error says more
             broken = None
         if broken is None:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            reason = next((line for line in lines if "[ERROR]" in line), lines[0])
-            return TrainingError(f"reading the photos failed, and not for one that cannot be decoded: {reason}")
+            return TrainingError(
+                f"reading the photos failed, and not for one that cannot be decoded: {first_line(error)}"
+            )
         return UserError(CANNOT_BE_DECODED.format(self.photos.paths[broken]))
 
 

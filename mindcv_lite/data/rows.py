@@ -3,12 +3,14 @@
 import operator
 from collections.abc import Iterable
 from functools import reduce
+from pathlib import Path
 
 import mindspore.dataset as ds
 import numpy as np
 
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.packed import PackedPhotos
+from mindcv_lite.errors import UserError, first_line
 
 COLUMNS = ["image", "index"]
 
@@ -31,11 +33,17 @@ def contents_of(photos: Photos, indices: list[int]) -> Iterable[tuple[np.ndarray
 def _packed_rows(photos: PackedPhotos, indices: np.ndarray) -> ds.Dataset:
     # MindSpore wants no more indices than photos; filling up the last batch of a small split may need more.
     parts = np.split(indices, range(len(photos), len(indices), len(photos)))
-    readers = [
-        ds.MindDataset(photos.files, COLUMNS, num_parallel_workers=1, sampler=ds.SubsetSampler(part.tolist()))
-        for part in parts
-    ]
-    rows = reduce(operator.add, readers)
+    try:  # the files are opened here
+        readers = [
+            ds.MindDataset(photos.files, COLUMNS, num_parallel_workers=1, sampler=ds.SubsetSampler(part.tolist()))
+            for part in parts
+        ]
+        rows = reduce(operator.add, readers)
+    except (RuntimeError, ValueError) as error:
+        folder = Path(photos.files[0]).parent
+        raise UserError(
+            f"{folder}: the packed photos are damaged: {first_line(error)}; copy them again, or pack the photos again"
+        ) from None
     if photos.numbers[-1] == len(photos) - 1:
         return rows
 

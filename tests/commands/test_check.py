@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -181,7 +182,9 @@ def test_a_reader_that_closes_early_gets_no_traceback(sound):
     assert done.stderr == ""
 
 
-def test_ctrl_c_ends_it_cleanly(photo_folder):
+@pytest.fixture
+def at_work(photo_folder) -> Iterator[subprocess.Popen]:
+    """The program while its processes decode."""
     folder = photo_folder({"train": {"a": 1}}, size=(3000, 3000))
     for number in range(1, 200):  # 20 s of work
         (folder / f"train/a/{number}.jpg").symlink_to("0.jpg")
@@ -191,6 +194,18 @@ def test_ctrl_c_ends_it_cleanly(photo_folder):
     while not children.read_text():
         time.sleep(0.02)
     time.sleep(0.2)
-    os.killpg(running.pid, signal.SIGINT)
-    assert running.communicate(timeout=10)[1] == "\nmindcv_lite check: interrupted\n"
-    assert running.returncode == 130
+    yield running
+    running.kill()
+
+
+def test_ctrl_c_ends_it_cleanly(at_work):
+    os.killpg(at_work.pid, signal.SIGINT)
+    assert at_work.communicate(timeout=10)[1] == "\nmindcv_lite check: interrupted\n"
+    assert at_work.returncode == 130
+
+
+def test_a_process_that_is_killed_is_told_and_is_no_fault_of_the_photos(at_work):
+    os.kill(int(Path(f"/proc/{at_work.pid}/task/{at_work.pid}/children").read_text().split()[0]), signal.SIGKILL)
+    _, errors = at_work.communicate(timeout=60)
+    assert errors == "mindcv_lite check: a process that decodes photos was killed, most likely for want of memory\n"
+    assert at_work.returncode == 128 + signal.SIGKILL

@@ -279,11 +279,28 @@ def test_when_one_of_its_processes_is_killed_the_program_says_so(at_work, tmp_pa
     children = Path(f"/proc/{at_work.pid}/task/{at_work.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     _, errors = at_work.communicate(timeout=60)
-    assert at_work.returncode == 1
+    assert at_work.returncode == 128 + signal.SIGKILL
     assert errors.strip() == (
-        "mindcv_lite pack: error: a process that writes was killed, for want of memory perhaps; try again to go on"
+        "mindcv_lite pack: a process that writes was killed, for want of memory perhaps; try again to go on"
     )
     assert not (tmp_path / "packed").exists()
+
+
+def test_two_splits_whose_names_are_alike_keep_their_files_apart(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"a/b": {"x": 3}, "a-b": {"x": 2}, "a%2Fb": {"x": 1}})
+    pack(photos, tmp_path / "packed", "--train_split", "a/b", "--val_split", "a-b")
+    pack(photos, tmp_path / "other", "--train_split", "a/b", "--val_split", "a%2Fb")
+    assert content_of(tmp_path / "packed") | content_of(tmp_path / "other") == files_below(photos)
+
+
+def test_a_target_that_another_process_finished_meanwhile_is_left_alone(photo_folder, tmp_path, monkeypatch, refused):
+    photos = photo_folder({"train": {"a": 2}})
+    (tmp_path / "packed").mkdir()
+    monkeypatch.setattr("mindcv_lite.commands.pack.require_paths", lambda *_: ["train"])  # it looked before that
+    assert (
+        refused(photos, tmp_path / "packed")
+        == f"{tmp_path}/packed: stands there already; remove it, or give another TARGET"
+    )
 
 
 @pytest.mark.slow

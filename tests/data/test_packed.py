@@ -11,7 +11,7 @@ import pytest
 
 from mindcv_lite.commands.pack import main
 from mindcv_lite.data import folder, packed
-from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches
+from mindcv_lite.data.pipeline import Batches, TrainingBatches, evaluation_batches
 from mindcv_lite.data.rows import contents_of, rows_of
 from mindcv_lite.data.source import training_photos, validation_photos
 from mindcv_lite.errors import TrainingError, UserError
@@ -178,20 +178,30 @@ def damage(path: Path, content: bytes) -> None:
 
 
 @pytest.fixture
-def batches_of(recipe, world) -> Callable[..., list]:
-    def batches_of(target: Path, **keys: object) -> list:
+def epoch_of(recipe, world) -> Callable[..., Batches]:
+    def epoch_of(target: Path, **keys: object) -> Batches:
         given = recipe(data_dir=target, drop_remainder=False, **keys)
-        return list(TrainingBatches(training_photos(given)[0], given, world(given)).epoch(0))
+        return TrainingBatches(training_photos(given)[0], given, world(given)).epoch(0)
 
-    return batches_of
+    return epoch_of
 
 
-def test_a_photo_that_is_damaged_in_its_file_is_named(pairs, target, batches_of, monkeypatch, tmp_path):
+def test_a_photo_that_is_damaged_in_its_file_is_named(pairs, target, epoch_of, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # MindSpore's decoder writes abnormal_image.jpg there
     damage(target / "train-00000.mindrecord", (pairs["sound"][0] / "train/b/0.jpg").read_bytes())
     with pytest.raises(UserError, match=r"packed:train/b/0\.jpg: this photo cannot be decoded"):
-        batches_of(target)
-    assert len(batches_of(target, on_corrupt="replace")) == 3
+        list(epoch_of(target))
+    batches = epoch_of(target, on_corrupt="replace")
+    assert len(list(batches)) == 3
+    assert batches.replaced == [f"{target}:train/b/0.jpg"]
+
+
+@pytest.mark.parametrize("file", ["train-00000.mindrecord", "train-00001.mindrecord.db"])
+def test_a_file_that_is_damaged_or_gone_when_an_epoch_begins_is_told(target, epoch_of, file):
+    content = (target / file).read_bytes()
+    (target / file).write_bytes(bytes(4096) + content[4096:])
+    with pytest.raises(UserError, match=r"packed: the packed photos are damaged: .*; copy them again, or pack"):
+        epoch_of(target)
 
 
 def test_a_file_that_is_cut_short_in_training_ends_it_with_the_readers_words(target, recipe, world):
