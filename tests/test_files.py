@@ -24,10 +24,15 @@ def test_a_file_takes_its_name_when_it_is_whole(tmp_path, earlier):
 def test_what_stops_the_writing_leaves_the_earlier_file_and_nothing_else(tmp_path, stop):
     path = tmp_path / "a.csv"
     path.write_text("earlier")
-    with pytest.raises(stop), written_whole(path) as unfinished:
-        unfinished.write_text("ne")
-        unfinished.with_name(f"{unfinished.name}.of_a_library").write_text("")
-        raise stop
+
+    def stop_halfway() -> None:
+        with written_whole(path) as unfinished:
+            unfinished.write_text("ne")
+            unfinished.with_name(f"{unfinished.name}.of_a_library").write_text("")
+            raise stop
+
+    with pytest.raises(stop):
+        stop_halfway()
     assert path.read_text() == "earlier"
     assert os.listdir(tmp_path) == [path.name]
 

@@ -25,6 +25,7 @@ FLAGS = (
     *("-c", SMALL, "--image_resize", 32, "--num_classes", 2, "--batch_size", 4, "--log_interval", "None"),
     *("--scheduler", "constant", "--warmup_epochs", 0, "--lr", 0.01, "--base_batch_size", "None", "--ema"),
     *("--auto_augment", "randaug-m5-n2", "--re_prob", 0.5, "--re_value", "random", "--mixup", 0.2, "--cutmix", 1.0),
+    *("--aug_repeats", 2),
 )
 ALONE = ("--distribute", "False")
 LAST = "ckpt/last.state.ckpt"

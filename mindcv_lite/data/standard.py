@@ -61,7 +61,11 @@ class Standard:
         """The names of labels 0, 1, ...: the same for all splits."""
         if self.class_names and not (self._folder(data_dir) / self.class_file).is_file():
             return self.class_names
-        lines = self._existing(data_dir, self.class_file).read_text(encoding="utf-8").splitlines()
+        path = self._existing(data_dir, self.class_file)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: expected class names, text in UTF-8, got other bytes; unpack it again") from None
         return tuple(line.strip() for line in lines if line.strip())
 
     def has_split(self, data_dir: str, split: str) -> bool:

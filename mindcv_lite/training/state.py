@@ -15,7 +15,7 @@ from mindcv_lite.data.folder import Photos
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.network import moving_statistics
-from mindcv_lite.recipe import Output, Recipe, plain
+from mindcv_lite.recipe import KEYS, Output, Recipe, plain
 from mindcv_lite.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
@@ -55,11 +55,13 @@ def fixed_facts(recipe: Recipe, photos: Photos, world: World) -> dict[str, Any]:
 
 def require_same_run(state: State, fixed: dict[str, Any]) -> None:
     """Raise `UserError` that names what differs between a state and what `fixed_facts` says of this run."""
-    then, differing = state.facts["fixed"], []
-    for name, value in fixed.items():
-        now = list(value) if isinstance(value, tuple) else value
-        if name not in then or then[name] != now:
-            differing.append(f"{name} was {plain(then.get(name))}, is {plain(now)}")
+    # A state may be older than a key; it then had the value that the key has by itself.
+    then = {name: key.default for name, key in KEYS.items()} | state.facts["fixed"]
+    differing = [
+        f"{name} was {plain(then[name])}, is {plain(value)}"
+        for name, value in fixed.items()
+        if plain(then[name]) != plain(value)
+    ]
     if differing:
         raise UserError(
             f"{state.path} is the state of another run: {'; '.join(differing)}; "

@@ -37,11 +37,24 @@ def test_cutmix_keeps_of_the_target_what_the_rectangle_leaves_of_the_image():
     assert {top.min(), left.min(), SIDE - bottom.max(), SIDE - right.max()} == {0}
 
 
-def test_cutmix_on_large_images_has_the_shares_of_the_beta_distribution_where_no_border_cuts():
+def test_cutmix_cuts_out_squares_where_no_border_cuts():
     drawn = draws(cutmix=1.0, image_resize=2000)
     top, left, bottom, right = drawn[:, 2:].T
     whole = (top > 0) & (left > 0) & (bottom < 2000) & (right < 2000)
     assert np.array_equal((bottom - top)[whole], (right - left)[whole])
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0, 8.0])
+def test_cutmix_has_the_shares_of_the_beta_distribution_where_no_border_cuts(alpha):
+    side = 2**14
+    _, _, top, left, bottom, right = draws(4000, cutmix=alpha, image_resize=side).T
+    whole = (top > 0) & (left > 0) & (bottom < side) & (right < side)
+    # A rectangle of side l is whole where its centre is l / 2 or more from the borders: with probability (1 - l)^2.
+    grid = np.linspace(0, 1, 100_001)[1:-1]
+    density = beta.pdf(grid, alpha, alpha) * (1 - np.sqrt(1 - grid)) ** 2
+    distribution = np.cumsum(density) / density.sum()
+    kept = 1 - (bottom - top)[whole] * (right - left)[whole] / side**2
+    assert kstest(kept, lambda share: np.interp(share, grid, distribution)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("cutmix_prob", [0.3, 0.8])

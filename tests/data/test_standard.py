@@ -234,6 +234,11 @@ def test_a_file_that_is_cut_short_is_named(dataset, refusal, cut):
             path.write_bytes(whole)
 
 
+def test_class_names_that_are_no_text_are_told(cifar10, refusal):
+    (cifar10 / "batches.meta.txt").write_bytes(b"caf\xe9\n")
+    assert refusal("cifar10", cifar10).endswith("expected class names, text in UTF-8, got other bytes; unpack it again")
+
+
 def test_files_that_do_not_fit_together(tmp_path, cifar10, refusal):
     write_cifar(cifar10 / "test_batch.bin", noise(2, 32, 32, 3), np.array([0, 10]))
     assert refusal("cifar10", cifar10) == f"{cifar10}: label 10 in 'val', expected 0 to 9"

@@ -52,6 +52,6 @@ def test_of_a_large_batch_a_hundred_are_shown():
 
 def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(draw, tmp_path):
     (tmp_path / "batch.png").mkdir()
-    with pytest.raises(UserError, match=r"batch\.png: cannot write the picture of a batch: Is a directory"):
+    with pytest.raises(UserError, match=r"batch\.png: stands there and is no file"):
         draw()
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "batch.png"}

@@ -149,6 +149,14 @@ def test_free_keys_may_differ_and_each_of_the_others_is_named(recipe, world):
                 require_same_run(then, now)
 
 
+def test_a_state_that_is_older_than_a_key_had_its_default(recipe, world):
+    fixed = fixed_facts(recipe(), PHOTOS, world(recipe()))
+    older = state_with({name: value for name, value in fixed.items() if name not in ("mixup", "re_scale")})
+    require_same_run(older, fixed)
+    with pytest.raises(UserError, match=r"another run: mixup was 0\.0, is 0\.2;"):
+        require_same_run(older, fixed | {"mixup": 0.2})
+
+
 def test_all_that_differs_is_named_with_both_values(recipe, world):
     given = recipe(lr=0.1)
     then = state_with(fixed_facts(given, PHOTOS, world(given)))
