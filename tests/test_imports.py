@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "weights": ("errors", "recipe", "device", "published", "storage"),
     "checkpoint": ("errors", "recipe", "storage", "weights"),
     "origins": ("errors", "recipe", "mobilenetv3", "weights"),
+    "trained": ("recipe", "network", "origins", "weights", "data.classes"),
     "torch_files": ("errors",),
     "data": ("errors", "files", "cache", "auto_augment", "recipe", "noise", "device", "data"),
     "data.encoded": ("data.jpeg",),
