@@ -72,6 +72,13 @@ MAY_IMPORT = {
     "training.optimizers": ("errors", "recipe", "network"),
     "predictions": (),
     "evaluation": ("errors", "recipe", "device", "data", "predictions", "training.losses"),
+    "report.statistics": ("predictions",),
+    "report.pictures": ("data", "report.statistics"),
+    "report.page": ("data", "evaluation", "predictions", "report.pictures", "report.statistics"),
+    "report.writing": (
+        *("files", "recipe", "device", "data", "weights", "evaluation"),
+        *("report.page", "report.statistics"),
+    ),
 }
 WITHOUT_MINDSPORE = (
     "errors",
@@ -83,6 +90,7 @@ WITHOUT_MINDSPORE = (
     "training.schedules",
     "benchmark.rounds",
     "predictions",
+    "report.statistics",
     "data.waiting",
     "data.sharding",
     "data.encoded",
