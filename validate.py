@@ -2,15 +2,21 @@
 
 import logging
 import sys
+from pathlib import Path
 
-from mindcv_lite.errors import UserError, run_script
+from mindcv_lite.errors import CommandLine, UserError, run_script
+from mindcv_lite.files import require_folder
 from mindcv_lite.recipe import load_recipe, require_paths
 
 log = logging.getLogger("mindcv_lite")
 
 
 def main() -> None:
-    recipe = load_recipe(sys.argv[1:], __doc__)
+    own = command_line()
+    recipe = load_recipe(sys.argv[1:], __doc__, own)
+    flags, _ = own.parse_known_args()
+    if flags.report is not None:
+        require_folder(flags.report)
     require_paths(recipe)
     if not recipe.model.ckpt_path:
         raise UserError("ckpt_path is not set: --ckpt_path names the checkpoint to check")
@@ -20,6 +26,7 @@ def main() -> None:
     from mindcv_lite.data.source import validation_photos
     from mindcv_lite.evaluation import EvaluationStep, evaluate
     from mindcv_lite.network import build_network
+    from mindcv_lite.report.writing import validation_of, write_report
     from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_outputs_of
 
     world = device.start(recipe)
@@ -30,8 +37,19 @@ def main() -> None:
     photos = validation_photos(recipe, weights.class_names)
     network = build_network(recipe.model, world.settings.val_amp_level)
     load_weights(network, weights)
-    score = evaluate(EvaluationStep(network, recipe), photos, recipe, world, bar=world.rank == 0)
+    step, chief = EvaluationStep(network, recipe), world.rank == 0
+    score = evaluate(step, photos, recipe, world, bar=chief, keep=flags.report is not None)
     log.info("%s, %d photos, %.1f images/s", score, score.photos, score.images_per_second)
+    if flags.report is not None and chief:
+        write_report(flags.report, validation_of(score, photos, weights, recipe, world))
+
+
+def command_line() -> CommandLine:
+    """The flags that are no keys of a recipe."""
+    parser = CommandLine(add_help=False, allow_abbrev=False)
+    text = "folder for report.html and per_class.csv, confusion.csv, predictions.csv; earlier ones are replaced"
+    parser.add_argument_group("report").add_argument("--report", type=Path, metavar="DIR", help=text)
+    return parser
 
 
 if __name__ == "__main__":

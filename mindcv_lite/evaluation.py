@@ -1,7 +1,7 @@
 """Exact top-1, top-5 and loss over all photos, on one device or many."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mindspore
 import numpy as np
@@ -14,13 +14,17 @@ from mindcv_lite.data.pipeline import CANNOT_BE_DECODED, evaluation_batches
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.predictions import BEST, Predictions, answer_rows, predictions_of
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.losses import LOSSES, soft_targets
 
 
 @dataclass(frozen=True)
 class Score:
-    """Shares (0 to 1) of photos whose class is the best guess or among the best five, and the mean loss."""
+    """Shares (0 to 1) of photos whose class is the best guess or among the best five, and the mean loss.
+
+    `predictions`: the answers that they sum up, where they were to be kept.
+    """
 
     top1: float
     top5: float
@@ -28,6 +32,7 @@ class Score:
     photos: int
     images_per_second: float
     waited: float  # seconds on this rank, for data
+    predictions: Predictions | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}"
@@ -36,7 +41,8 @@ class Score:
 class EvaluationStep(nn.Cell):
     """Counts of a batch, float32 (4,): photos, right at the first guess, right within five, sum of the losses.
 
-    Photos of weight 0 fill up the last batch and count nowhere.
+    Photos of weight 0 fill up the last batch and count nowhere. Beside the counts, what they count of each photo:
+    logits (batch, classes), rank of the right class and loss (batch,).
     """
 
     def __init__(self, network: nn.Cell, recipe: Recipe):
@@ -45,14 +51,16 @@ class EvaluationStep(nn.Cell):
         self.normalize = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
         self.loss = LOSSES[recipe.loss.loss]
 
-    def construct(self, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    # pyrefly: ignore [bad-override]
+    def construct(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         logits = self.network(self.normalize(images)).float()  # (batch, classes)
         classes = logits.shape[1]
         rank = self.rank(logits, labels.reshape(-1, 1))  # (batch,), 0: the best guess
         top1 = (rank < 1).float() * weights
-        top5 = (rank < min(5, classes)).float() * weights
-        loss = self.loss(logits, soft_targets(labels, classes, 0.0)) * weights
-        return ops.stack([weights.sum(), top1.sum(), top5.sum(), loss.sum()])
+        top5 = (rank < min(BEST, classes)).float() * weights
+        loss = self.loss(logits, soft_targets(labels, classes, 0.0))
+        counts = ops.stack([weights.sum(), top1.sum(), top5.sum(), (loss * weights).sum()])
+        return counts, logits, rank, loss
 
     def rank(self, logits: Tensor, labels: Tensor) -> Tensor:
         """How many classes are guessed before the right one; of equal ones the first goes first, as in NumPy.
@@ -65,16 +73,23 @@ class EvaluationStep(nn.Cell):
         return logits.shape[1] - behind.astype(mindspore.int32).sum(-1)
 
 
-def evaluate(step: EvaluationStep, photos: Photos, recipe: Recipe, world: World, bar: bool = False) -> Score:
-    """The score of the step's network on `photos`; every rank must call it and gets the same answer."""
+def evaluate(
+    step: EvaluationStep, photos: Photos, recipe: Recipe, world: World, bar: bool = False, keep: bool = False
+) -> Score:
+    """The score of the step's network on `photos`, and with `keep` the predictions too; every rank must call it and
+    gets the same answer."""
     step.set_train(False)
     counts, timed, start = np.zeros(4), 0.0, time.perf_counter()
+    answers: list[np.ndarray] = []
     failure: UserError | TrainingError | None = None
     batches = evaluation_batches(photos, recipe, world)
     rows = Waiting(tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True))
     try:
         for row in rows:
-            counts += step(*map(Tensor, row)).asnumpy()
+            batch, *of_each = step(*map(Tensor, row))
+            counts += batch.asnumpy()
+            if keep:
+                answers.append(answer_rows(*(part.asnumpy() for part in of_each)))
             if not timed and len(batches) > 1:  # the first batch may have compiled the graph
                 timed, start = counts[0], time.perf_counter()
         if batches.replaced:
@@ -88,4 +103,12 @@ def evaluate(step: EvaluationStep, photos: Photos, recipe: Recipe, world: World,
     if seen != len(photos):
         cause = "another rank met a photo that it cannot decode, see its log" if world.size > 1 else "this is a defect"
         raise TrainingError(f"evaluation counted {seen:g} of {len(photos)} photos: {cause}")
-    return Score(top1 / seen, top5 / seen, loss / seen, len(photos), speed, rows.seconds)
+    predictions = gathered(np.concatenate(answers), photos, world) if keep else None
+    return Score(top1 / seen, top5 / seen, loss / seen, len(photos), speed, rows.seconds, predictions)
+
+
+def gathered(rows: np.ndarray, photos: Photos, world: World) -> Predictions:
+    """The answers of all ranks in the order of the photos, without what filled up; `rows`: this rank's."""
+    of_ranks = world.gather(rows.ravel()).reshape(world.size, *rows.shape)
+    in_order = of_ranks.swapaxes(0, 1).reshape(-1, rows.shape[1])  # photo i is on rank i % size: see `shard`
+    return predictions_of(in_order[: len(photos)], photos.labels)

@@ -2,11 +2,22 @@
 
 import glob
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mindcv_lite.errors import UserError
+
+
+def require_folder(folder: Path) -> None:
+    """Raise `UserError` unless files can be written to `folder`, which may be a new one; leave nothing there."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    try:
+        with tempfile.TemporaryDirectory(dir=there):  # only an attempt tells: os.access allows root all
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: no folder to write to: {error.strerror}; give another place") from None
 
 
 @contextmanager

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 from PIL import Image
-from scipy.special import expit, log_softmax
+from scipy.special import expit, log_softmax, softmax
 
 from mindcv_lite import evaluation
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.pipeline import Batches
-from mindcv_lite.device import World
+from mindcv_lite.data.sharding import shard
+from mindcv_lite.device import World, settings_for
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.evaluation import EvaluationStep, Score, evaluate
+from mindcv_lite.evaluation import EvaluationStep, Score, evaluate, gathered
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -58,7 +59,7 @@ def test_counts_equal_numpys_with_few_classes_with_ties_and_with_weights_of_zero
             pixels[:, 0] = random.permuted(np.tile(np.arange(256), (64, 1)), axis=1)[:, :classes]
         labels = random.integers(0, classes, 64, np.int32)
         weights = (random.random(64) < 0.7).astype(np.float32)
-        counts = step(Tensor(pixels), Tensor(labels), Tensor(weights)).asnumpy()
+        counts = step(Tensor(pixels), Tensor(labels), Tensor(weights))[0].asnumpy()
         expected = counts_by_hand((pixels[:, 0] - 127.5) / 16, labels, weights)
         assert counts.dtype == np.float32
         assert np.array_equal(counts[:3], expected[:3])
@@ -69,7 +70,7 @@ def test_the_loss_is_the_recipes_without_label_smoothing(recipe):
     step = EvaluationStep(Pixels(), recipe(loss="BCE", label_smoothing=0.3, **GREY))
     pixels = np.random.default_rng(0).integers(0, 256, (8, 1, 7), np.uint8)
     labels, weights = np.arange(8, dtype=np.int32) % 7, np.ones(8, np.float32)
-    counts = step(Tensor(pixels), Tensor(labels), Tensor(weights)).asnumpy()
+    counts = step(Tensor(pixels), Tensor(labels), Tensor(weights))[0].asnumpy()
     expected = counts_by_hand((pixels[:, 0] - 127.5) / 16, labels, weights, "BCE")
     np.testing.assert_allclose(counts, expected, rtol=1e-5)
 
@@ -81,7 +82,7 @@ def test_a_network_that_answers_nan_is_right_about_nothing(recipe, classes):
             return x.reshape(x.shape[0], -1) * float("nan")
 
     pixels, labels = np.zeros((6, 1, classes), np.uint8), np.arange(6, dtype=np.int32) % classes
-    counts = EvaluationStep(NotANumber(), recipe(**GREY))(
+    counts, *_ = EvaluationStep(NotANumber(), recipe(**GREY))(
         Tensor(pixels), Tensor(labels), Tensor(np.ones(6, np.float32))
     )
     assert np.array_equal(counts.asnumpy()[:3], [6, 0, 0])
@@ -90,7 +91,7 @@ def test_a_network_that_answers_nan_is_right_about_nothing(recipe, classes):
 def test_a_batch_of_filling_alone_counts_nothing(recipe):
     step = EvaluationStep(Pixels(), recipe(**GREY))
     pixels = np.random.default_rng(0).integers(0, 256, (8, 1, 7), np.uint8)
-    counts = step(Tensor(pixels), Tensor(np.zeros(8, np.int32)), Tensor(np.zeros(8, np.float32))).asnumpy()
+    counts = step(Tensor(pixels), Tensor(np.zeros(8, np.int32)), Tensor(np.zeros(8, np.float32)))[0].asnumpy()
     assert np.array_equal(counts, np.zeros(4))
 
 
@@ -101,7 +102,7 @@ def test_logits_in_float16_are_counted_in_float32(recipe):
 
     pixels = np.random.default_rng(0).integers(0, 256, (64, 1, 7), np.uint8)
     labels, weights = np.arange(64, dtype=np.int32) % 7, np.ones(64, np.float32)
-    counts = EvaluationStep(Half(), recipe(**GREY))(Tensor(pixels), Tensor(labels), Tensor(weights)).asnumpy()
+    counts = EvaluationStep(Half(), recipe(**GREY))(Tensor(pixels), Tensor(labels), Tensor(weights))[0].asnumpy()
     logits = ((pixels[:, 0] - 127.5) / 16).astype(np.float16).astype(np.float64)
     np.testing.assert_allclose(counts, counts_by_hand(logits, labels, weights), rtol=1e-5)
 
@@ -214,6 +215,49 @@ def test_a_photo_that_was_not_counted_is_an_error(photos, recipe, world, step_of
     monkeypatch.setattr(evaluation, "evaluation_batches", without_the_first)
     with pytest.raises(RuntimeError, match=r"evaluation counted 19 of 23 photos"):
         evaluate(step_of(), photos, given, world(given))
+
+
+@pytest.mark.parametrize("batch_size", [4, 32])
+def test_the_predictions_that_are_kept_are_each_photos_and_sum_up_to_the_score(
+    photos, recipe, world, step_of, batch_size
+):
+    given = recipe(batch_size=batch_size)
+    score = evaluate(step_of(), photos, given, world(given), keep=True)
+    alone = evaluate(step_of(), photos, given, world(given))
+    assert (score.top1, score.top5, score.loss) == (alone.top1, alone.top5, alone.loss)
+    assert alone.predictions is None
+    kept = score.predictions
+    assert kept is not None
+    colours = (COLOURS - np.array(given.augmentation.mean)) / np.array(given.augmentation.std)
+    logits = colours @ MIXTURE
+    best = np.argsort(-logits, 1)[:, :5]
+    assert np.array_equal(kept.labels, LABELS)
+    assert np.array_equal(kept.outputs, best)
+    np.testing.assert_allclose(kept.probabilities, np.take_along_axis(softmax(logits, 1), best, 1), rtol=1e-4)
+    np.testing.assert_allclose(kept.losses, -log_softmax(logits, 1)[np.arange(COUNT), LABELS], rtol=1e-4)
+    assert (kept.top1.mean(), kept.top5.mean()) == (score.top1, score.top5)
+    assert kept.losses.mean() == pytest.approx(score.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(("count", "batch_size", "size"), [(23, 4, 3), (1, 4, 3), (24, 4, 2), (5, 3, 1)])
+def test_predictions_of_all_ranks_come_in_the_order_of_the_photos(recipe, count, batch_size, size):
+    shares = [shard(np.arange(count), batch_size, rank, size, drop_remainder=False)[0] for rank in range(size)]
+    rows = [np.repeat(share[:, None], 12, axis=1).astype(np.float32) for share in shares]  # photo i answers i
+    world = GatheredWorld(0, size, settings_for(recipe(), "CPU"), of_ranks=np.stack([each.ravel() for each in rows]))
+    photos = Photos([str(number) for number in range(count)], np.arange(count, dtype=np.int32), ("a",))
+    kept = gathered(rows[0], photos, world)
+    assert kept.ranks.tolist() == kept.predicted.tolist() == list(range(count))
+
+
+@dataclass(frozen=True)
+class GatheredWorld(World):
+    """A rank that knows what all ranks hold."""
+
+    of_ranks: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def gather(self, numbers: np.ndarray) -> np.ndarray:
+        assert np.array_equal(numbers, self.of_ranks[self.rank])
+        return self.of_ranks
 
 
 @pytest.mark.parametrize("failure", [UserError("no photo"), TrainingError("no disk")])

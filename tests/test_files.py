@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.files import written_whole
+from mindcv_lite.files import require_folder, written_whole
 
 
 @pytest.mark.parametrize("earlier", [None, "earlier"])
@@ -50,3 +50,16 @@ def test_what_is_no_file_is_never_replaced(tmp_path, place):
     with pytest.raises(UserError, match="is no file"), written_whole(tmp_path / place):
         pytest.fail("there is nowhere to write")
     assert not os.path.isfile(tmp_path / place)
+
+
+@pytest.mark.parametrize("place", ["", "new", "new/in/new"])
+def test_a_folder_that_can_be_written_to_is_left_as_it_is(tmp_path, place):
+    require_folder(tmp_path / place)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["file", "file/new", "dangling", "/proc/new"])
+def test_a_place_for_no_folder_is_told(tmp_path, refusal, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    assert "no folder to write to" in refusal(require_folder, tmp_path / place)

@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "weights": ("errors", "recipe", "device", "published", "storage"),
     "checkpoint": ("errors", "recipe", "storage", "weights"),
     "origins": ("errors", "recipe", "mobilenetv3", "weights"),
+    "trained": ("recipe", "network", "origins", "weights", "data.classes"),
     "torch_files": ("errors",),
     "data": ("errors", "files", "cache", "auto_augment", "recipe", "noise", "device", "data"),
     "data.encoded": ("data.jpeg",),
@@ -69,7 +70,15 @@ MAY_IMPORT = {
     "training.losses": (),
     "training.schedules": ("recipe",),
     "training.optimizers": ("errors", "recipe", "network"),
-    "evaluation": ("errors", "recipe", "device", "data", "training.losses"),
+    "predictions": (),
+    "evaluation": ("errors", "recipe", "device", "data", "predictions", "training.losses"),
+    "report.statistics": ("predictions",),
+    "report.pictures": ("data", "report.statistics"),
+    "report.page": ("data", "evaluation", "predictions", "report.pictures", "report.statistics"),
+    "report.writing": (
+        *("files", "recipe", "device", "data", "weights", "evaluation"),
+        *("report.page", "report.statistics"),
+    ),
 }
 WITHOUT_MINDSPORE = (
     "errors",
@@ -80,6 +89,8 @@ WITHOUT_MINDSPORE = (
     "published",
     "training.schedules",
     "benchmark.rounds",
+    "predictions",
+    "report.statistics",
     "data.waiting",
     "data.sharding",
     "data.encoded",
@@ -177,6 +188,7 @@ def test_the_arrows_make_no_circle():
         *("errors", "cache", "noise", "auto_augment"),
         *("training.average", "training.losses"),
         *("data.normalize", "data.sharding", "data.jpeg", "data.waiting"),
+        "predictions",
     )
     assert order.index("recipe") < order.index("device") < order.index("training.loop")
 

@@ -129,6 +129,16 @@ def test_no_checkpoint_to_validate(told_to_a_user):
     assert sentence == "ckpt_path is not set: --ckpt_path names the checkpoint to check"
 
 
+@pytest.mark.parametrize("folder", [SMALL, f"{SMALL}/new", "/proc/new"])
+def test_no_folder_for_a_report(told, folder):
+    assert told("validate.py", *TINY, "--report", folder).startswith(f"{folder}: no folder to write to: ")
+
+
+def test_a_report_is_for_validation_alone_and_wants_a_folder(told):
+    assert told("train.py", *TINY, "--report", "new").startswith("command line: unknown key 'report'")
+    assert told("validate.py", *TINY, "--report").startswith("command line: argument --report: expected one argument")
+
+
 @pytest.mark.parametrize(
     ("script", "flags"),
     [
@@ -136,6 +146,7 @@ def test_no_checkpoint_to_validate(told_to_a_user):
         ("train.py", ("--data_dir", ROOT, "--ckpt_path", "no.ckpt")),
         ("validate.py", ("--data_dir", "nowhere", "--ckpt_path", SMALL)),
         ("validate.py", ("--data_dir", ROOT, "--ckpt_path", "no.ckpt")),
+        ("validate.py", ("--report", SMALL)),
     ],
 )
 def test_a_wrong_path_is_answered_without_waiting_for_mindspore(work, script, flags):

@@ -162,9 +162,19 @@ def test_three_ranks_count_ten_photos_once_each(photo_folder, tmp_path):
     common = ("-c", SMALL, "--data_dir", photos, *TINY, "--batch_size", 2, "--drop_remainder", "False")
     msrun(3, ROOT / "train.py", *common, cwd=tmp_path)
     check = (ROOT / "validate.py", *common, "--ckpt_path", "ckpt/mobilenet_v3_small_100_best.ckpt")
-    several = scores(msrun(3, *check, cwd=tmp_path)[0])
+    several = scores(msrun(3, *check, "--report", "several", cwd=tmp_path)[0])
     assert several[2] == "10"
-    assert several == scores(run(sys.executable, *check, "--batch_size", 100, cwd=tmp_path))
+    alone = (*check, "--batch_size", 100, "--report", "alone")
+    assert several == scores(run(sys.executable, *alone, cwd=tmp_path))
+
+    tables = [csv.DictReader((tmp_path / name / "predictions.csv").open()) for name in ("several", "alone")]
+    rows, rows_alone = map(list, tables)
+    assert [row["path"] for row in rows] == sorted(map(str, (photos / "val").rglob("*.jpg")))
+    assert several[0] == f"{sum(row['top1'] == '1' for row in rows) / 10:.2%}"
+    for row, other in zip(rows, rows_alone, strict=True):
+        assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
+    page = (tmp_path / "several" / "report.html").read_text(encoding="utf-8")
+    assert f"Top-1 <b>{several[0]}</b>" in page
 
 
 def test_a_broken_photo_on_one_rank_ends_all_ranks_and_is_named(photo_folder, tmp_path):

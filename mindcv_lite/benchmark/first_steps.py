@@ -35,5 +35,5 @@ def first_steps_here(recipe: Recipe) -> Round:
     evaluation_step = EvaluationStep(build_network(recipe.model, world.settings.val_amp_level), recipe)
     evaluation_step.set_train(False)
     watch = Stopwatch()
-    evaluation_step(*batch[:3]).asnumpy()
+    evaluation_step(*batch[:3])[0].asnumpy()
     return {"first_step_seconds": first_step_seconds, "first_evaluation_seconds": watch.seconds}

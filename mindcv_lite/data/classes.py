@@ -34,11 +34,8 @@ def outputs_of(
     `class_names`: those of the outputs, in order, where the checkpoint has them. Where it has none, the folders may be
     named after ImageNet's classes, or else the classes are `presumed`, or the sorted folders. Raises `UserError`.
     """
-    if num_outputs == len(WNIDS):
-        if class_names is None and (set(folders) & IMAGENET[WNID].keys() or set(folders) <= IMAGENET[INDEX].keys()):
-            return _imagenet_outputs(folders, [WNID, INDEX], where)
-        if class_names is not None and tuple(class_names) in (WNIDS, NAMES):
-            return _imagenet_outputs(folders, [WNID, INDEX, NAME], where)
+    if _are_imagenets(folders, class_names, num_outputs):
+        return _imagenet_outputs(folders, [WNID, INDEX] if class_names is None else [WNID, INDEX, NAME], where)
     if class_names is None:
         class_names = presumed or sorted(folders)
         first, last = class_names[0], class_names[-1]
@@ -46,6 +43,25 @@ def outputs_of(
     if len(class_names) > num_outputs:
         raise UserError(f"{where}: there are {len(class_names)} classes, but the network has {num_outputs} outputs")
     return places_of(folders, class_names, where)
+
+
+def output_titles(
+    folders: Sequence[str], class_names: Sequence[str | None] | None, num_outputs: int
+) -> tuple[str, ...]:
+    """What to call each of the outputs, where `outputs_of` has found those of the folders."""
+    if _are_imagenets(folders, class_names, num_outputs):
+        return tuple(f"{name} {wnid}" for wnid, name in zip(WNIDS, NAMES, strict=True))
+    names = list(class_names or folders)
+    names += [None] * (num_outputs - len(names))
+    return tuple(str(output) if name is None else name for output, name in enumerate(names))
+
+
+def _are_imagenets(folders: Sequence[str], class_names: Sequence[str | None] | None, num_outputs: int) -> bool:
+    if num_outputs != len(WNIDS):
+        return False
+    if class_names is None:
+        return bool(set(folders) & IMAGENET[WNID].keys()) or set(folders) <= IMAGENET[INDEX].keys()
+    return tuple(class_names) in (WNIDS, NAMES)
 
 
 def places_of(folders: Sequence[str], class_names: Sequence[str | None], where: Path) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindcv_lite.data.classes import NAMES, WNIDS, outputs_of, places_of
+from mindcv_lite.data.classes import NAMES, WNIDS, output_titles, outputs_of, places_of
 from mindcv_lite.errors import UserError
 
 VAL = Path("photos/val")
@@ -116,6 +116,33 @@ def test_a_folder_stands_for_the_output_of_its_name(folders, class_names, num_ou
 def test_a_folder_that_stands_for_no_output_is_named(folders, class_names, num_outputs, sentence):
     with pytest.raises(UserError, match=f"^{re.escape(f'{VAL}: {sentence}')}"):
         outputs_of(folders, class_names, num_outputs, VAL)
+
+
+@pytest.mark.parametrize(
+    ("folders", "class_names", "num_outputs", "titles"),
+    [
+        (("a", "b"), ("b", "a"), 2, ("b", "a")),
+        (("a", "b"), ("b", None, "a"), 3, ("b", "1", "a")),
+        (("a", "b"), None, 4, ("a", "b", "2", "3")),
+        (("a", "b"), None, 1000, ("a", "b", *map(str, range(2, 1000)))),
+        (OWN, OWN, 1000, OWN),
+        *(
+            (folders, names, 1000, ("tench n01440764", "goldfish n01443537"))
+            for folders, names in [
+                (("n01443537",), None),
+                (("1", "7"), None),
+                (("n01443537",), WNIDS),
+                (("goldfish",), NAMES),
+            ]
+        ),
+    ],
+)
+def test_an_output_is_called_by_its_own_name_or_else_by_the_folders_or_its_number(
+    folders, class_names, num_outputs, titles
+):
+    found = output_titles(folders, class_names, num_outputs)
+    assert len(found) == len(set(found)) == num_outputs
+    assert found[: len(titles)] == titles
 
 
 def test_the_classes_of_another_folder_number_those_of_a_nameless_network(log):

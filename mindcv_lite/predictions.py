@@ -1,0 +1,68 @@
+"""What a network answered to each photo of a split."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BEST = 5  # guesses of a photo that are kept
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers to the photos of a split, in its order. k is `BEST`, or the number of outputs if that is less.
+
+    labels int32 (photos,): the right outputs. ranks int32 (photos,): how many outputs were guessed before the right
+    one. losses float32 (photos,). outputs int32 (photos, k): the best guesses, the best first; -1 where an answer is no
+    number. probabilities float32 (photos, k): theirs by the softmax; NaN where an answer is not finite.
+    """
+
+    labels: np.ndarray
+    ranks: np.ndarray
+    losses: np.ndarray
+    outputs: np.ndarray
+    probabilities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The best guess, int32 (photos,)."""
+        return self.outputs[:, 0]
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of the best guess, float32 (photos,)."""
+        return self.probabilities[:, 0]
+
+    @property
+    def top1(self) -> np.ndarray:
+        """Whether the best guess is right, as the score counts it; bool (photos,)."""
+        return self.ranks < 1
+
+    @property
+    def top5(self) -> np.ndarray:
+        """Whether one of the k best guesses is right, as the score counts it; bool (photos,)."""
+        return self.ranks < self.outputs.shape[1]
+
+
+def answer_rows(logits: np.ndarray, ranks: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """A batch of logits (batch, classes), ranks and losses (batch,) as numbers that ranks can exchange.
+
+    float32 (batch, 2 + 2k): rank, loss, the best outputs (exact up to 2**24), their probabilities.
+    """
+    undecided = np.isnan(logits).any(1)  # the score takes no best guess of such for right
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :BEST]  # of equal ones the first goes first, as in the score
+    with np.errstate(invalid="ignore"):  # infinity less infinity: the probability is no number
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    outputs = np.where(undecided[:, None], -1, best)
+    columns = (ranks[:, None], losses[:, None], outputs, np.take_along_axis(probabilities, best, 1))
+    return np.concatenate(columns, axis=1, dtype=np.float32)
+
+
+def predictions_of(rows: np.ndarray, labels: np.ndarray) -> Predictions:
+    """The `answer_rows` of photos whose right outputs are `labels`."""
+    ranks, losses, best = rows[:, 0], rows[:, 1], rows[:, 2:]
+    outputs, probabilities = np.split(best, 2, axis=1)
+    return Predictions(labels, ranks.astype(np.int32), losses, outputs.astype(np.int32), probabilities)
