@@ -25,9 +25,15 @@ def main() -> None:
         raise UserError(f"{name!r} is no command; expected one of {', '.join(COMMANDS)}; --help says what they do")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
-    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    logging.basicConfig(handlers=[_Lines(sys.stdout)], format="%(message)s")
     logging.getLogger("mindcv_lite").setLevel(logging.INFO)
     importlib.import_module(f"mindcv_lite.commands.{name}").main(arguments)
+
+
+class _Lines(logging.StreamHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk, or a reader that has seen enough, is not for logging to pass over."""
+        raise
 
 
 def help_page() -> str:

@@ -23,7 +23,7 @@ NEW, LAST, PREVIOUS = "new.last.state.ckpt", "last.state.ckpt", "previous.state.
 # fmt: off
 RUN_FILES = (
     "recipe.yaml", "results.csv", "*.state.ckpt",
-    "mobilenet_v3_*-*_*.ckpt", "mobilenet_v3_*_best.ckpt", ".*.unfinished*",
+    "mobilenet_v3_*-*_*.ckpt", "mobilenet_v3_*_best.ckpt", ".*.part",
 )
 # fmt: on
 

@@ -249,7 +249,8 @@ def test_an_earlier_run_is_moved_aside_whole_and_nothing_else_is(tmp_path, recip
 
 
 def test_weights_of_an_earlier_run_that_was_killed_in_a_save_move_aside_too(tmp_path, recipe):
-    (tmp_path / f".{MODEL}_best.unfinished.ckpt").write_bytes(b"half")
+    (tmp_path / f".{BEST}.part").mkdir()
+    (tmp_path / f".{BEST}.part" / BEST).write_bytes(b"half")
     (tmp_path / BEST).write_bytes(b"whole")
     start_run(tmp_path, recipe())
     assert names(tmp_path) == ["recipe.yaml", "run_1"]

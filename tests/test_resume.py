@@ -161,7 +161,7 @@ def test_sigterm_stops_within_an_epoch_and_loses_no_step_and_a_full_disk_spares_
     assert "Traceback" not in done.stderr
     assert (folder / LAST).read_bytes() == before
     require_whole_files(folder)
-    assert not [path for path in (folder / "ckpt").iterdir() if "unfinished" in path.name]
+    assert not [path for path in (folder / "ckpt").iterdir() if path.suffix == ".part"]
 
     run(*command, cwd=folder)
     require_same_run(tmp_path / "whole", folder)

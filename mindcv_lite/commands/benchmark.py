@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import CommandLine, UserError
-from mindcv_lite.files import written_whole
+from mindcv_lite.files import require_file, write_text
 from mindcv_lite.recipe import Recipe, load_recipe, require_paths
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def require_numbers(what: str, flags: "Namespace") -> None:
     for name in ("rounds", "seconds", "batches"):
         value = getattr(flags, name)
         if value is not None and not 0 < value < math.inf:
-            raise UserError(f"command line: --{name}: expected more than 0, got {value}")
+            raise UserError(f"command line: --{name}: expected a finite number above 0, got {value}")
     given = [name for name in ("seconds", "batches") if getattr(flags, name) is not None]
     if len(given) == 2:
         raise UserError("command line: --seconds and --batches both say how long a round is; give one of them")
@@ -105,8 +105,10 @@ def comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | No
 
 
 def require_place_for(path: str | None) -> None:
-    if path and path != "-" and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-        raise UserError(f"{path}: not a file in a folder that is there; --json names a file to write, or -")
+    if path == "":
+        raise UserError("command line: --json: expected a file to write, or -, got ''")
+    if path and path != "-":
+        require_file(Path(path))
 
 
 def measure(what: str, recipe: Recipe, flags: "Namespace", compare_dir: str | None) -> dict[str, Any]:
@@ -145,5 +147,4 @@ def answer(report: dict[str, Any], path: str | None) -> None:
         return
     print("\n".join(table(report)))
     if path:
-        with written_whole(Path(path)) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+        write_text(Path(path), text)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from mindcv_lite.data.encoded import FORMATS, SIGNATURES, decodes, is_hopeless
 from mindcv_lite.errors import Stopped
+from mindcv_lite.processes import end_with_parent
 
 # What files begin with that are no photos here, but are often named so.
 STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "a web page"}
@@ -67,21 +68,23 @@ def inspect_all(paths: Sequence[str]) -> Iterator[Facts]:
 
 @contextmanager
 def _stop_deferred() -> Iterator[None]:
-    """Answer Ctrl-C at the end of the block: amid a fork, Python loses it, or the process that was forked."""
+    """Answer signals at the end of the block: amid a fork, Python loses them, or the process that was forked."""
     came: list[int] = []
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOP_SIGNALS}
+    deferred = (*STOP_SIGNALS, signal.SIGALRM)  # the last is how `errors.interrupt` puts off the others
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in deferred}
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if came:
-            raise KeyboardInterrupt
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _start_process() -> None:
     for number in STOP_SIGNALS:  # a process ends without a word: the command speaks for all
         signal.signal(number, signal.SIG_DFL)
+    end_with_parent()
     warnings.simplefilter("ignore")  # of Pillow, about odd metadata
 
 
