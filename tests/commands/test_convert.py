@@ -18,9 +18,10 @@ import safetensors.numpy  # MindSpore's own dependency
 from mindspore import Tensor
 from PIL import Image
 
+from mindcv_lite.blocks import VARIANTS
 from mindcv_lite.commands.convert import command_line, main, read_labels
 from mindcv_lite.data.transforms import evaluation_transforms
-from mindcv_lite.mobilenetv3 import VARIANTS, MobileNetV3
+from mindcv_lite.mobilenetv3 import MobileNetV3
 from mindcv_lite.origins import NETWORKS, ORIGINS, shapes_of, their_tensors
 from mindcv_lite.recipe import Augmentation
 from mindcv_lite.storage import write_entries
