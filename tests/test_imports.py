@@ -143,7 +143,7 @@ def modules_imported_by(path: Path) -> set[str]:
     """Modules of the package that a file imports, without the package's name."""
     found = set()
     for name in imports_of(ast.parse(path.read_text())):
-        if name.split(".")[0] == PACKAGE:
+        if name.split(".")[0] == PACKAGE and name != f"{PACKAGE}.__version__":
             parts = name.split(".")[1:]
             known = [".".join(parts[:count]) for count in (1, 2, 3) if ".".join(parts[:count]) in MODULES]
             assert known, f"{path}: {name} is no module of the package"

@@ -169,7 +169,8 @@ def test_a_mistake_of_the_user_is_a_sentence_and_exit_status_2(check, sound):
     done = program(sound / "nowhere")
     assert done.returncode == 2
     assert done.stderr == (
-        f"mindcv_lite check: error: {sound}/nowhere: no such folder; expected one that holds train/<class>/*.jpg\n"
+        f"python -m mindcv_lite check: error: {sound}/nowhere: no such folder; "
+        "expected one that holds train/<class>/*.jpg\n"
     )
     with pytest.raises(UserError, match=r"neither 'train' nor 'val' is a folder in it"):
         check(sound / "train")
@@ -192,5 +193,5 @@ def test_ctrl_c_ends_it_cleanly(photo_folder):
         time.sleep(0.02)
     time.sleep(0.2)
     os.killpg(running.pid, signal.SIGINT)
-    assert running.communicate(timeout=10)[1] == "\nmindcv_lite check: interrupted\n"
+    assert running.communicate(timeout=10)[1] == "\npython -m mindcv_lite check: interrupted\n"
     assert running.returncode == 130
