@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     from mindcv_lite.trained import read_trained
 
     trained = read_trained(subject, **keys)
-    trained.network()  # it must be theirs, or the table would say nothing of these weights
+    trained.network()  # raises UserError where the weights are not of the network that the table is of
     recipe = trained.recipe.flat()
     print("\n".join([*card(trained), "", *summary(recipe["model"], recipe)]))
 
