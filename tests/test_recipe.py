@@ -686,8 +686,8 @@ def test_a_key_has_one_topic():
 
 
 def test_the_choices_are_what_the_program_has():
+    from mindcv_lite.blocks import VARIANTS
     from mindcv_lite.data.transforms import INTERPOLATIONS
-    from mindcv_lite.mobilenetv3 import VARIANTS
     from mindcv_lite.training.losses import LOSSES
     from mindcv_lite.training.optimizers import OPTIMIZERS, SPARED
     from mindcv_lite.training.schedules import SHAPES

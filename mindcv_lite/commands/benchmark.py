@@ -47,9 +47,7 @@ def main(arguments: list[str]) -> None:
 
 def command_line() -> CommandLine:
     """The flags that are no keys of a recipe."""
-    usage = (
-        f"python -m mindcv_lite benchmark {'|'.join(SUBJECTS)} --config FILE [--rounds R] [--seconds S | --batches N]"
-    )
+    usage = f"%(prog)s benchmark {'|'.join(SUBJECTS)} --config FILE [--rounds R] [--seconds S | --batches N]"
     parser = CommandLine(usage=f"{usage} [--json FILE] [any key of a recipe]", add_help=False, allow_abbrev=False)
     add = parser.add_argument_group("benchmark").add_argument
     add("--rounds", type=int, default=ROUNDS, metavar="R", help=f"rounds that count; default {ROUNDS}")

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "python -m mindcv_lite pack DATA_DIR TARGET [--max_side N] [--quality Q] [--shards K] [--train_split NAME]"
+    usage = "%(prog)s pack DATA_DIR TARGET [--max_side N] [--quality Q] [--shards K] [--train_split NAME]"
     parser = CommandLine(usage=f"{usage} [--val_split NAME]", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add(

@@ -172,7 +172,8 @@ def test_a_mistake_of_the_user_is_a_sentence_and_exit_status_2(check, sound):
     done = program(sound / "nowhere")
     assert done.returncode == 2
     assert done.stderr == (
-        f"mindcv_lite check: error: {sound}/nowhere: no such folder; expected one that holds train/<class>/*.jpg\n"
+        f"python -m mindcv_lite check: error: {sound}/nowhere: no such folder; "
+        "expected one that holds train/<class>/*.jpg\n"
     )
     with pytest.raises(UserError, match=r"neither 'train' nor 'val' is a folder in it"):
         check(sound / "train")
@@ -202,7 +203,7 @@ def at_work(photo_folder) -> Iterator[subprocess.Popen]:
 
 def test_ctrl_c_ends_it_cleanly(at_work):
     os.killpg(at_work.pid, signal.SIGINT)
-    assert at_work.communicate(timeout=10)[1] == "\nmindcv_lite check: interrupted\n"
+    assert at_work.communicate(timeout=10)[1] == "\npython -m mindcv_lite check: interrupted\n"
     assert at_work.returncode == 130
 
 
@@ -216,7 +217,10 @@ def test_sigterm_ends_it_whenever_it_comes(sound):
         running.terminate()
         output, errors = running.communicate(timeout=20)
         if "photos can be decoded" not in output:  # it was ready before
-            assert (running.returncode, errors.strip()) in ((143, "mindcv_lite check: interrupted"), (-15, ""))
+            assert (running.returncode, errors.strip()) in (
+                (143, "python -m mindcv_lite check: interrupted"),
+                (-15, ""),
+            )
 
 
 def test_when_it_is_killed_its_processes_end_too(at_work):
@@ -227,5 +231,8 @@ def test_when_it_is_killed_its_processes_end_too(at_work):
 def test_a_process_that_is_killed_is_told_and_is_no_fault_of_the_photos(at_work):
     os.kill(int(Path(f"/proc/{at_work.pid}/task/{at_work.pid}/children").read_text().split()[0]), signal.SIGKILL)
     _, errors = at_work.communicate(timeout=60)
-    assert errors == "mindcv_lite check: a process that decodes photos was killed, most likely for want of memory\n"
+    assert (
+        errors
+        == "python -m mindcv_lite check: a process that decodes photos was killed, most likely for want of memory\n"
+    )
     assert at_work.returncode == 128 + signal.SIGKILL

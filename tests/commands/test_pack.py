@@ -253,7 +253,7 @@ def test_ctrl_c_ends_all_processes_without_a_traceback(at_work, tmp_path):
     os.killpg(at_work.pid, signal.SIGINT)
     _, errors = at_work.communicate(timeout=60)
     assert at_work.returncode == 130
-    assert errors.strip() == "mindcv_lite pack: interrupted"
+    assert errors.strip() == "python -m mindcv_lite pack: interrupted"
     deadline = time.monotonic() + 10  # multiprocessing's own helper ends last
     while is_alive(at_work.pid):
         assert time.monotonic() < deadline
@@ -281,7 +281,7 @@ def test_when_one_of_its_processes_is_killed_the_program_says_so(at_work, tmp_pa
     _, errors = at_work.communicate(timeout=60)
     assert at_work.returncode == 128 + signal.SIGKILL
     assert errors.strip() == (
-        "mindcv_lite pack: a process that writes was killed, for want of memory perhaps; try again to go on"
+        "python -m mindcv_lite pack: a process that writes was killed, for want of memory perhaps; try again to go on"
     )
     assert not (tmp_path / "packed").exists()
 
