@@ -32,7 +32,13 @@ MAY_IMPORT = {
     "commands.benchmark": ("errors", "files", "recipe", "device", "benchmark"),
     "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
+    "commands.export": ("errors", "recipe", "device", "export.answers", "trained"),
     "commands.pack": ("errors", "data.packing"),
+    "folding": (),
+    "export.graph": ("recipe", "folding", "mobilenetv3", "network"),
+    "export.onnx_files": ("export.graph",),
+    "export.mindir_files": (),
+    "export.answers": ("errors", "files", "data.normalize", "weights", "trained", "export"),
     "auto_augment": (),
     "recipe": ("errors", "files", "auto_augment"),
     "noise": (),
@@ -76,6 +82,7 @@ WITHOUT_MINDSPORE = (
     "errors",
     "cache",
     "files",
+    "folding",
     "auto_augment",
     "recipe",
     "published",
@@ -97,7 +104,13 @@ WITHOUT_MINDSPORE = (
 )
 DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm"}
 # What may be missing, and the one module that may ask for it: an extra in pyproject.toml, the user's PyTorch or MindCV.
-EXTRAS = {"sklearn": "data.digits", "torch": "torch_files", "mindcv": "benchmark.mindcv"}
+EXTRAS = {
+    "sklearn": "data.digits",
+    "torch": "torch_files",
+    "mindcv": "benchmark.mindcv",
+    "onnx": "export.onnx_files",
+    "onnxruntime": "export.onnx_files",
+}
 # Names by which a program touches MindSpore's context and its communication.
 DEVICE_NAMES = {
     "set_context",

@@ -1,0 +1,36 @@
+"""MINDIR files: MindSpore's own graphs, for MindSpore and MindSpore Lite."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn
+
+
+def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str]) -> bytes:
+    """The content of a MINDIR file of `cell`.
+
+    `images`: a batch like those it is to take; the number of them is free. `metadata` becomes the file's `user_info`.
+    """
+
+    def describe(model: Any) -> None:
+        model.user_info.update(metadata)
+
+    batch = Tensor(shape=[None, *images.shape[1:]], dtype=Tensor(images).dtype)
+    # MindSpore refuses some names of folders and files, and lets the owner alone read what it writes.
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/network.mindir"
+        mindspore.export(cell, batch, file_name=path, file_format="MINDIR", custom_func=describe)
+        return Path(path).read_bytes()
+
+
+def run_mindir(content: bytes, images: np.ndarray) -> np.ndarray:
+    """What MindSpore answers to `images`, by the content of a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/network.mindir"
+        Path(path).write_bytes(content)
+        cell: Any = nn.GraphCell(mindspore.load(path))
+        return cell(Tensor(images)).asnumpy()
