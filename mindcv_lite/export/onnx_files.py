@@ -1,7 +1,6 @@
 """ONNX files: the only module that needs the packages onnx and onnxruntime."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -48,6 +47,5 @@ def run_onnx(content: bytes, images: np.ndarray) -> np.ndarray:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    answers: Any
     (answers,) = session.run(None, {INPUT: images})
-    return answers
+    return np.asarray(answers)
