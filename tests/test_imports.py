@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "folding": (),
     "export.graph": ("recipe", "folding", "mobilenetv3", "network"),
     "export.onnx_files": ("export.graph",),
-    "export.mindir_files": (),
+    "export.mindir_files": ("errors",),
     "export.answers": ("errors", "files", "data.normalize", "weights", "trained", "export"),
     "auto_augment": (),
     "recipe": ("errors", "files", "auto_augment"),

@@ -1,5 +1,6 @@
 """MINDIR files: MindSpore's own graphs, for MindSpore and MindSpore Lite."""
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import mindspore
 import numpy as np
 from mindspore import Tensor, nn
+
+from mindcv_lite.errors import UserError
 
 
 def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str]) -> bytes:
@@ -20,8 +23,12 @@ def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str]) 
         model.user_info.update(metadata)
 
     batch = Tensor(shape=[None, *images.shape[1:]], dtype=Tensor(images).dtype)
-    # MindSpore refuses some names of folders and files, and lets the owner alone read what it writes.
+    # Not in the user's folder: MindSpore lets the owner alone read what it writes, and takes plain names only.
     with tempfile.TemporaryDirectory() as folder:
+        if not re.fullmatch(r"[\w@./:-]+", folder, re.ASCII):
+            raise UserError(
+                f"{folder}: MindSpore takes no such name; set TMPDIR to a folder of plain letters and digits"
+            )
         path = f"{folder}/network.mindir"
         mindspore.export(cell, batch, file_name=path, file_format="MINDIR", custom_func=describe)
         return Path(path).read_bytes()

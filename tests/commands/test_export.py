@@ -35,7 +35,7 @@ def grey_checkpoint(recipe: Callable[..., Recipe], path: Path) -> None:
 
 
 def test_the_file_lies_beside_the_checkpoint_and_the_log_says_what_it_takes_and_gives(recipe, tmp_path, capsys):
-    folder = tmp_path / "a <b> & ü\udcff"
+    folder = tmp_path / "a <b> & ü"
     folder.mkdir()
     source, target = folder / "my.best.ckpt", folder / "my.best.onnx"
     grey_checkpoint(recipe, source)

@@ -17,6 +17,7 @@ from mindcv_lite.data.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.export import graph
 from mindcv_lite.export.answers import export, require_same, sample_images
+from mindcv_lite.export.mindir_files import mindir_file
 from mindcv_lite.folding import fold_norms
 from mindcv_lite.mobilenetv3 import VARIANTS
 from mindcv_lite.network import build_network
@@ -174,6 +175,14 @@ def test_a_mindir_file_without_additions_gives_the_networks_logits(random_networ
     cell: Any = nn.GraphCell(mindspore.load(str(tmp_path / "x.mindir")))
     images = random_images(np.random.default_rng(1), 2, 3, 33)
     require_close(cell(Tensor(images)).asnumpy(), trained.network()(Tensor(images)).asnumpy())
+
+
+def test_a_temporary_folder_whose_name_mindspore_refuses_is_named(monkeypatch, tmp_path):
+    (tmp_path / "a b").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a b"))
+    with pytest.raises(UserError, match="a b/.*: MindSpore takes no such name; set TMPDIR"):
+        mindir_file(nn.ReLU(), np.zeros((1, 2), np.float32), {})
+    assert not list((tmp_path / "a b").iterdir())
 
 
 # ------------------------------------------------------------------------------------------------------------ faults
