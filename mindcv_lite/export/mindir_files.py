@@ -20,7 +20,11 @@ def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str]) 
     """
 
     def describe(model: Any) -> None:
-        model.user_info.update(metadata)
+        if hasattr(model.user_info, "add"):  # to a protobuf newer than MindSpore 2.7, its map is a list of entries
+            for name, value in metadata.items():
+                model.user_info.add(key=name, value=value)
+        else:
+            model.user_info.update(metadata)
 
     batch = Tensor(shape=[None, *images.shape[1:]], dtype=Tensor(images).dtype)
     # Not in the user's folder: MindSpore lets the owner alone read what it writes, and takes plain names only.

@@ -159,8 +159,10 @@ def test_a_mindir_file_takes_raw_images_of_any_number_and_has_the_metadata(rando
     export(trained, tmp_path / "x.mindir", include_preprocess=True, softmax=True)
     assert [path.name for path in tmp_path.iterdir()] == ["x.mindir"]
     export(trained, tmp_path / "x.onnx", include_preprocess=True, softmax=True)
-    file = mindspore.load_mindir(str(tmp_path / "x.mindir"))
-    assert json.loads(file.user_info["class_names"]) == list(CLASSES)
+    for name, value in (("class_names", json.dumps(CLASSES)), ("image_resize", "33")):
+        # The bytes of an entry of a protobuf map: 1 is the name, 2 the value, each with its length before it.
+        entry = b"\x0a%c%s\x12%c%s" % (len(name), name.encode(), len(value), value.encode())
+        assert entry in (tmp_path / "x.mindir").read_bytes()
     cell: Any = nn.GraphCell(mindspore.load(str(tmp_path / "x.mindir")))
     images = np.random.default_rng(1).integers(0, 256, (7, 33, 33, 1), np.uint8)
     expected = run(tmp_path / "x.onnx", images)
@@ -180,7 +182,7 @@ def test_a_mindir_file_without_additions_gives_the_networks_logits(random_networ
 def test_a_temporary_folder_whose_name_mindspore_refuses_is_named(monkeypatch, tmp_path):
     (tmp_path / "a b").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a b"))
-    with pytest.raises(UserError, match="a b/.*: MindSpore takes no such name; set TMPDIR"):
+    with pytest.raises(UserError, match=r"a b/.*: MindSpore takes no such name; set TMPDIR"):
         mindir_file(nn.ReLU(), np.zeros((1, 2), np.float32), {})
     assert not list((tmp_path / "a b").iterdir())
 
