@@ -65,15 +65,16 @@ def require_close(found: np.ndarray, expected: np.ndarray) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- ONNX
 
+# SAME is symmetric at every stride from 97 on (97, 49, 25, ...) and not at all of them from 96, 90, 75, 64 and 50.
 CASES = [
     ("mobilenet_v3_small_100", "mindcv", 96),
-    ("mobilenet_v3_small_100", "same", 97),
+    ("mobilenet_v3_small_100", "same", 90),
     ("mobilenet_v3_small_100", "symmetric", 97),
     ("mobilenet_v3_small_075", "same", 64),
     ("mobilenet_v3_small_075", "mindcv", 1),
     ("mobilenet_v3_large_100", "mindcv", 97),
     ("mobilenet_v3_large_075", "symmetric", 50),
-    ("mobilenet_v3_small_minimalistic_100", "same", 97),
+    ("mobilenet_v3_small_minimalistic_100", "same", 75),
     ("mobilenet_v3_large_minimalistic_100", "mindcv", 33),
 ]
 
