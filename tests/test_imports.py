@@ -35,6 +35,12 @@ MAY_IMPORT = {
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
     "commands.pack": ("errors", "recipe", "data.packing"),
     "commands.summary": ("errors", "recipe", "blocks", "complexity", "weights", "trained"),
+    "commands.export": ("errors", "recipe", "device", "export.answers", "trained"),
+    "folding": (),
+    "export.graph": ("recipe", "folding", "blocks", "network"),
+    "export.onnx_files": ("export.graph",),
+    "export.mindir_files": ("errors",),
+    "export.answers": ("errors", "files", "data.normalize", "weights", "trained", "export"),
     "auto_augment": (),
     "recipe": ("errors", "files", "auto_augment"),
     "noise": (),
@@ -88,6 +94,7 @@ WITHOUT_MINDSPORE = (
     "errors",
     "cache",
     "files",
+    "folding",
     "auto_augment",
     "blocks",
     "complexity",
@@ -113,7 +120,13 @@ WITHOUT_MINDSPORE = (
 )
 DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm"}
 # What may be missing, and the one module that may ask for it: an extra in pyproject.toml, the user's PyTorch or MindCV.
-EXTRAS = {"sklearn": "data.digits", "torch": "torch_files", "mindcv": "benchmark.mindcv"}
+EXTRAS = {
+    "sklearn": "data.digits",
+    "torch": "torch_files",
+    "mindcv": "benchmark.mindcv",
+    "onnx": "export.onnx_files",
+    "onnxruntime": "export.onnx_files",
+}
 # Names by which a program touches MindSpore's context and its communication.
 DEVICE_NAMES = {
     "set_context",
