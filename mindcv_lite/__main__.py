@@ -13,6 +13,7 @@ COMMANDS = {
     "check": "whether a folder of photos will train well: broken, misplaced and repeated photos, classes that differ",
     "convert": "weights of torchvision, timm, TensorFlow or MindCV to a checkpoint, and a checkpoint to theirs",
     "pack": "a folder of photos to MindRecord files, as they are or made smaller, for train.py and validate.py to read",
+    "predict": "what is on photos: the best classes of each, on screen and as CSV",
 }
 
 
@@ -25,7 +26,8 @@ def main() -> None:
         raise UserError(f"{name!r} is no command; expected one of {', '.join(COMMANDS)}; --help says what they do")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
-    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    # What predict prints is its answer alone.
+    logging.basicConfig(stream=sys.stderr if name == "predict" else sys.stdout, format="%(message)s")
     logging.getLogger("mindcv_lite").setLevel(logging.INFO)
     importlib.import_module(f"mindcv_lite.commands.{name}").main(arguments)
 

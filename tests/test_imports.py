@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
     "commands.pack": ("errors", "data.packing"),
+    "commands.predict": ("errors", "files", "recipe", "device", "trained", "prediction", "data.folder"),
     "auto_augment": (),
     "recipe": ("errors", "files", "auto_augment"),
     "noise": (),
@@ -70,6 +71,7 @@ MAY_IMPORT = {
     "training.losses": (),
     "training.schedules": ("recipe",),
     "training.optimizers": ("errors", "recipe", "network"),
+    "prediction": ("errors", "device", "data", "evaluation", "trained"),
     "evaluation": ("errors", "recipe", "device", "data", "training.losses"),
 }
 WITHOUT_MINDSPORE = (
