@@ -71,8 +71,8 @@ def flaw_of(path: str) -> str:
 
 @dataclass(frozen=True)
 class PhotosOrBlack(Photos):
-    """Photos of which a black one takes the place of each that MindSpore should not see: the others go on, and no
-    line of its log says so. What is noted of a photo, by its number, is whole when all were read."""
+    """Photos in whose place a black one comes where MindSpore should not see them: no such photo stops the others, and
+    none takes all memory. `flaws` and `turned`, by a photo's number, are complete when all were read."""
 
     flaws: dict[int, str] = field(default_factory=dict)
     turned: set[int] = field(default_factory=set)
