@@ -8,6 +8,7 @@ be read; these are listed at the end, on stderr.
 import contextlib
 import csv
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,8 @@ def require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
         raise UserError(f"command line: --top: expected a whole number from 1 on, got {top}")
     if table and (table.suffix.lower() != ".csv" or table.is_dir() or not table.parent.is_dir()):
         raise UserError(f"{table}: not a .csv in a folder that is there; --csv names one to write")
+    if table and not os.access(table.parent, os.W_OK):
+        raise UserError(f"{table.parent}: this folder may not be written to; give --csv another place")
 
 
 def ask_network(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]) -> tuple["Trained", "Predictions"]:
