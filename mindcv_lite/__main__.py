@@ -14,6 +14,7 @@ COMMANDS = {
     "convert": "weights of torchvision, timm, TensorFlow or MindCV to a checkpoint, and a checkpoint to theirs",
     "export": "a checkpoint to an ONNX or MINDIR file, for onnxruntime, phones and servers",
     "pack": "a folder of photos to MindRecord files, as they are or made smaller, for train.py and validate.py to read",
+    "predict": "what is on photos: the best classes of each, on screen and as CSV",
     "summary": "what a network or a checkpoint is: its rows with shapes, parameters and multiply-adds; its model card",
 }
 
@@ -35,7 +36,8 @@ def run() -> None:
         raise UserError(f"{name!r} is no command; expected one of {', '.join(COMMANDS)}; --help says what they do")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
-    logging.basicConfig(handlers=[_Lines(sys.stdout)], format="%(message)s")
+    # What predict prints is its answer alone.
+    logging.basicConfig(handlers=[_Lines(sys.stderr if name == "predict" else sys.stdout)], format="%(message)s")
     logging.getLogger("mindcv_lite").setLevel(logging.INFO)
     importlib.import_module(f"mindcv_lite.commands.{name}").main(arguments)
 

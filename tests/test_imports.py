@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "export.onnx_files": ("export.graph",),
     "export.mindir_files": ("errors",),
     "export.answers": ("errors", "files", "data.normalize", "weights", "trained", "export"),
+    "commands.predict": ("errors", "files", "recipe", "device", "trained", "classification", "data.folder"),
     "auto_augment": (),
     "recipe": ("errors", "files", "auto_augment"),
     "noise": (),
@@ -89,6 +90,7 @@ MAY_IMPORT = {
         *("files", "recipe", "device", "data", "weights", "evaluation"),
         *("report.page", "report.statistics"),
     ),
+    "classification": ("errors", "device", "data", "evaluation", "trained"),
 }
 WITHOUT_MINDSPORE = (
     "errors",

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from mindspore import Tensor, nn
 
+from mindcv_lite.blocks import VARIANTS
 from mindcv_lite.commands import convert
 from mindcv_lite.data.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
@@ -19,7 +20,6 @@ from mindcv_lite.export import graph
 from mindcv_lite.export.answers import export, require_same, sample_images
 from mindcv_lite.export.mindir_files import mindir_file
 from mindcv_lite.folding import fold_norms
-from mindcv_lite.mobilenetv3 import VARIANTS
 from mindcv_lite.network import build_network
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.trained import Trained, read_trained
