@@ -53,13 +53,12 @@ MAY_IMPORT = {
     "data.normalize": (),
     "data.waiting": (),
     "data.sharding": (),
-    "training.loop": (
-        *("errors", "files", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),
-    ),
+    "training.loop": (*("errors", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),),
     "training.state": ("errors", "recipe", "device", "data", "network", "checkpoint", "training.train_step"),
     "training.stop": ("device",),
     "training.report": ("recipe", "device", "data", "network", "training.optimizers", "training.schedules"),
     "training.contact_sheet": ("files", "recipe", "data", "training.preparation"),
+    "training.results": ("errors", "files"),
     "training.publish": ("device", "network", "training.average"),
     "training.train_step": (
         *("recipe", "device", "data"),
@@ -79,6 +78,7 @@ WITHOUT_MINDSPORE = (
     "auto_augment",
     "recipe",
     "published",
+    "training.results",
     "training.schedules",
     "benchmark.rounds",
     "data.waiting",
