@@ -13,6 +13,7 @@ COMMANDS = {
     "check": "whether a folder of photos will train well: broken, misplaced and repeated photos, classes that differ",
     "convert": "weights of torchvision, timm, TensorFlow or MindCV to a checkpoint, and a checkpoint to theirs",
     "pack": "a folder of photos to MindRecord files, as they are or made smaller, for train.py and validate.py to read",
+    "report": "runs of training side by side: scores, losses and speeds in a table, curves in a picture",
 }
 
 

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "commands.benchmark": ("errors", "files", "recipe", "device", "benchmark"),
     "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
+    "commands.report": ("errors", "training.curves", "training.results"),
     "commands.pack": ("errors", "data.packing"),
     "auto_augment": (),
     "recipe": ("errors", "files", "auto_augment"),
@@ -56,9 +57,13 @@ MAY_IMPORT = {
     "training.loop": (*("errors", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),),
     "training.state": ("errors", "recipe", "device", "data", "network", "checkpoint", "training.train_step"),
     "training.stop": ("device",),
-    "training.report": ("recipe", "device", "data", "network", "training.optimizers", "training.schedules"),
+    "training.report": (
+        *("recipe", "device", "data", "network"),
+        *("training.curves", "training.optimizers", "training.schedules"),
+    ),
     "training.contact_sheet": ("files", "recipe", "data", "training.preparation"),
     "training.results": ("errors", "files"),
+    "training.curves": ("errors", "files", "training.results"),
     "training.publish": ("device", "network", "training.average"),
     "training.train_step": (
         *("recipe", "device", "data"),
@@ -79,6 +84,7 @@ WITHOUT_MINDSPORE = (
     "recipe",
     "published",
     "training.results",
+    "training.curves",
     "training.schedules",
     "benchmark.rounds",
     "data.waiting",
@@ -94,10 +100,16 @@ WITHOUT_MINDSPORE = (
     "data.inspection",
     "data.findings",
     "commands.check",
+    "commands.report",
 )
 DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm"}
 # What may be missing, and the one module that may ask for it: an extra in pyproject.toml, the user's PyTorch or MindCV.
-EXTRAS = {"sklearn": "data.digits", "torch": "torch_files", "mindcv": "benchmark.mindcv"}
+EXTRAS = {
+    "sklearn": "data.digits",
+    "matplotlib": "training.curves",
+    "torch": "torch_files",
+    "mindcv": "benchmark.mindcv",
+}
 # Names by which a program touches MindSpore's context and its communication.
 DEVICE_NAMES = {
     "set_context",
@@ -237,7 +249,10 @@ def test_a_module_needs_the_declared_dependencies_only(name):
 
 
 def is_definition(node: ast.stmt) -> bool:
-    return isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    """Whether importing a module runs nothing of this but its head."""
+    return isinstance(node, (ast.FunctionDef, ast.ClassDef)) or (
+        isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
 
 
 def test_init_files_say_what_the_package_is_and_import_nothing_of_it():

@@ -68,7 +68,7 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(p
     name = "mobilenet_v3_small_100"
     states = ["last.state.ckpt", "previous.state.ckpt"]
     weights = [f"{name}-1_4.ckpt", f"{name}-2_8.ckpt", f"{name}_best.ckpt"]
-    assert files == sorted([*states, *weights, "recipe.yaml", "results.csv"])
+    assert files == sorted([*states, *weights, "recipe.yaml", "results.csv", "curves.png"])
 
     rows = list(csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines()))
     checkpoint = tmp_path / f"ckpt/{name}-2_8.ckpt"

@@ -19,6 +19,7 @@ from mindcv_lite.device import World
 from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.evaluation import Score
 from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.curves import can_draw, draw_run
 from mindcv_lite.training.publish import Publish
 from mindcv_lite.training.results import RESULTS, EpochResult, append_result, drop_results_after
 from mindcv_lite.training.state import fixed_facts, numbers_of, put_back, require_same_run, require_same_start
@@ -268,6 +269,8 @@ class Record(Callback):
         speed = watch.images_per_second, watch.waited, watch.seconds
         result = EpochResult(epoch, step, watch.loss, *scores, watch.last_rate(), *speed)
         append_result(self.folder / RESULTS, result)
+        if can_draw():
+            draw_run(self.folder)
 
 
 def require_finite(weights: Mapping[str, np.ndarray]) -> None:
