@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -247,6 +248,7 @@ class Output:
     val_while_train: bool = key("validate during training", False)
     val_interval: int = key("epochs between validations", 1, at_least=1)
     ckpt_save_dir: str = key("folder for checkpoints, results.csv and the resolved recipe", "./ckpt")
+    tensorboard: bool = key("write events for TensorBoard into the folder tensorboard in ckpt_save_dir", False)
     resume: bool | str = key("go on with the run in ckpt_save_dir, or with the state file named", False)
     ckpt_save_interval: int = key("epochs between checkpoints", 1, at_least=1)
     ckpt_save_policy: Literal["latest_k", "top_k"] = key("which keep_checkpoint_max checkpoints stay", "latest_k")
@@ -377,6 +379,15 @@ def require_paths(recipe: Recipe) -> None:
         raise UserError(f"{sheet}: not a .png or .jpg in a folder that is there; --show_batch names one to write")
     if isinstance(resume, str) and not (Path(resume).is_file() and Path(resume).suffix == ".ckpt"):
         raise UserError(f"{resume}: no such .ckpt file; --resume alone goes on with the run in ckpt_save_dir")
+
+
+def require_packages(recipe: Recipe) -> None:
+    """Raise `UserError` if a key asks for a package that is not installed."""
+    package = find_spec("tensorboard")
+    if recipe.output.tensorboard and (package is None or package.origin is None):  # a folder of that name is no package
+        raise UserError(
+            '--tensorboard needs the package tensorboard, which is missing: pip install -e ".[tensorboard]"'
+        )
 
 
 # ------------------------------------------------------------------------------------------------ rules between keys

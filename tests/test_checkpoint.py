@@ -230,12 +230,15 @@ def test_an_earlier_run_is_moved_aside_whole_and_nothing_else_is(tmp_path, recip
     start_run(tmp_path, recipe(lr=0.1))
     for name in (f"{MODEL}-1_10.ckpt", BEST, "results.csv", "curves.png"):
         (tmp_path / name).write_text(f"first {name}")
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard/events.out.tfevents.1").write_text("first events")
     for name in ("notes.txt", "picture.png"):
         (tmp_path / name).write_text("mine")
     start_run(tmp_path, recipe(lr=0.2))
     assert names(tmp_path) == ["notes.txt", "picture.png", "recipe.yaml", "run_1"]
-    made = [f"{MODEL}-1_10.ckpt", BEST, "curves.png", "recipe.yaml", "results.csv"]
+    made = [f"{MODEL}-1_10.ckpt", BEST, "curves.png", "recipe.yaml", "results.csv", "tensorboard"]
     assert names(tmp_path / "run_1") == sorted(made)
+    assert names(tmp_path / "run_1/tensorboard") == ["events.out.tfevents.1"]
     assert (tmp_path / "run_1" / BEST).read_text() == f"first {BEST}"
 
     (tmp_path / "results.csv").write_text("second")

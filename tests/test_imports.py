@@ -64,6 +64,7 @@ MAY_IMPORT = {
     "training.contact_sheet": ("files", "recipe", "data", "training.preparation"),
     "training.results": ("errors", "files"),
     "training.curves": ("errors", "files", "training.results"),
+    "training.tensorboard": ("training.results",),
     "training.publish": ("device", "network", "training.average"),
     "training.train_step": (
         *("recipe", "device", "data"),
@@ -85,6 +86,7 @@ WITHOUT_MINDSPORE = (
     "published",
     "training.results",
     "training.curves",
+    "training.tensorboard",
     "training.schedules",
     "benchmark.rounds",
     "data.waiting",
@@ -107,6 +109,7 @@ DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm"}
 EXTRAS = {
     "sklearn": "data.digits",
     "matplotlib": "training.curves",
+    "tensorboard": "training.tensorboard",
     "torch": "torch_files",
     "mindcv": "benchmark.mindcv",
 }

@@ -19,11 +19,13 @@ from mindcv_lite.device import World
 from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.evaluation import Score
 from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.contact_sheet import first_batch
 from mindcv_lite.training.curves import can_draw, draw_run
 from mindcv_lite.training.publish import Publish
 from mindcv_lite.training.results import RESULTS, EpochResult, append_result, drop_results_after
 from mindcv_lite.training.state import fixed_facts, numbers_of, put_back, require_same_run, require_same_start
 from mindcv_lite.training.stop import StopRequest
+from mindcv_lite.training.tensorboard import EventFile
 from mindcv_lite.training.train_step import TrainStep
 from mindcv_lite.weights import model_card
 
@@ -156,6 +158,7 @@ class Record(Callback):
         self.step, self.recipe, self.world = watch.step, watch.recipe, watch.world
         self.publish = Publish(self.step.network, self.step.average, published, self.world)
         self.fixed = fixed_facts(self.recipe, photos, self.world)
+        self.events: EventFile | None = None
         self.named: set[str] = set()  # photos that cannot be decoded, which were named in the log
         output = self.recipe.output
         self.folder = Path(output.ckpt_save_dir)
@@ -181,6 +184,17 @@ class Record(Callback):
                 keep_as_last(Path(state.path))
             start_run(self.folder, self.recipe, goes_on)
             drop_results_after(self.folder / RESULTS, int(self.step.step.asnumpy()))
+            if self.recipe.output.tensorboard:
+                self._start_events()
+
+    def _start_events(self) -> None:
+        folder, step = self.folder / "tensorboard", int(self.step.step.asnumpy())
+        is_new = not folder.exists()
+        self.events = EventFile(folder, step)
+        if is_new:
+            self.events.add_text("recipe", self.recipe.text(), step)
+            picture = first_batch(self.watch.batches, self.recipe, self.class_names)
+            self.events.add_picture("first batch", picture, step)
 
     def _require_epochs_left(self, state: State) -> None:
         begun, epochs = math.ceil(state.facts["step"] / self.watch.batches.steps), self.recipe.schedule.epoch_size
@@ -269,6 +283,8 @@ class Record(Callback):
         speed = watch.images_per_second, watch.waited, watch.seconds
         result = EpochResult(epoch, step, watch.loss, *scores, watch.last_rate(), *speed)
         append_result(self.folder / RESULTS, result)
+        if self.events:
+            self.events.add_result(result)
         if can_draw():
             draw_run(self.folder)
 
