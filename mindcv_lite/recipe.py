@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -248,6 +249,7 @@ class Output:
     val_while_train: bool = key("validate during training", False)
     val_interval: int = key("epochs between validations", 1, at_least=1)
     ckpt_save_dir: str = key("folder for checkpoints, results.csv and the resolved recipe", "./ckpt")
+    tensorboard: bool = key("write events for TensorBoard into the folder tensorboard in ckpt_save_dir", False)
     resume: bool | str = key("go on with the run in ckpt_save_dir, or with the state file named", False)
     ckpt_save_interval: int = key("epochs between checkpoints", 1, at_least=1)
     ckpt_save_policy: Literal["latest_k", "top_k"] = key("which keep_checkpoint_max checkpoints stay", "latest_k")
@@ -376,6 +378,15 @@ def require_paths(recipe: Recipe) -> None:
         require_file(Path(sheet))
     if isinstance(resume, str) and not (Path(resume).is_file() and Path(resume).suffix == ".ckpt"):
         raise UserError(f"{resume}: no such .ckpt file; --resume alone goes on with the run in ckpt_save_dir")
+
+
+def require_packages(recipe: Recipe) -> None:
+    """Raise `UserError` if a key asks for a package that is not installed."""
+    package = find_spec("tensorboard")
+    if recipe.output.tensorboard and (package is None or package.origin is None):  # a folder of that name is no package
+        raise UserError(
+            '--tensorboard needs the package tensorboard, which is missing: pip install -e ".[tensorboard]"'
+        )
 
 
 def require_splits(data_dir: Path, train_split: str, val_split: str) -> None:

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "export.mindir_files": ("errors",),
     "export.answers": ("errors", "files", "data.normalize", "weights", "trained", "export"),
     "commands.predict": ("errors", "files", "recipe", "device", "trained", "classification", "data.folder"),
+    "commands.report": ("errors", "training.curves", "training.results"),
     "auto_augment": (),
     "recipe": ("errors", "files", "auto_augment"),
     "noise": (),
@@ -64,13 +65,17 @@ MAY_IMPORT = {
     "data.normalize": (),
     "data.waiting": (),
     "data.sharding": (),
-    "training.loop": (
-        *("errors", "files", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),
-    ),
+    "training.loop": (*("errors", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),),
     "training.state": ("errors", "recipe", "device", "data", "network", "checkpoint", "training.train_step"),
     "training.stop": ("device",),
-    "training.report": ("recipe", "device", "data", "network", "training.optimizers", "training.schedules"),
+    "training.report": (
+        *("recipe", "device", "data", "network"),
+        *("training.curves", "training.optimizers", "training.schedules"),
+    ),
     "training.contact_sheet": ("files", "recipe", "data", "training.preparation"),
+    "training.results": ("errors", "files"),
+    "training.curves": ("errors", "files", "training.results"),
+    "training.tensorboard": ("training.results",),
     "training.publish": ("device", "network", "training.average"),
     "training.train_step": (
         *("recipe", "device", "data"),
@@ -102,6 +107,9 @@ WITHOUT_MINDSPORE = (
     "complexity",
     "recipe",
     "published",
+    "training.results",
+    "training.curves",
+    "training.tensorboard",
     "training.schedules",
     "benchmark.rounds",
     "predictions",
@@ -119,6 +127,7 @@ WITHOUT_MINDSPORE = (
     "data.inspection",
     "data.findings",
     "commands.check",
+    "commands.report",
 )
 DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm"}
 # What may be missing, and the one module that may ask for it: an extra in pyproject.toml, the user's PyTorch or MindCV.
@@ -128,6 +137,8 @@ EXTRAS = {
     "mindcv": "benchmark.mindcv",
     "onnx": "export.onnx_files",
     "onnxruntime": "export.onnx_files",
+    "matplotlib": "training.curves",
+    "tensorboard": "training.tensorboard",
 }
 # Names by which a program touches MindSpore's context and its communication.
 DEVICE_NAMES = {
@@ -269,7 +280,10 @@ def test_a_module_needs_the_declared_dependencies_only(name):
 
 
 def is_definition(node: ast.stmt) -> bool:
-    return isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    """Whether importing a module runs nothing of this but its head."""
+    return isinstance(node, (ast.FunctionDef, ast.ClassDef)) or (
+        isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
 
 
 def test_init_files_say_what_the_package_is_and_import_nothing_of_it():

@@ -97,9 +97,7 @@ def require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
         raise UserError(f"{table.parent}: this folder may not be written to; give --csv another place")
 
 
-def ask_network(
-    checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]
-) -> tuple["Trained", "Classification"]:
+def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]) -> tuple["Trained", "Classification"]:
     """What the checkpoint is, and what it says of the photos."""
     from mindcv_lite import device
     from mindcv_lite.classification import predict

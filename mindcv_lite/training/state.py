@@ -27,7 +27,7 @@ FREE_KEYS = {
     "mode", "device_target", "distribute", "jit_level", "dataset_sink_mode", "num_parallel_workers", "dry_run",
     "show_batch", "on_corrupt", "data_dir", "val_split", "ckpt_path", "pretrained", "epoch_size", "val_amp_level",
     "log_interval", "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy",
-    "keep_checkpoint_max", "resume",
+    "keep_checkpoint_max", "tensorboard", "resume",
 }
 # fmt: on
 
