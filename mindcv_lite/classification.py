@@ -57,9 +57,8 @@ def predict(trained: Trained, paths: Sequence[str], top: int, world: World) -> C
 
 def best_classes(logits: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
     """The `top` outputs of each row of logits (batch, classes), with their probabilities."""
-    return [
-        list(zip(*row, strict=True)) for row in zip(*map(np.ndarray.tolist, best_guesses(logits, top)), strict=True)
-    ]
+    outputs, probabilities = (array.tolist() for array in best_guesses(logits, top))
+    return [list(zip(*row, strict=True)) for row in zip(outputs, probabilities, strict=True)]
 
 
 def flaw_of(path: str) -> str:
