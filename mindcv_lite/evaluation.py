@@ -74,7 +74,8 @@ def evaluate(step: EvaluationStep, photos: Photos, recipe: Recipe, world: World,
     rows = Waiting(tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True))
     try:
         for row in rows:
-            counts += step(*map(Tensor, row)).asnumpy()
+            with world.compiling(step):
+                counts += step(*map(Tensor, row)).asnumpy()
             if not timed and len(batches) > 1:  # the first batch may have compiled the graph
                 timed, start = counts[0], time.perf_counter()
         if batches.replaced:
