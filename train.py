@@ -55,6 +55,7 @@ def main() -> None:
         draw_first_batch(batches, recipe, train_photos.class_names)
     if recipe.system.dry_run:
         return describe_in_full(recipe, peak)
+    world = device.keep_graphs(world, recipe, batches.steps)
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
     published = build_network(recipe.model, world.settings.val_amp_level)

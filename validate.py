@@ -35,6 +35,7 @@ def main() -> None:
         recipe = settled_by_card(recipe, weights.card, weights.path)
     recipe = with_outputs_of(weights, recipe)
     photos = validation_photos(recipe, weights.class_names)
+    world = device.keep_graphs(world, recipe)
     network = build_network(recipe.model, world.settings.val_amp_level)
     load_weights(network, weights)
     step, chief = EvaluationStep(network, recipe), world.rank == 0

@@ -4,15 +4,21 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import mindspore
 import numpy as np
 from mindspore import Tensor, communication, nn, ops
+
+# pyrefly: ignore [missing-module-attribute]  (made when it is imported)
+from mindspore.train.mind_ir_pb2 import ModelProto
 from tqdm import tqdm
 
+from mindcv_lite.compile_cache import KeptGraphs, key_of
 from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.recipe import Recipe
 
@@ -43,6 +49,7 @@ class World:
     size: int
     settings: Settings
     all_reduce: nn.Cell | None = None
+    graphs: KeptGraphs | None = None
 
     def sum(self, numbers: np.ndarray) -> np.ndarray:
         """`numbers` added up over all ranks, in float32 (counts are exact up to 2**24); every rank must call it."""
@@ -71,6 +78,24 @@ class World:
             raise UserError("another rank cannot go on, see its log")
         return result
 
+    @contextmanager
+    def compiling(self, cell: nn.Cell) -> Iterator[None]:
+        """Where `cell` is called, the first time too: its graph is one that was kept, or is kept from now on."""
+        name = type(cell).__name__
+        if self.graphs is None or not self.graphs.takes(name):
+            yield
+            return
+        os.environ["MS_COMPILER_CACHE_ENABLE"] = "1"
+        try:
+            yield
+        finally:
+            os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
+        if fault := next(filter(None, (fault_of(path, cell) for path in self.graphs.new_graphs())), None):
+            log.info("compile_cache: the graph of %s is not kept: %s", name, fault)
+            self.graphs.closed = True
+        else:
+            self.graphs.add(name)
+
 
 def start(recipe: Recipe) -> World:
     """Choose the device, join the other ranks if msrun started any, set MindSpore's context and the seed."""
@@ -82,6 +107,8 @@ def start(recipe: Recipe) -> World:
         _join_ranks()
         rank, size, local_size = communication.get_rank(), communication.get_group_size(), _local_size()
     _start_log(chief=rank == 0)
+    if recipe.system.compile_cache:  # only for the graphs that are kept, or their numbers would not be the same
+        os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
     settings = settings_for(recipe, target, size, local_size, os.cpu_count() or 1, len(os.sched_getaffinity(0)))
     mindspore.set_context(jit_config={"jit_level": settings.jit_level})
     if settings.parallel:
@@ -93,6 +120,49 @@ def start(recipe: Recipe) -> World:
     for note in settings.notes:
         log.info(note)
     return World(rank, size, settings, _AllReduce() if size > 1 else None)
+
+
+def keep_graphs(world: World, recipe: Recipe, steps_per_epoch: int = 0) -> World:
+    """The world in which graphs are kept, if the recipe that they are built of asks for it; every rank must call it."""
+    wish = recipe.system.compile_cache
+    if not wish:
+        return world
+    folder = Path(recipe.output.ckpt_save_dir, "graphs") if wish is True else Path(wish)
+    graphs, known = None, 0
+    try:
+        graphs = KeptGraphs(folder, world.rank, key_of(recipe, facts_of(world) | {"steps": steps_per_epoch}))
+        known = len(graphs.known)
+        os.environ["MS_COMPILER_CACHE_PATH"] = str(graphs.working.resolve())
+    except OSError as error:
+        log.info("compile_cache: %s: cannot be used: %s; graphs are not kept", folder, error.strerror)
+    # One rank that compiles would keep the others waiting, on Ascend for longer than its collectives do.
+    all_know_them = (world.gather(np.array([known])) == known).all()
+    if graphs:
+        if not all_know_them:
+            graphs.forget()
+        log.info("compile_cache: %d graphs of an earlier start in %s", len(graphs.known), graphs.file)
+    return replace(world, graphs=graphs)
+
+
+def facts_of(world: World) -> dict[str, str | int]:
+    """What graphs depend on beside the recipe."""
+    settings = replace(world.settings, workers=0, notes=())
+    versions = {"mindspore": mindspore.__version__, "numpy": np.__version__, "python": sys.version}
+    return versions | {"rank": world.rank, "size": world.size, "settings": str(settings)}
+
+
+def fault_of(graph: Path, cell: nn.Cell) -> str | None:
+    """What makes the file of a graph of `cell`, which MindSpore has written, unfit to be taken by the next start."""
+    model = ModelProto()
+    try:
+        model.ParseFromString(graph.read_bytes())
+    except Exception:  # protobuf's own; MindSpore does not tell of a full disk
+        return "its file is cut short"
+    # Of parameters the file holds the names alone. One that the cell does not list MindSpore leaves as the memory
+    # is, without a word (measured, 2.7 and 2.10: losses that are off in the last bits, or no number).
+    used = {parameter.name.rsplit(":", 1)[-1] for parameter in model.graph.parameter}
+    foreign = used - {parameter.name for parameter in cell.get_parameters()}
+    return f"it computes with '{min(foreign)}', which is no parameter of the cell" if foreign else None
 
 
 def settings_for(

@@ -97,8 +97,9 @@ def evaluate(
     rows = Waiting(tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True))
     try:
         for row in rows:
-            batch, *of_each = step(*map(Tensor, row))
-            counts += batch.asnumpy()
+            with world.compiling(step):
+                batch, *of_each = step(*map(Tensor, row))
+                counts += batch.asnumpy()
             if keep:
                 answers.append(answer_rows(*(part.asnumpy() for part in of_each)))
             if not timed and len(batches) > 1:  # the first batch may have compiled the graph

@@ -43,6 +43,10 @@ class System:
     num_parallel_workers: int | Literal["auto"] = key(
         "threads that decode and augment, per device; auto shares the processors out", "auto", at_least=1
     )
+    compile_cache: bool | str = key(
+        "keep compiled graphs, so that the next start need not compile them: in ckpt_save_dir, or in the folder named",
+        False,
+    )
     seed: int = key("seed of weights, order, augmentation and dropout", 42, at_least=0, at_most=2**31 - 1)
     dry_run: bool = key("build everything, say what would be done, and stop before the first step", False)
     show_batch: str = key("picture file (.png, .jpg): draw the first batch in it, as the network sees it", "")
@@ -364,6 +368,9 @@ def require_paths(recipe: Recipe) -> None:
         raise UserError(f"{data.data_dir}: no such folder; --data_dir names the folder that holds {photos}")
     if Path(recipe.output.ckpt_save_dir).is_file():
         raise UserError(f"{recipe.output.ckpt_save_dir}: a file, not a folder; give another --ckpt_save_dir")
+    cache = recipe.system.compile_cache
+    if isinstance(cache, str) and Path(cache).exists() and not Path(cache).is_dir():
+        raise UserError(f"{cache}: a file, not a folder; give another --compile_cache, or False")
     resume = recipe.output.resume
     if ckpt_path and not resume and not Path(ckpt_path).is_file():
         raise UserError(f"{ckpt_path}: no such weights file; --ckpt_path names a .ckpt file")
@@ -454,6 +461,7 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
         "False with ckpt_path, which names other weights",
     )
     require(recipe.output.resume != "", "resume", "True, False or the file of a state")
+    require(recipe.system.compile_cache != "", "compile_cache", "True, False or a folder")
     if recipe.output.ckpt_save_policy == "top_k":
         require(
             recipe.output.val_while_train, "val_while_train", "True, because ckpt_save_policy top_k compares scores"
@@ -631,7 +639,7 @@ def _wants_text(kind: Any, text: str) -> bool:
     """Whether a flag's text is taken as it is, not as YAML: a path may well look like a number."""
     choices = typing.get_args(kind)
     if str in choices:
-        return text.lower() not in ("true", "false") if bool in choices else text != "None"
+        return not isinstance(_yaml_scalar(text), bool) if bool in choices else text != "None"
     return kind is str or (typing.get_origin(kind) is Literal and text in choices)
 
 

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindcv_lite.device import World, available_target, require_launcher, settings_for, workers_started
+from mindcv_lite.compile_cache import KeptGraphs, key_of
+from mindcv_lite.device import (
+    World,
+    available_target,
+    facts_of,
+    keep_graphs,
+    require_launcher,
+    settings_for,
+    workers_started,
+)
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe, load_recipe
 from mindcv_lite.training.train_step import loss_scaler
@@ -228,3 +237,40 @@ def test_a_rank_is_told_that_another_one_failed():
         beside.all_or_none(lambda: 5)
     with pytest.raises(UserError, match="no network"):
         beside.all_or_none(fail)
+
+
+# ------------------------------------------------------------------------------------------------------ kept graphs
+
+
+class Beside(World):
+    """A rank of two, whose neighbour knows `theirs` graphs of an earlier start."""
+
+    theirs = 1
+
+    def gather(self, numbers: np.ndarray) -> np.ndarray:
+        return np.array([numbers, [self.theirs]], np.float32)
+
+
+@pytest.mark.parametrize("theirs", [0, 1])
+def test_graphs_of_an_earlier_start_are_taken_on_all_ranks_or_on_none(tmp_path, monkeypatch, theirs):
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", "")
+    recipe = ascend_recipe("--compile_cache", f"--ckpt_save_dir={tmp_path}")
+    world = Beside(0, 2, settings_for(recipe, "CPU", size=2))
+    monkeypatch.setattr(Beside, "theirs", theirs)
+    earlier = KeptGraphs(tmp_path / "graphs", 0, key_of(recipe, facts_of(world) | {"steps": 7}))
+    (earlier.working / "compile_cache_0.mindir").write_bytes(b"graph")
+    earlier.add("TrainStep")
+    kept = keep_graphs(world, recipe, 7).graphs
+    assert kept
+    assert kept.known == ["TrainStep"] * theirs
+    assert (kept.working / "compile_cache_0.mindir").exists() == bool(theirs)
+    assert os.environ["MS_COMPILER_CACHE_PATH"] == str(kept.working)
+
+
+def test_without_compile_cache_nothing_is_kept_and_where_nothing_can_be_written_a_line_says_so(tmp_path, log):
+    (tmp_path / "file").write_text("")
+    recipe = ascend_recipe(f"--compile_cache={tmp_path / 'file/graphs'}")
+    world = World(0, 1, settings_for(recipe, "CPU"))
+    assert keep_graphs(world, ascend_recipe()) is world
+    assert keep_graphs(world, recipe).graphs is None
+    assert f"compile_cache: {tmp_path / 'file/graphs'}: cannot be used: Not a directory; graphs are not" in log.text

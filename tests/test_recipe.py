@@ -393,6 +393,7 @@ def test_a_bare_foreign_flag_means_true_and_is_refused(load):
         (("--resume",), True),
         (("--resume", "True"), True),
         (("--resume", "False"), False),
+        (("--resume", "no"), False),  # as in a file
         (("--resume", "runs/x.ckpt"), "runs/x.ckpt"),
         (("--resume", "123"), "123"),  # a file may have any name
         (("--resume", "--seed", "1"), True),
@@ -413,6 +414,14 @@ def test_weights_named_on_the_command_line_take_the_place_of_the_published_ones_
 def test_resume_in_a_file(load, line, resume):
     assert load(f"resume: {line}").output.resume == resume
     assert "key 'resume': expected True or False or text, got 3" in error_of(load, "resume: 3")
+
+
+@pytest.mark.parametrize(("text", "cache"), [("off", False), ("True", True), ("a/graphs", "a/graphs")])
+def test_compile_cache_is_off_or_on_or_a_folder(load, text, cache):
+    for recipe in (load(f"compile_cache: {text}"), load("", "--compile_cache", text)):
+        assert recipe.system.compile_cache == cache
+    assert load("", "--compile_cache").system.compile_cache is True
+    assert "key 'compile_cache': expected True, False or a folder" in error_of(load, "compile_cache: ''")
 
 
 @pytest.mark.parametrize(("text", "freeze"), [("backbone", "backbone"), ("3", 3), ("None", None)])
@@ -589,7 +598,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         flat[name] = flat[name][: flat["in_channels"]]
     flat["multi_step_decay_milestones"] = tuple(sorted(set(flat["multi_step_decay_milestones"])))
     flat["val_while_train"] |= flat["ckpt_save_policy"] == "top_k"
-    flat["resume"] = flat["resume"] or False
+    for name in ("resume", "compile_cache"):
+        flat[name] = flat[name] or False
     if flat["dataset"] in ("cifar10", "cifar100", "mnist"):
         flat["train_split"], flat["val_split"] = "train", draw(st.sampled_from(["val", "test"]))
     flat["pretrained"] &= not flat["ckpt_path"]
@@ -613,12 +623,16 @@ def test_a_saved_recipe_reads_back_as_it_was(folder, recipe):
     assert load_recipe(["--config", str(folder / "saved.yaml")], "") == recipe
 
 
+YAML_TRUTHS = ("true", "false", "yes", "no", "on", "off")
+
+
 @settings(deadline=None)
 @given(recipe=recipes())
 def test_a_recipe_given_as_flags_is_the_same_recipe(recipe):
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in recipe.flat().items()}
     assume("--" not in plain.values())  # argparse takes those away: see test_two_dashes_are_no_value
-    assume(recipe.output.resume in (True, False) or recipe.output.resume.lower() not in ("true", "false"))
+    for value in (recipe.output.resume, recipe.system.compile_cache):
+        assume(str(value) in ("True", "False") or value.strip().lower() not in YAML_TRUTHS)
     assert load_recipe([f"--{name}={value}" for name, value in plain.items()], "") == recipe
 
 

@@ -5,6 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,7 @@ class Watch(Callback):
     ):
         self.step, self.rate, self.batches, self.recipe, self.world = step, rate, batches, recipe, world
         self.compiled = False
+        self.compiling = ExitStack()
         self.loss = math.nan
         self.seconds = 0.0
         self.images_per_second = 0.0
@@ -88,8 +90,10 @@ class Watch(Callback):
     def on_train_step_begin(self, run_context) -> None:
         if self.waited is not None:
             self.waited += time.perf_counter() - self.idle_since
+        self.compiling.enter_context(self.world.compiling(self.step))
 
     def on_train_step_end(self, run_context) -> None:
+        self.compiling.close()
         steps = self.batches.steps
         self.done = (int(self.step.step.asnumpy()) - 1) % steps + 1  # waits for the device
         self.idle_since = time.perf_counter()
@@ -218,7 +222,8 @@ class Record(Callback):
         epoch, step = run_context.original_args().cur_epoch_num, int(self.step.step.asnumpy())
         output, last = self.recipe.output, epoch == self.recipe.schedule.epoch_size
         replaced = self._replaced_in(epoch)
-        self.publish()
+        with self.world.compiling(self.publish):
+            self.publish()
         published = {name: parameter.asnumpy() for name, parameter in self.publish.parameters.items()}
         require_finite(published)
         score, failure = None, None

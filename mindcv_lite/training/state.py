@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, amp
 
 from mindcv_lite.checkpoint import State, find_state
 from mindcv_lite.data.folder import Photos
@@ -27,7 +27,7 @@ FREE_KEYS = {
     "mode", "device_target", "distribute", "jit_level", "dataset_sink_mode", "num_parallel_workers", "dry_run",
     "show_batch", "on_corrupt", "data_dir", "val_split", "ckpt_path", "pretrained", "epoch_size", "val_amp_level",
     "log_interval", "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy",
-    "keep_checkpoint_max", "tensorboard", "resume",
+    "keep_checkpoint_max", "tensorboard", "resume", "compile_cache",
 }
 # fmt: on
 
@@ -109,8 +109,9 @@ def _is_same_on_all_ranks(number: int, world: World) -> bool:
 
 
 def _all_of(step: TrainStep) -> dict[str, Parameter]:
-    # Sums of gradients are left out: between two updates they are used up.
-    return {each.name: each for each in step.get_parameters() if not each.name.startswith("accumulated.")}
+    # Sums of gradients are left out: between two updates they are used up. So is a loss scale that the recipe fixes.
+    left_out = ("accumulated.",) if isinstance(step.scaler, amp.DynamicLossScaler) else ("accumulated.", "scale_value")
+    return {each.name: each for each in step.get_parameters() if not each.name.startswith(left_out)}
 
 
 def _own_of_each_rank(step: TrainStep) -> dict[str, Parameter]:

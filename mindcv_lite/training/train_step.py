@@ -31,8 +31,10 @@ class TrainStep(nn.Cell):
         )
         self.sum_over_ranks = ops.AllReduce() if world.size > 1 else None
         self.scaler = loss_scaler(recipe.precision)
-        if isinstance(self.scaler, amp.DynamicLossScaler):  # part of what a resumed run goes on from
-            self.loss_scale, self.steps_without_overflow = self.scaler.scale_value, self.scaler.counter
+        # A scaler is no cell, and a graph that was kept finds the parameters of its cell only: others hold any number.
+        self.loss_scale = self.scaler.scale_value
+        if isinstance(self.scaler, amp.DynamicLossScaler):
+            self.steps_without_overflow = self.scaler.counter
         self.skips_overflow = recipe.precision.loss_scale_type == "dynamic" or recipe.precision.drop_overflow_update
         self.clip = Clip(recipe.optimizer.clip_value) if recipe.optimizer.clip_grad else None
         self.average = MovingAverage(network, recipe.optimizer.ema_decay) if recipe.optimizer.ema else None
@@ -157,7 +159,7 @@ def counter(start: float, name: str) -> Parameter:
     return Parameter(Tensor(start, kind), name=f"train_step.{name}", requires_grad=False)
 
 
-def loss_scaler(precision: Precision) -> amp.LossScaler:
+def loss_scaler(precision: Precision) -> amp.StaticLossScaler | amp.DynamicLossScaler:
     """Fixed, or halved on overflow and doubled after 2000 updates without one."""
     if precision.loss_scale_type == "dynamic":
         return amp.DynamicLossScaler(precision.loss_scale, scale_factor=2, scale_window=2000)
