@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import mindspore
@@ -13,6 +14,7 @@ import numpy as np
 from mindspore import Tensor, communication, nn, ops
 from tqdm import tqdm
 
+from mindcv_lite.cpu.library import library
 from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.recipe import Recipe
 
@@ -31,6 +33,7 @@ class Settings:
     amp_level: str
     val_amp_level: str
     workers: int
+    cpu_kernels: bool
     parallel: dict[str, object]
     notes: tuple[str, ...] = ()
 
@@ -43,6 +46,7 @@ class World:
     size: int
     settings: Settings
     all_reduce: nn.Cell | None = None
+    cpu_operators: Path | None = None  # see `cpu.library`
 
     def sum(self, numbers: np.ndarray) -> np.ndarray:
         """`numbers` added up over all ranks, in float32 (counts are exact up to 2**24); every rank must call it."""
@@ -92,7 +96,8 @@ def start(recipe: Recipe) -> World:
         log.info("oneDNN may use instructions up to %s (ONEDNN_MAX_CPU_ISA)", os.environ["ONEDNN_MAX_CPU_ISA"])
     for note in settings.notes:
         log.info(note)
-    return World(rank, size, settings, _AllReduce() if size > 1 else None)
+    cpu_operators = library() if settings.cpu_kernels else None
+    return World(rank, size, settings, _AllReduce() if size > 1 else None, cpu_operators)
 
 
 def settings_for(
@@ -117,6 +122,7 @@ def settings_for(
         amp_level=precision.amp_level,
         val_amp_level=precision.val_amp_level,
         workers=workers,
+        cpu_kernels=target == "CPU" and system.cpu_kernels == "auto",
         parallel={
             "parallel_mode": "data_parallel",
             "gradients_mean": True,

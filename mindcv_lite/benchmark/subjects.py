@@ -79,7 +79,7 @@ def validate(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]
         train, photos = training_photos(recipe.with_keys(val_while_train=True))
         recipe = with_num_classes(recipe, train.class_names)
     assert photos, "val_while_train asks for them"
-    network = build_network(recipe.model, world.settings.val_amp_level)
+    network = build_network(recipe.model, world.settings.val_amp_level, world.cpu_operators)
     if weights:
         load_weights(network, weights)
     evaluation_step = EvaluationStep(network, recipe)
@@ -113,7 +113,7 @@ def random_batch(recipe: Recipe) -> tuple[Tensor, ...]:
 
 def build_step(recipe: Recipe, world: World, steps_per_epoch: int) -> TrainStep:
     """The recipe's training step at a rate of 0: the same arithmetic, and random labels do the weights no harm."""
-    network = build_network(recipe.model, world.settings.amp_level)
+    network = build_network(recipe.model, world.settings.amp_level, world.cpu_operators)
     rate = RateTable(lambda _: 0.0, updates=1)
     optimizer = build_optimizer(network.trainable_params(), recipe, rate, world.settings.target)
     train_step = TrainStep(network, optimizer, recipe, world, steps_per_epoch)
