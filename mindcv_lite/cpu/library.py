@@ -27,13 +27,13 @@ def library() -> Path | None:
         log.info("%s: a C++ compiler (g++ or clang++, or what CXX names) on Linux makes faster ones", STOCK)
         return None
     folder = cache_folder("cpu")
-    path = folder / f"depthwise-{key_of(compiler)}.so"
     try:
+        path = folder / f"depthwise-{key_of(compiler)}.so"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             compile_to(path, compiler)
     except (OSError, subprocess.SubprocessError) as error:
-        log.info("%s: %s cannot be made: %s", STOCK, path, reason_of(error))
+        log.info("%s: %s could not make faster ones in %s: %s", STOCK, compiler, folder, reason_of(error))
         return None
     log.info("depthwise convolutions are those of %s", path)
     return path
