@@ -1,40 +1,78 @@
-"""What goes with training and validation: python -m mindcv_lite COMMAND ..."""
+"""What goes with training and validation, a command for each."""
 
 import importlib
 import io
 import logging
 import sys
 
-from mindcv_lite.errors import UserError, run_script
+from mindcv_lite.errors import UserError, program_name, run_script
 
 # Each command is a module of mindcv_lite/commands, with what it is for.
 COMMANDS = {
     "benchmark": "what the training input, the training step, the evaluation or the graph's compilation cost here",
     "check": "whether a folder of photos will train well: broken, misplaced and repeated photos, classes that differ",
     "convert": "weights of torchvision, timm, TensorFlow or MindCV to a checkpoint, and a checkpoint to theirs",
+    "export": "a checkpoint to an ONNX or MINDIR file, for onnxruntime, phones and servers",
     "pack": "a folder of photos to MindRecord files, as they are or made smaller, for train.py and validate.py to read",
+    "predict": "what is on photos: the best classes of each, on screen and as CSV",
+    "report": "runs of training side by side: scores, losses and speeds in a table, curves in a picture",
+    "summary": "what a network or a checkpoint is: its rows with shapes, parameters and multiply-adds; its model card",
 }
 
 
 def main() -> None:
+    """What `python -m mindcv_lite` and the installed `mindcv-lite` do."""
+    run_script(run, " ".join([program_name(), *(name for name in sys.argv[1:2] if name in COMMANDS)]))
+
+
+def run() -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(help_page())
+        return
+    if name == "--version":
+        print(versions())
         return
     if name not in COMMANDS:
         raise UserError(f"{name!r} is no command; expected one of {', '.join(COMMANDS)}; --help says what they do")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
-    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    # What predict prints is its answer alone.
+    logging.basicConfig(handlers=[_Lines(sys.stderr if name == "predict" else sys.stdout)], format="%(message)s")
     logging.getLogger("mindcv_lite").setLevel(logging.INFO)
     importlib.import_module(f"mindcv_lite.commands.{name}").main(arguments)
 
 
+class _Lines(logging.StreamHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk, or a reader that has seen enough, is not for logging to pass over."""
+        raise
+
+
 def help_page() -> str:
     """All commands, a line each."""
-    lines = [f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items()]
-    return "\n".join([f"{__doc__}\n", *lines, "\npython -m mindcv_lite COMMAND --help says what a command takes."])
+    program, lines = program_name(), "\n".join(f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items())
+    return f"""usage: {program} COMMAND ...
+
+{__doc__}
+
+{lines}
+
+{program} COMMAND --help says what a command takes, {program} --version what is installed."""
+
+
+def versions() -> str:
+    """Ours, and that of the MindSpore that is installed; to import it would take seconds."""
+    from importlib import metadata
+
+    from mindcv_lite import __version__
+
+    try:
+        mindspore = f"MindSpore {metadata.version('mindspore')}"
+    except metadata.PackageNotFoundError:
+        mindspore = "no MindSpore"
+    return f"mindcv_lite {__version__}, {mindspore}"
 
 
 if __name__ == "__main__":
-    run_script(main, " ".join(["mindcv_lite", *(name for name in sys.argv[1:2] if name in COMMANDS)]))
+    main()

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 NEW, LAST, PREVIOUS = "new.last.state.ckpt", "last.state.ckpt", "previous.state.ckpt"
 # fmt: off
 RUN_FILES = (
-    "recipe.yaml", "results.csv", "*.state.ckpt",
-    "mobilenet_v3_*-*_*.ckpt", "mobilenet_v3_*_best.ckpt", ".*.unfinished*",
+    "recipe.yaml", "results.csv", "curves.png", "tensorboard", "*.state.ckpt",
+    "mobilenet_v3_*-*_*.ckpt", "mobilenet_v3_*_best.ckpt", ".*.part",
 )
 # fmt: on
 

@@ -8,7 +8,7 @@ import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -34,8 +34,17 @@ def first_line(error: Exception) -> str:
     return (marked or lines or [type(error).__name__])[0]
 
 
+def program_name() -> str:
+    """How this program was started: `train.py`, the installed `mindcv-lite`, or `python -m mindcv_lite`."""
+    name = Path(sys.argv[0]).name
+    return "python -m mindcv_lite" if name == "__main__.py" else name
+
+
 class CommandLine(argparse.ArgumentParser):
     """A parser that answers a wrong command line with one sentence instead of its usage."""
+
+    def __init__(self, **keys: Any):
+        super().__init__(prog=program_name(), **keys)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"command line: {message}; --help lists all flags")
@@ -60,7 +69,7 @@ def interrupt(number: int, frame: types.FrameType | None) -> None:
 
 def run_script(main: Callable[[], object], program: str = "") -> None:
     """Run `main` as a program: an error of ours becomes one line and exit status 2 or 1, a signal 128 + its number."""
-    program = program or Path(sys.argv[0]).name
+    program = program or program_name()
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)
     try:

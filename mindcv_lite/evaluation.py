@@ -15,7 +15,7 @@ from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.predictions import BEST, Predictions, answer_rows, predictions_of
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe import Augmentation, Recipe
 from mindcv_lite.training.losses import LOSSES, soft_targets
 
 
@@ -38,6 +38,18 @@ class Score:
         return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}"
 
 
+class Inference(nn.Cell):
+    """Images uint8 (batch, side, side, channels) -> logits float32 (batch, classes)."""
+
+    def __init__(self, network: nn.Cell, augmentation: Augmentation):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.normalize = Normalize(augmentation.mean, augmentation.std)
+
+    def construct(self, images: Tensor) -> Tensor:
+        return self.network(self.normalize(images)).float()
+
+
 class EvaluationStep(nn.Cell):
     """Counts of a batch, float32 (4,): photos, right at the first guess, right within five, sum of the losses.
 
@@ -47,13 +59,12 @@ class EvaluationStep(nn.Cell):
 
     def __init__(self, network: nn.Cell, recipe: Recipe):
         super().__init__(auto_prefix=False)
-        self.network = network
-        self.normalize = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
+        self.inference = Inference(network, recipe.augmentation)
         self.loss = LOSSES[recipe.loss.loss]
 
     # pyrefly: ignore [bad-override]
     def construct(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits = self.network(self.normalize(images)).float()  # (batch, classes)
+        logits = self.inference(images)  # (batch, classes)
         classes = logits.shape[1]
         rank = self.rank(logits, labels.reshape(-1, 1))  # (batch,), 0: the best guess
         top1 = (rank < 1).float() * weights

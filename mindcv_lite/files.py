@@ -1,7 +1,7 @@
 """Files that appear whole under their name, or not at all."""
 
-import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,23 +20,37 @@ def require_folder(folder: Path) -> None:
         raise UserError(f"{folder}: no folder to write to: {error.strerror}; give another place") from None
 
 
+def require_file(path: Path) -> None:
+    """Raise `UserError` unless the file `path` can be written: a new one, or in the place of an earlier one."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: stands there and is no file; give another place")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder; give another place")
+    require_folder(path.parent)
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Where to write the file `path`, which takes its name, and the place of an earlier one, at the end of the block.
 
     Raises `UserError` if it cannot be written; then, as after any other error, nothing is left of it.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: stands there and is no file; give another place")
-    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    require_file(path)
+    folder = path.with_name(f".{path.name}.part")  # of its own: a library may write more than the file
     try:
-        yield unfinished
-        with open(unfinished, "rb") as file:
+        folder.mkdir(exist_ok=True)  # one that was killed may have left it
+        yield folder / path.name
+        with open(folder / path.name, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        os.replace(folder / path.name, path)
     except OSError as error:  # a full disk, say
         reason = error.strerror or error
         raise UserError(f"{path}: cannot be written: {reason}; make room there, or give another place") from None
     finally:
-        for part in path.parent.glob(f"{glob.escape(unfinished.stem)}*"):  # a library may have its own beside it
-            part.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a text file whole or not at all. Raises `UserError`."""
+    with written_whole(path) as unfinished:
+        unfinished.write_text(content, encoding="utf-8")

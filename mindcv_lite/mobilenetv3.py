@@ -1,86 +1,16 @@
-"""MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244): the paper's tables, and the network they give.
+"""MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244): the network of a table.
 
 Parameter names are MindCV's, so that its checkpoints load here and ours load there.
 """
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 from mindspore import Tensor, nn
 from mindspore.common.initializer import Normal, initializer
 
+from mindcv_lite.blocks import Row, Variant, make_divisible
 from mindcv_lite.dropout import Dropout
-
-
-class Row(NamedTuple):
-    """One bottleneck of the paper's Tables 1 and 2; widths are those of the full-width network."""
-
-    kernel: int
-    expanded: int
-    out: int
-    squeeze: bool
-    activation: str
-    stride: int
-
-
-# fmt: off
-LARGE = (  # paper, Table 1                                               input at 224 x 224
-    Row(kernel=3, expanded= 16, out= 16, squeeze=False, activation="relu",   stride=1),  # 112
-    Row(kernel=3, expanded= 64, out= 24, squeeze=False, activation="relu",   stride=2),  # 112
-    Row(kernel=3, expanded= 72, out= 24, squeeze=False, activation="relu",   stride=1),  #  56
-    Row(kernel=5, expanded= 72, out= 40, squeeze=True,  activation="relu",   stride=2),  #  56
-    Row(kernel=5, expanded=120, out= 40, squeeze=True,  activation="relu",   stride=1),  #  28
-    Row(kernel=5, expanded=120, out= 40, squeeze=True,  activation="relu",   stride=1),  #  28
-    Row(kernel=3, expanded=240, out= 80, squeeze=False, activation="hswish", stride=2),  #  28
-    Row(kernel=3, expanded=200, out= 80, squeeze=False, activation="hswish", stride=1),  #  14
-    Row(kernel=3, expanded=184, out= 80, squeeze=False, activation="hswish", stride=1),  #  14
-    Row(kernel=3, expanded=184, out= 80, squeeze=False, activation="hswish", stride=1),  #  14
-    Row(kernel=3, expanded=480, out=112, squeeze=True,  activation="hswish", stride=1),  #  14
-    Row(kernel=3, expanded=672, out=112, squeeze=True,  activation="hswish", stride=1),  #  14
-    Row(kernel=5, expanded=672, out=160, squeeze=True,  activation="hswish", stride=2),  #  14
-    Row(kernel=5, expanded=960, out=160, squeeze=True,  activation="hswish", stride=1),  #   7
-    Row(kernel=5, expanded=960, out=160, squeeze=True,  activation="hswish", stride=1),  #   7
-)
-
-SMALL = (  # paper, Table 2                                               input at 224 x 224
-    Row(kernel=3, expanded= 16, out= 16, squeeze=True,  activation="relu",   stride=2),  # 112
-    Row(kernel=3, expanded= 72, out= 24, squeeze=False, activation="relu",   stride=2),  #  56
-    Row(kernel=3, expanded= 88, out= 24, squeeze=False, activation="relu",   stride=1),  #  28
-    Row(kernel=5, expanded= 96, out= 40, squeeze=True,  activation="hswish", stride=2),  #  28
-    Row(kernel=5, expanded=240, out= 40, squeeze=True,  activation="hswish", stride=1),  #  14
-    Row(kernel=5, expanded=240, out= 40, squeeze=True,  activation="hswish", stride=1),  #  14
-    Row(kernel=5, expanded=120, out= 48, squeeze=True,  activation="hswish", stride=1),  #  14
-    Row(kernel=5, expanded=144, out= 48, squeeze=True,  activation="hswish", stride=1),  #  14
-    Row(kernel=5, expanded=288, out= 96, squeeze=True,  activation="hswish", stride=2),  #  14
-    Row(kernel=5, expanded=576, out= 96, squeeze=True,  activation="hswish", stride=1),  #   7
-    Row(kernel=5, expanded=576, out= 96, squeeze=True,  activation="hswish", stride=1),  #   7
-)
-# fmt: on
-
-
-def minimalistic(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """`rows` without what is slow on some chips: no squeeze-excite, ReLU, 3x3 kernels (TensorFlow's variant)."""
-    return tuple(row._replace(kernel=3, squeeze=False, activation="relu") for row in rows)
-
-
-class Variant(NamedTuple):
-    """A network: its rows, the width of the hidden layer in the head, the activation outside the rows, the width."""
-
-    rows: tuple[Row, ...]
-    hidden: int
-    activation: str = "hswish"
-    width: float = 1.0
-
-
-VARIANTS = {
-    "mobilenet_v3_small_100": Variant(SMALL, hidden=1024),
-    "mobilenet_v3_small_075": Variant(SMALL, hidden=1024, width=0.75),
-    "mobilenet_v3_large_100": Variant(LARGE, hidden=1280),
-    "mobilenet_v3_large_075": Variant(LARGE, hidden=1280, width=0.75),
-    "mobilenet_v3_small_minimalistic_100": Variant(minimalistic(SMALL), hidden=1024, activation="relu"),
-    "mobilenet_v3_large_minimalistic_100": Variant(minimalistic(LARGE), hidden=1280, activation="relu"),
-}
 
 ACTIVATIONS = {"relu": nn.ReLU, "hswish": nn.HSwish}
 
@@ -91,7 +21,7 @@ class MobileNetV3(nn.Cell):
     """Logits (batch, num_classes) of normalised images (batch, in_channels, height, width).
 
     Args:
-        variant: a row of `VARIANTS`.
+        variant: one of `blocks.VARIANTS`.
         num_classes: number of logits.
         in_channels: channels of the images.
         drop_rate: share of the hidden layer that dropout zeroes in training.
@@ -115,20 +45,16 @@ class MobileNetV3(nn.Cell):
     ):
         super().__init__()
 
-        def scaled(channels: int) -> int:
-            return make_divisible(channels * variant.width)
-
         def batch_norm(channels: int) -> nn.BatchNorm2d:
             # MindSpore's momentum, too, is the share of the old statistics that is kept.
             # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
             return nn.BatchNorm2d(channels, eps=bn_eps, momentum=bn_momentum)
 
         activation = ACTIVATIONS[variant.activation]
-        channels = scaled(16)
+        channels = variant.scaled(16)
         stem = convolution(in_channels, channels, kernel=3, stride=2, same=conv_padding == "same")
         features = [stem, batch_norm(channels), activation()]
-        for row in variant.rows:
-            row = row._replace(expanded=scaled(row.expanded), out=scaled(row.out))
+        for row in variant.scaled_rows():
             same = conv_padding != "symmetric"
             features.append(Bottleneck(channels, row, same, batch_norm, depthwise or depthwise_convolution))
             channels = row.out
@@ -136,7 +62,7 @@ class MobileNetV3(nn.Cell):
         features += [convolution(channels, last), batch_norm(last), activation()]
         self.features = nn.SequentialCell(features)
 
-        hidden = scaled(variant.hidden)
+        hidden = variant.scaled(variant.hidden)
         self.classifier = nn.SequentialCell(
             nn.Dense(last, hidden), activation(), Dropout(drop_rate), nn.Dense(hidden, num_classes)
         )
@@ -219,12 +145,6 @@ def convolution(
 def depthwise_convolution(channels: int, kernel: int, stride: int, same: bool) -> nn.Conv2d:
     """MindSpore's own, a kernel for each channel."""
     return convolution(channels, channels, kernel, stride, group=channels, same=same)
-
-
-def make_divisible(channels: float, divisor: int = 8) -> int:
-    """`channels` rounded to a multiple of `divisor`, but never down by more than a tenth (as in MobileNetV2)."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * channels else rounded + divisor
 
 
 def initialise(network: nn.Cell) -> None:

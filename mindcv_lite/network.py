@@ -6,9 +6,10 @@ from pathlib import Path
 from mindspore import Parameter, amp, nn
 
 from mindcv_lite import recipe
+from mindcv_lite.blocks import VARIANTS
 from mindcv_lite.cpu.depthwise import DepthwiseConv2d
 from mindcv_lite.errors import UserError
-from mindcv_lite.mobilenetv3 import VARIANTS, MobileNetV3
+from mindcv_lite.mobilenetv3 import MobileNetV3
 
 STEM = 3  # features: convolution, BatchNorm and activation of the stem, then the rows, then as many of the last one
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mindcv_lite.blocks import VARIANTS, Row
 from mindcv_lite.errors import UserError
-from mindcv_lite.mobilenetv3 import VARIANTS, MobileNetV3, Row
+from mindcv_lite.mobilenetv3 import MobileNetV3
 from mindcv_lite.recipe import checked_value
 from mindcv_lite.weights import first_of, misfits
 

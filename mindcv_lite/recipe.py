@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import yaml
 
 from mindcv_lite import auto_augment
 from mindcv_lite.errors import CommandLine, UserError
-from mindcv_lite.files import written_whole
+from mindcv_lite.files import require_file, write_text
 
 
 def key(help: str, default: Any = dataclasses.MISSING, **bounds: float) -> Any:
@@ -251,6 +252,7 @@ class Output:
     val_while_train: bool = key("validate during training", False)
     val_interval: int = key("epochs between validations", 1, at_least=1)
     ckpt_save_dir: str = key("folder for checkpoints, results.csv and the resolved recipe", "./ckpt")
+    tensorboard: bool = key("write events for TensorBoard into the folder tensorboard in ckpt_save_dir", False)
     resume: bool | str = key("go on with the run in ckpt_save_dir, or with the state file named", False)
     ckpt_save_interval: int = key("epochs between checkpoints", 1, at_least=1)
     ckpt_save_policy: Literal["latest_k", "top_k"] = key("which keep_checkpoint_max checkpoints stay", "latest_k")
@@ -292,8 +294,7 @@ class Recipe:
 
     def save(self, path: Path) -> None:
         """Write the recipe so that `--config` reads it back."""
-        with written_whole(path) as unfinished:
-            unfinished.write_text(self.text(), encoding="utf-8")
+        write_text(path, self.text())
 
 
 TOPICS: dict[str, Any] = {topic.name: topic.type for topic in fields(Recipe) if dataclasses.is_dataclass(topic.type)}
@@ -374,13 +375,41 @@ def require_paths(recipe: Recipe) -> None:
             f"{ckpt_path}: the name of a weights file must end in .ckpt; `python -m mindcv_lite convert` makes one of "
             "weights of others"
         )
-    sheet = Path(recipe.system.show_batch)
-    if recipe.system.show_batch and (
-        sheet.suffix.lower() not in (".png", ".jpg", ".jpeg") or sheet.is_dir() or not sheet.parent.is_dir()
-    ):
-        raise UserError(f"{sheet}: not a .png or .jpg in a folder that is there; --show_batch names one to write")
+    if sheet := recipe.system.show_batch:
+        if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise UserError(f"{sheet}: --show_batch names a .png or .jpg to write")
+        require_file(Path(sheet))
     if isinstance(resume, str) and not (Path(resume).is_file() and Path(resume).suffix == ".ckpt"):
         raise UserError(f"{resume}: no such .ckpt file; --resume alone goes on with the run in ckpt_save_dir")
+
+
+def require_packages(recipe: Recipe) -> None:
+    """Raise `UserError` if a key asks for a package that is not installed."""
+    package = find_spec("tensorboard")
+    if recipe.output.tensorboard and (package is None or package.origin is None):  # a folder of that name is no package
+        raise UserError(
+            '--tensorboard needs the package tensorboard, which is missing: pip install -e ".[tensorboard]"'
+        )
+
+
+def require_splits(data_dir: Path, train_split: str, val_split: str) -> None:
+    """Raise `UserError` unless the folder `data_dir` has one of these splits, and each that is named by another name
+    than usual."""
+    if not data_dir.is_dir():
+        raise UserError(f"{data_dir}: no such folder; expected one that holds {train_split}/<class>/*.jpg")
+    if (data_dir / "packed.json").exists():
+        raise UserError(f"{data_dir}: holds packed photos; give the folder that they were packed from")
+    if "" in (train_split, val_split) or train_split == val_split:
+        raise UserError("command line: --train_split and --val_split: expected the names of two folders")
+    usual = (Data.train_split, Data.val_split)
+    missing = [split for split in (train_split, val_split) if not (data_dir / split).is_dir()]
+    if len(missing) == 2:
+        raise UserError(
+            f"{data_dir}: neither '{train_split}' nor '{val_split}' is a folder in it; --train_split, --val_split name "
+            "them"
+        )
+    if missing and missing[0] not in usual:
+        raise UserError(f"{data_dir / missing[0]}: no such folder")
 
 
 # ------------------------------------------------------------------------------------------------ rules between keys

@@ -228,19 +228,23 @@ def test_a_run_starts_with_its_recipe_in_a_new_folder(tmp_path, recipe):
 
 def test_an_earlier_run_is_moved_aside_whole_and_nothing_else_is(tmp_path, recipe):
     start_run(tmp_path, recipe(lr=0.1))
-    for name in (f"{MODEL}-1_10.ckpt", BEST, "results.csv"):
+    for name in (f"{MODEL}-1_10.ckpt", BEST, "results.csv", "curves.png"):
         (tmp_path / name).write_text(f"first {name}")
-    for name in ("notes.txt", "curves.png"):
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard/events.out.tfevents.1").write_text("first events")
+    for name in ("notes.txt", "picture.png"):
         (tmp_path / name).write_text("mine")
     start_run(tmp_path, recipe(lr=0.2))
-    assert names(tmp_path) == ["curves.png", "notes.txt", "recipe.yaml", "run_1"]
-    assert names(tmp_path / "run_1") == sorted([f"{MODEL}-1_10.ckpt", BEST, "recipe.yaml", "results.csv"])
+    assert names(tmp_path) == ["notes.txt", "picture.png", "recipe.yaml", "run_1"]
+    made = [f"{MODEL}-1_10.ckpt", BEST, "curves.png", "recipe.yaml", "results.csv", "tensorboard"]
+    assert names(tmp_path / "run_1") == sorted(made)
+    assert names(tmp_path / "run_1/tensorboard") == ["events.out.tfevents.1"]
     assert (tmp_path / "run_1" / BEST).read_text() == f"first {BEST}"
 
     (tmp_path / "results.csv").write_text("second")
     start_run(tmp_path, recipe(lr=0.3))
     assert names(tmp_path / "run_2") == ["recipe.yaml", "results.csv"]
-    assert len(names(tmp_path / "run_1")) == 4  # the first is where it was
+    assert len(names(tmp_path / "run_1")) == len(made)  # the first is where it was
     rates = [
         load_recipe(["--config", str(tmp_path / name)], "").optimizer.lr
         for name in ("run_1/recipe.yaml", "run_2/recipe.yaml", "recipe.yaml")
@@ -249,7 +253,8 @@ def test_an_earlier_run_is_moved_aside_whole_and_nothing_else_is(tmp_path, recip
 
 
 def test_weights_of_an_earlier_run_that_was_killed_in_a_save_move_aside_too(tmp_path, recipe):
-    (tmp_path / f".{MODEL}_best.unfinished.ckpt").write_bytes(b"half")
+    (tmp_path / f".{BEST}.part").mkdir()
+    (tmp_path / f".{BEST}.part" / BEST).write_bytes(b"half")
     (tmp_path / BEST).write_bytes(b"whole")
     start_run(tmp_path, recipe())
     assert names(tmp_path) == ["recipe.yaml", "run_1"]

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from mindcv_lite.blocks import VARIANTS
 from mindcv_lite.dropout import Dropout
-from mindcv_lite.mobilenetv3 import VARIANTS, MobileNetV3
+from mindcv_lite.mobilenetv3 import MobileNetV3
 
 pytestmark = pytest.mark.usefixtures("pynative_mode")
 

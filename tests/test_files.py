@@ -20,6 +20,15 @@ def test_a_file_takes_its_name_when_it_is_whole(tmp_path, earlier):
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_what_a_killed_writer_left_is_used_again_and_nothing_of_others_is_touched(tmp_path):
+    for name in (".a.csv.part", ".a.unfinished", ".a.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text("x")
+    with written_whole(tmp_path / "a.csv") as unfinished:
+        unfinished.write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", ".a.unfinished", ".a.part"}
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
 def test_what_stops_the_writing_leaves_the_earlier_file_and_nothing_else(tmp_path, stop):
     path = tmp_path / "a.csv"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from mindcv_lite.mobilenetv3 import LARGE, SMALL, VARIANTS, Bottleneck, MobileNetV3, SqueezeExcite, make_divisible
+from mindcv_lite.blocks import LARGE, SMALL, VARIANTS, make_divisible
+from mindcv_lite.mobilenetv3 import Bottleneck, MobileNetV3, SqueezeExcite
 from mindcv_lite.weights import load_weights, read_weights
 
 pytestmark = pytest.mark.usefixtures("pynative_mode")

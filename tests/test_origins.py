@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mindcv_lite.blocks import VARIANTS
 from mindcv_lite.errors import UserError
-from mindcv_lite.mobilenetv3 import VARIANTS
 from mindcv_lite.origins import (
     NETWORKS,
     ORIGINS,

@@ -13,6 +13,7 @@ from pathlib import Path
 import mindspore
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mindcv_lite.data.standard import STANDARD
 from mindcv_lite.network import build_network
@@ -57,7 +58,7 @@ def scores(log: str) -> tuple[str, ...]:
 def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(photo_folder, tmp_path):
     photos = photo_folder({"train": {"a": 20, "b": 12}, "val": {"a": 5, "b": 4}})
     (photos / "train/a/7.jpg").write_bytes(b"no photo")
-    common = ("--data_dir", photos, *TINY, "--batch_size", 8, "--on_corrupt", "replace")
+    common = ("--data_dir", photos, *TINY, "--batch_size", 8, "--on_corrupt", "replace", "--tensorboard")
     log = run(sys.executable, ROOT / "train.py", "-c", SMALL, *common, "--distribute", "False", cwd=tmp_path)
     assert "Traceback" not in log
     assert log.count("7.jpg cannot be decoded: another photo takes its place") == 1
@@ -68,9 +69,13 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(p
     name = "mobilenet_v3_small_100"
     states = ["last.state.ckpt", "previous.state.ckpt"]
     weights = [f"{name}-1_4.ckpt", f"{name}-2_8.ckpt", f"{name}_best.ckpt"]
-    assert files == sorted([*states, *weights, "recipe.yaml", "results.csv"])
+    assert files == sorted([*states, *weights, "recipe.yaml", "results.csv", "curves.png", "tensorboard"])
 
     rows = list(csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines()))
+    events = EventAccumulator(str(tmp_path / "ckpt/tensorboard")).Reload()
+    top1 = [(event.step, event.value) for event in events.Scalars("accuracy/top1")]
+    assert top1 == [(int(row["step"]), pytest.approx(float(row["top1"]), 1e-5)) for row in rows]
+    assert (events.Images("first batch")[0].width, len(events.Tensors("recipe"))) == (3 * 116, 1)
     checkpoint = tmp_path / f"ckpt/{name}-2_8.ckpt"
     # The saved recipe stands for all flags, and validation needs no launcher although the recipe says distribute.
     log = run(sys.executable, ROOT / "validate.py", "-c", "ckpt/recipe.yaml", "--ckpt_path", checkpoint, cwd=tmp_path)

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import ANY, FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe, load_recipe
+from mindcv_lite.recipe import ANY, FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe, load_recipe, require_packages
 from tests.conftest import ROOT
 
 REQUIRED = "model: mobilenet_v3_small_100\nbatch_size: 4\nepoch_size: 2\nlr: 0.01\nopt: momentum\nscheduler: constant\n"
@@ -681,13 +681,27 @@ def test_help_and_a_wrong_recipe_are_answered_without_mindspore(command):
     assert done.returncode == (0 if "--help" in command else 2)
 
 
+@pytest.mark.parametrize("found", ["nothing", "a folder"])
+def test_tensorboard_without_its_package_is_refused(recipe, monkeypatch, tmp_path, found):
+    require_packages(recipe(tensorboard=True))
+    (tmp_path / "tensorboard").mkdir()
+    monkeypatch.delitem(sys.modules, "tensorboard", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)] if found == "a folder" else [])
+    require_packages(recipe())
+    with pytest.raises(UserError) as error:
+        require_packages(recipe(tensorboard=True))
+    assert str(error.value) == (
+        '--tensorboard needs the package tensorboard, which is missing: pip install -e ".[tensorboard]"'
+    )
+
+
 def test_a_key_has_one_topic():
     assert len(KEYS) == sum(len(fields(topic)) for topic in TOPICS.values())
 
 
 def test_the_choices_are_what_the_program_has():
+    from mindcv_lite.blocks import VARIANTS
     from mindcv_lite.data.transforms import INTERPOLATIONS
-    from mindcv_lite.mobilenetv3 import VARIANTS
     from mindcv_lite.training.losses import LOSSES
     from mindcv_lite.training.optimizers import OPTIMIZERS, SPARED
     from mindcv_lite.training.schedules import SHAPES

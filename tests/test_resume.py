@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mindcv_lite.checkpoint import read_state
 from mindcv_lite.storage import read_entries
@@ -77,9 +78,13 @@ def require_whole_files(folder: Path) -> None:
 
 def test_two_and_two_epochs_equal_four_bit_for_bit(train, tmp_path):
     train("whole", "--epoch_size", 4)
-    assert "a fresh start" in train("parts", "--epoch_size", 2, "--resume")
-    assert "going on with ckpt/last.state.ckpt, after step 16" in train("parts", "--epoch_size", 4, "--resume")
+    assert "a fresh start" in train("parts", "--epoch_size", 3, "--resume", "--tensorboard")
+    (tmp_path / "parts/ckpt/last.state.ckpt").unlink()  # so that the third epoch is made again
+    log = train("parts", "--epoch_size", 4, "--resume", "--tensorboard")
+    assert "going on with ckpt/previous.state.ckpt, after step 16" in log
     require_same_run(tmp_path / "whole", tmp_path / "parts")
+    events = EventAccumulator(str(tmp_path / "parts/ckpt/tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss/train")] == [8, 16, 24, 32]
     before = (tmp_path / "parts" / LAST).read_bytes()
     assert "nothing is left to do" in train("parts", "--epoch_size", 4, "--resume")
     assert (tmp_path / "parts" / LAST).read_bytes() == before
@@ -161,7 +166,7 @@ def test_sigterm_stops_within_an_epoch_and_loses_no_step_and_a_full_disk_spares_
     assert "Traceback" not in done.stderr
     assert (folder / LAST).read_bytes() == before
     require_whole_files(folder)
-    assert not [path for path in (folder / "ckpt").iterdir() if "unfinished" in path.name]
+    assert not [path for path in (folder / "ckpt").iterdir() if path.suffix == ".part"]
 
     run(*command, cwd=folder)
     require_same_run(tmp_path / "whole", folder)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
+from mindcv_lite.blocks import VARIANTS
 from mindcv_lite.checkpoint import save_weights
 from mindcv_lite.errors import UserError
-from mindcv_lite.mobilenetv3 import VARIANTS, MobileNetV3
+from mindcv_lite.mobilenetv3 import MobileNetV3
 from mindcv_lite.recipe import Recipe, load_recipe
 from mindcv_lite.weights import Weights, load_weights, model_card, read_weights, settled_by_card, with_outputs_of
 from tests.conftest import SMALLEST

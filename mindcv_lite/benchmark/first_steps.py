@@ -5,6 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import SpawnContext
 
 from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch
+from mindcv_lite.processes import end_with_parent
 from mindcv_lite.recipe import Recipe
 
 
@@ -12,7 +13,7 @@ def first_steps(recipe: Recipe, plan: Plan) -> dict[str, list[Round]]:
     """Each round is a process of its own: a process that has compiled a graph keeps it."""
     rounds = []
     for _ in range(plan.rounds):
-        with ProcessPoolExecutor(1, mp_context=SpawnContext()) as process:
+        with ProcessPoolExecutor(1, SpawnContext(), end_with_parent) as process:
             rounds.append(process.submit(first_steps_here, recipe).result())
     return {"fresh processes": rounds}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import CommandLine, UserError
-from mindcv_lite.files import written_whole
+from mindcv_lite.files import require_file, write_text
 from mindcv_lite.recipe import Recipe, load_recipe, require_paths
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def main(arguments: list[str]) -> None:
 
 def command_line() -> CommandLine:
     """The flags that are no keys of a recipe."""
-    usage = (
-        f"python -m mindcv_lite benchmark {'|'.join(SUBJECTS)} --config FILE [--rounds R] [--seconds S | --batches N]"
-    )
+    usage = f"%(prog)s benchmark {'|'.join(SUBJECTS)} --config FILE [--rounds R] [--seconds S | --batches N]"
     parser = CommandLine(usage=f"{usage} [--json FILE] [any key of a recipe]", add_help=False, allow_abbrev=False)
     add = parser.add_argument_group("benchmark").add_argument
     add("--rounds", type=int, default=ROUNDS, metavar="R", help=f"rounds that count; default {ROUNDS}")
@@ -65,7 +63,7 @@ def require_numbers(what: str, flags: "Namespace") -> None:
     for name in ("rounds", "seconds", "batches"):
         value = getattr(flags, name)
         if value is not None and not 0 < value < math.inf:
-            raise UserError(f"command line: --{name}: expected more than 0, got {value}")
+            raise UserError(f"command line: --{name}: expected a finite number above 0, got {value}")
     given = [name for name in ("seconds", "batches") if getattr(flags, name) is not None]
     if len(given) == 2:
         raise UserError("command line: --seconds and --batches both say how long a round is; give one of them")
@@ -105,8 +103,10 @@ def comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | No
 
 
 def require_place_for(path: str | None) -> None:
-    if path and path != "-" and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-        raise UserError(f"{path}: not a file in a folder that is there; --json names a file to write, or -")
+    if path == "":
+        raise UserError("command line: --json: expected a file to write, or -, got ''")
+    if path and path != "-":
+        require_file(Path(path))
 
 
 def measure(what: str, recipe: Recipe, flags: "Namespace", compare_dir: str | None) -> dict[str, Any]:
@@ -145,5 +145,4 @@ def answer(report: dict[str, Any], path: str | None) -> None:
         return
     print("\n".join(table(report)))
     if path:
-        with written_whole(Path(path)) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+        write_text(Path(path), text)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindcv_lite.errors import CommandLine, UserError
-from mindcv_lite.recipe import Data
+from mindcv_lite.errors import CommandLine
+from mindcv_lite.recipe import Data, require_splits
 
 if TYPE_CHECKING:
     from mindcv_lite.data.findings import Finding, Listing, Survey
@@ -20,15 +20,12 @@ EXAMPLES = 5  # of a remark; faults are listed in full, because each is to be me
 
 def main(arguments: list[str]) -> None:
     flags = command_line().parse_args(arguments)
-    if not Path(flags.data_dir).is_dir():
-        raise UserError(f"{flags.data_dir}: no such folder; expected one that holds {flags.train_split}/<class>/*.jpg")
+    require_splits(Path(flags.data_dir), flags.train_split, flags.val_split)
     # NumPy and Pillow take longer to import than the command line to answer.
     from mindcv_lite.data.findings import Survey, findings_of, list_split
     from mindcv_lite.data.inspection import inspect_all
 
     train, val = (list_split(flags.data_dir, split) for split in (flags.train_split, flags.val_split))
-    if not (train or val):
-        raise UserError(f"{flags.data_dir}: neither '{flags.train_split}' nor '{flags.val_split}' is a folder in it")
     paths = train.photos.paths + val.photos.paths
     survey = Survey(len(paths), inspect_all(paths))
     findings = findings_of(train, val, survey)
@@ -41,7 +38,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "python -m mindcv_lite check DATA_DIR [--train_split NAME] [--val_split NAME]"
+    usage = "%(prog)s check DATA_DIR [--train_split NAME] [--val_split NAME]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("data_dir", metavar="DATA_DIR", help="folder that holds the splits")

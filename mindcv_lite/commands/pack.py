@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.recipe import Data, require_splits
 
 QUALITY = 92
 
@@ -15,7 +16,9 @@ def main(arguments: list[str]) -> None:
     flags = command_line().parse_args(arguments)
     require_numbers(flags.max_side, flags.quality, flags.shards)
     splits = [flags.train_split.rstrip("/"), flags.val_split.rstrip("/")]
-    found = require_paths(flags.data_dir, flags.target, splits)
+    require_splits(flags.data_dir, *splits)
+    found = [split for split in splits if (flags.data_dir / split).is_dir()]
+    require_target(flags.target, [flags.data_dir / split for split in found])
 
     # NumPy and Pillow take a moment to import: a wrong command line has been answered by now.
     from mindcv_lite.data.packing import Wishes, pack
@@ -24,7 +27,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "python -m mindcv_lite pack DATA_DIR TARGET [--max_side N] [--quality Q] [--shards K] [--train_split NAME]"
+    usage = "%(prog)s pack DATA_DIR TARGET [--max_side N] [--quality Q] [--shards K] [--train_split NAME]"
     parser = CommandLine(usage=f"{usage} [--val_split NAME]", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add(
@@ -45,33 +48,28 @@ def command_line() -> CommandLine:
         "--shards",
         type=int,
         metavar="K",
-        help="files for each split, at most 128; default: 1 for each 10000 photos, but at least 8",
+        help="files for each split, at most 128 and one for each photo; default: 8, or 1 for each 10000 photos",
     )
-    add("--train_split", default="train", metavar="NAME", help="folder of the training photos; default train")
-    add("--val_split", default="val", metavar="NAME", help="folder of the validation photos; default val")
+    add("--train_split", default=Data.train_split, metavar="NAME", help="folder of the training split inside DATA_DIR")
+    add("--val_split", default=Data.val_split, metavar="NAME", help="folder of the validation split inside DATA_DIR")
     return parser
 
 
 def require_numbers(max_side: int | None, quality: int | None, shards: int | None) -> None:
-    for name, value, most in (("max_side", max_side, 65535), ("quality", quality, 100), ("shards", shards, 128)):
+    for name, value, most in (("max_side", max_side, 65500), ("quality", quality, 100), ("shards", shards, 128)):
         if value is not None and not 1 <= value <= most:
             raise UserError(f"command line: --{name}: expected a whole number from 1 to {most}, got {value}")
     if quality is not None and max_side is None:
         raise UserError("command line: --quality is for photos made smaller, by --max_side; without it none is changed")
 
 
-def require_paths(data_dir: Path, target: Path, splits: list[str]) -> list[str]:
-    """The splits that are there. Raises `UserError` if there are none, or the target cannot be made."""
-    if not data_dir.is_dir():
-        raise UserError(f"{data_dir}: no such folder")
-    if not (found := [split for split in splits if (data_dir / split).is_dir()]):
-        raise UserError(
-            f"{data_dir}: no folder '{splits[0]}' or '{splits[1]}' in it; --train_split, --val_split name them"
-        )
+def require_target(target: Path, folders: list[Path]) -> None:
+    """Raise `UserError` unless `target` can be made, outside these `folders`."""
     if os.path.lexists(target):
         raise UserError(f"{target}: stands there already; remove it, or give another TARGET")
-    if any((data_dir / split).resolve() in target.resolve().parents for split in found):
+    if any(folder.resolve() in target.resolve().parents for folder in folders):
         raise UserError(f"{target}: inside the photos that are to be packed; give a TARGET elsewhere")
     if not target.parent.is_dir():
         raise UserError(f"{target.parent}: no such folder")
-    return found
+    if not str(target.resolve()).isprintable():
+        raise UserError(f"{target}: MindSpore writes to names of printable Unicode only; give another TARGET")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from mindcv_lite.data.jpeg import has_sound_header
+from mindcv_lite.data.jpeg import has_end, has_sound_header
 
 JPEG = b"\xff\xd8"
 # How photos begin. Of files that it does not know MindSpore leaves a copy in the working directory.
@@ -51,12 +51,15 @@ def decodes(content: np.ndarray) -> bool:
 
 
 def is_hopeless(content: np.ndarray) -> bool:
-    """Whether MindSpore must not see a file: of another kind, or a JPEG whose header is damaged, which can end or hang
-    its process."""
+    """Whether MindSpore must not see a file: of another kind, a JPEG whose header is damaged, which can end or hang its
+    process, or one that is cut short, of which it leaves a copy in the working directory."""
     start = content[:4].tobytes()
     if not start.startswith(SIGNATURES):
         return True
-    return start.startswith(JPEG) and not has_sound_header(content.tobytes()) and not decodes(content)
+    if not start.startswith(JPEG):
+        return False
+    encoded = content.tobytes()
+    return not (has_sound_header(encoded) and has_end(encoded)) and not decodes(content)
 
 
 def as_bmp(images: np.ndarray) -> np.ndarray:

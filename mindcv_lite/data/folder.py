@@ -1,5 +1,6 @@
 """Photos in class folders: data_dir/split/class/photo.jpg."""
 
+import glob
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -99,6 +100,44 @@ def photos_below(folder: Path) -> tuple[list[str], list[str]]:
     for entry in _entries_below(str(folder), ()):
         named_so = entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
         (photos if named_so and leads_to(entry.is_file) else others).append(entry.path)
+    return photos, others
+
+
+def photos_at(paths: Sequence[str]) -> list[str]:
+    """The photos that files, folders and glob patterns name, in the order of these, each path once.
+
+    A file that is named is taken for a photo; of what is in a folder, in any depth, or matches a pattern, what is named
+    like a photo, in sorted order. Raises `UserError` that names what leads to none.
+    """
+    found: dict[str, None] = {}  # no set: it has no order
+    left_out: list[str] = []
+    for path in paths:
+        if os.path.isfile(path):
+            photos, others = [path], []
+        elif os.path.isdir(path):
+            photos, others = photos_below(Path(path))
+        else:
+            photos, others = _photos_matching(path)
+        if not photos:
+            raise UserError(f"{path}: no photo ({', '.join(EXTENSIONS)}) there")
+        found |= dict.fromkeys(photos)
+        left_out += others
+    if left_out:
+        log.info("%d files are no photos and left out, such as %s", len(left_out), left_out[0])
+    return list(found)
+
+
+def _photos_matching(pattern: str) -> tuple[list[str], list[str]]:
+    if not (matches := sorted(glob.glob(pattern, recursive=True))):
+        raise UserError(f"{pattern}: no such file or folder, and nothing that this pattern matches")
+    photos, others = [], []
+    for match in matches:
+        if os.path.isdir(match):
+            inside, beside = photos_below(Path(match))
+            photos, others = photos + inside, others + beside
+        else:
+            is_photo = match.lower().endswith(EXTENSIONS) and os.path.isfile(match)
+            (photos if is_photo else others).append(match)
     return photos, others
 
 

@@ -1,9 +1,7 @@
 """What a photo file is: whether it can be decoded, what training would not expect of it, and a digest of its bytes."""
 
-import io
 import os
 import signal
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,8 +13,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mindcv_lite.data.encoded import FORMATS, SIGNATURES, decodes, is_hopeless
+from mindcv_lite.data.encoded import SIGNATURES, decodes, is_hopeless, opened
 from mindcv_lite.errors import Stopped
+from mindcv_lite.processes import end_with_parent
 
 # What files begin with that are no photos here, but are often named so.
 STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "a web page"}
@@ -42,7 +41,7 @@ def inspect(path: str) -> Facts:
         encoded = content.tobytes()
         if is_hopeless(content) or not decodes(content):
             return Facts(_flaw(encoded))
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as photo:
+        with opened(encoded) as photo:
             return Facts("", tuple(_traits(photo, path)), photo.size, blake2b(encoded, digest_size=16).digest())
     except OSError as error:
         return Facts(f"cannot be read: {error.strerror or error}")
@@ -67,22 +66,23 @@ def inspect_all(paths: Sequence[str]) -> Iterator[Facts]:
 
 @contextmanager
 def _stop_deferred() -> Iterator[None]:
-    """Answer Ctrl-C at the end of the block: amid a fork, Python loses it, or the process that was forked."""
+    """Answer signals at the end of the block: amid a fork, Python loses them, or the process that was forked."""
     came: list[int] = []
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOP_SIGNALS}
+    deferred = (*STOP_SIGNALS, signal.SIGALRM)  # the last is how `errors.interrupt` puts off the others
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in deferred}
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if came:
-            raise KeyboardInterrupt
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _start_process() -> None:
     for number in STOP_SIGNALS:  # a process ends without a word: the command speaks for all
         signal.signal(number, signal.SIG_DFL)
-    warnings.simplefilter("ignore")  # of Pillow, about odd metadata
+    end_with_parent()
 
 
 def _flaw(encoded: bytes) -> str:
@@ -94,7 +94,8 @@ def _flaw(encoded: bytes) -> str:
     if not encoded.startswith(SIGNATURES):
         return "not a JPEG, PNG or BMP"
     try:
-        Image.open(io.BytesIO(encoded), formats=FORMATS).close()
+        with opened(encoded):
+            pass
     except Image.DecompressionBombError:
         return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000} million pixels"
     except (OSError, SyntaxError, ValueError):
@@ -104,7 +105,7 @@ def _flaw(encoded: bytes) -> str:
 
 def _traits(photo: Image.Image, path: str) -> Iterator[str]:
     kind = "JPEG" if photo.format == "MPO" else photo.format  # MPO: a JPEG with more pictures behind the first
-    if kind != FORMAT_OF[os.path.splitext(path)[1].lower()]:
+    if kind != FORMAT_OF.get(os.path.splitext(path)[1].lower()):
         yield f"of format {kind} under another extension"
     if photo.mode in ("1", "L", "LA", "I", "I;16"):
         yield "in greyscale"
@@ -114,12 +115,18 @@ def _traits(photo: Image.Image, path: str) -> Iterator[str]:
         yield "with a palette"
     if photo.mode in ("LA", "RGBA") or "transparency" in photo.info:
         yield "with transparency, which is dropped"
-    if kind != "JPEG":  # for the EXIF data of a PNG, Pillow decodes the photo once more
-        return
-    try:
-        orientation = photo.getexif().get(ORIENTATION)
-    except Exception:  # Pillow lets through whatever its reader stumbles over, SyntaxError and struct.error among it
+    turned = is_turned(photo)
+    if turned is None:
         yield "with EXIF data that cannot be read"
-    else:
-        if orientation in range(2, 9):
-            yield "with a rotation in their EXIF data, which is not followed"
+    elif turned:
+        yield "with a rotation in their EXIF data, which is not followed"
+
+
+def is_turned(photo: Image.Image) -> bool | None:
+    """Whether the EXIF data of a JPEG ask for a rotation or a mirroring; None where they cannot be read."""
+    if photo.format not in ("JPEG", "MPO"):  # for the EXIF data of a PNG, Pillow decodes the photo once more
+        return False
+    try:
+        return photo.getexif().get(ORIENTATION) in range(2, 9)
+    except Exception:  # Pillow lets through whatever its reader stumbles over, SyntaxError and struct.error among it
+        return None

@@ -1,8 +1,9 @@
-"""The header of a JPEG: do its segments follow each other, are its tables sound (ITU-T T.81, annexes B and C)?"""
+"""A JPEG: do the segments of its header follow each other, are its tables sound (ITU-T T.81, annexes B and C), does it
+end?"""
 
 from collections.abc import Iterator
 
-FILL, FRAMES, TABLES, SCAN, QUANTIZERS = 0xFF, (0xC0, 0xC1), 0xC4, 0xDA, 0xDB
+FILL, FRAMES, TABLES, END, SCAN, QUANTIZERS = 0xFF, (0xC0, 0xC1), 0xC4, 0xD9, 0xDA, 0xDB
 DC, AC = 0, 1  # classes of Huffman tables: for mean levels, for the rest
 
 
@@ -22,6 +23,11 @@ def has_sound_header(jpeg: bytes) -> bool:
         if marker == SCAN:
             return _is_sound_frame(frame, quantizers) and _is_sound_scan(body, frame, codes)
     return False
+
+
+def has_end(jpeg: bytes) -> bool:
+    """False of a JPEG that is cut short within its last scan, whose data hold no marker."""
+    return jpeg.rfind(bytes((FILL, END))) > jpeg.rfind(bytes((FILL, SCAN)))
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:

@@ -51,11 +51,11 @@ def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:
 
 def has_split(data_dir: str, split: str) -> bool:
     """Whether photos of that split were packed."""
-    return split in _splits(data_dir)
+    return split.rstrip("/") in _splits(data_dir)
 
 
 def _split_facts(data_dir: str, split: str) -> dict[str, Any]:
-    splits = _splits(data_dir)
+    splits, split = _splits(data_dir), split.rstrip("/")  # as the folder may be named, too
     if split not in splits:
         raise UserError(f"{data_dir}: no split '{split}' was packed there (found: {', '.join(splits)})")
     return splits[split]

@@ -5,11 +5,11 @@ import hashlib
 import io
 import json
 import logging
+import math
 import multiprocessing
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +28,8 @@ from mindcv_lite.data.encoded import NOT_DECODED, opened
 from mindcv_lite.data.folder import Photos, read_split
 from mindcv_lite.data.packed import FACTS, LAYOUT, checksum_of
 from mindcv_lite.errors import Stopped, UserError, first_line
-from mindcv_lite.files import written_whole
+from mindcv_lite.files import write_text
+from mindcv_lite.processes import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ FEWEST_FILES = 8  # for the cores to share
 MOST_FILES = 128  # a reader has two handles open for each, and 1024 is a usual limit
 FILES = "files"  # the folder of what is to stay, in that of an unfinished try
 ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 1 << 25  # MindSpore is given so much, or little more than that
+LONGEST_SIDE = 65500  # pixels: libjpeg's limit
 SMALLEST_PAGE, LARGEST_PAGE = 1 << 22, 1 << 28  # bytes; a photo must fit in a page of the file
 
 
@@ -67,7 +69,7 @@ class Share:
 def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> None:
     """Write the photos of these splits to the new folder `target`, which appears when it is complete.
 
-    Raises `UserError` if they cannot be read or written; what is finished is then kept for the next try.
+    Raises `UserError` if they cannot be read or written; what is finished then stays for the next try.
     """
     photos = {split: read_split(str(data_dir), split) for split in splits}
     shares = {split: shares_of(split, photos[split], wishes.files) for split in splits}
@@ -87,7 +89,7 @@ def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> Non
 def shares_of(split: str, photos: Photos, files: int | None) -> list[Share]:
     """The photos of a split, in order, by file."""
     count = min(len(photos), files or min(MOST_FILES, max(FEWEST_FILES, len(photos) // PHOTOS_PER_FILE)))
-    ends, name = np.linspace(0, len(photos), count + 1).astype(int), quote(split, safe="")
+    ends, name = np.linspace(0, len(photos), count + 1).astype(int), quote(os.fsencode(split), safe="")
     return [
         Share(f"{name}-{place:05}.mindrecord", first, photos.paths[first:end], photos.labels[first:end].tolist())
         for place, (first, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
@@ -109,6 +111,8 @@ def fingerprint(photos: dict[str, Photos], wishes: Wishes) -> str:
 def workplace(target: Path, key: str) -> Iterator[Path]:
     """A hidden folder beside `target`, for this process alone: as an earlier try left it, if that had the same key."""
     folder = target.with_name(f".{target.name}.unfinished")
+    if folder.exists() and not (folder / "lock").exists():
+        raise UserError(f"{folder}: stands where packing keeps what is not finished; remove it, or give another TARGET")
     folder.mkdir(exist_ok=True)
     with open(folder / "lock", "w") as lock:
         try:
@@ -128,13 +132,11 @@ def workplace(target: Path, key: str) -> Iterator[Path]:
             shutil.rmtree(folder / FILES, ignore_errors=True)
             (folder / FILES).mkdir()
             write_text(folder / "key", key)
-        yield folder
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a file whole or not at all."""
-    with written_whole(path) as unfinished:
-        unfinished.write_text(content, encoding="utf-8")
+        try:
+            yield folder
+        except BaseException:
+            log.info("what is finished stays in %s: the same command goes on from there", folder)
+            raise
 
 
 def facts_of(photos: Photos, folder: Path, done: list[dict[str, Any]]) -> dict[str, Any]:
@@ -214,10 +216,7 @@ def _watch(tasks: list[Future[None]], seen: Any, count: int) -> None:
 def _start_process(seen: Any) -> None:
     global _seen
     _seen = seen
-    parent = multiprocessing.parent_process()
-    assert parent
-    # Where the parent is killed, nobody else ends this process.
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    end_with_parent()
 
 
 def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
@@ -243,7 +242,7 @@ def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
         writer.commit()
     except RuntimeError as error:
         reason = first_line(error)
-        raise UserError(f"{path}: cannot be written: {reason}; what is finished is kept for the next try") from None
+        raise UserError(f"{path}: cannot be written: {reason}") from None
     for file in (path, index):
         file.chmod(0o666 & path.parent.stat().st_mode)  # MindSpore lets nobody else read it
         with open(file, "rb") as content:
@@ -283,16 +282,17 @@ def _rows(share: Share, wishes: Wishes, tally: dict[str, Any]) -> Iterator[dict[
 
 
 def shrunk(content: bytes, wishes: Wishes) -> bytes:
-    """The photo itself where it is small enough, or a smaller JPEG. Raises one of `NOT_DECODED`.
+    """The photo itself where it is small enough, or too long for a JPEG, or else a smaller JPEG.
 
-    Its orientation stays that of the pixels: training does not turn photos as EXIF asks, and the copy has no EXIF.
+    Raises one of `NOT_DECODED`. Its orientation stays that of the pixels: training does not
+    turn photos as EXIF asks, and the copy has no EXIF.
     """
     with opened(content) as photo:
-        shorter = min(photo.size)
-        if wishes.max_side is None or shorter <= wishes.max_side:
+        scale = min(1.0, (wishes.max_side or math.inf) / min(photo.size))
+        width, height = (round(side * scale) for side in photo.size)
+        if scale == 1 or max(width, height) > LONGEST_SIDE:
             photo.load()
             return content
-        width, height = (round(side * wishes.max_side / shorter) for side in photo.size)
         photo.draft(None, (2 * width, 2 * height))  # a JPEG of many times that size need not be decoded in full
         pixels = _grey_or_rgb(photo).resize((width, height), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()

@@ -173,6 +173,6 @@ class Batches:
 
 
 CANNOT_BE_DECODED = (
-    "{}: this photo cannot be decoded; mend or remove it (`python -m mindcv_lite check` names all such photos), "
-    "or train with --on_corrupt replace"
+    "{}: this photo cannot be decoded; mend or remove it (`python -m mindcv_lite check` names all such photos); in "
+    "training, though not in validation, --on_corrupt replace takes another in its place"
 )

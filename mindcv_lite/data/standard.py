@@ -66,7 +66,10 @@ class Standard:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
             raise UserError(f"{path}: expected class names, text in UTF-8, got other bytes; unpack it again") from None
-        return tuple(line.strip() for line in lines if line.strip())
+        names = tuple(line.strip() for line in lines if line.strip())
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"{path}: expected class names, a line each and none of them twice; unpack it again")
+        return names
 
     def has_split(self, data_dir: str, split: str) -> bool:
         """Whether the class names of that split are known: they always are."""

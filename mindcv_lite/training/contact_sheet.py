@@ -19,16 +19,20 @@ SMALLEST_SIDE, LINE = 112, 12  # pixels: of an image, so that its label can be r
 
 
 def draw_first_batch(batches: TrainingBatches, recipe: Recipe, class_names: Sequence[str]) -> None:
-    """Write this rank's first batch to the file `show_batch`: its images, normalised and back, above their targets."""
-    path = Path(recipe.system.show_batch)
+    """Write the picture of this rank's first batch to the file `show_batch`."""
+    sheet = first_batch(batches, recipe, class_names)
+    with written_whole(Path(recipe.system.show_batch)) as unfinished:
+        sheet.save(unfinished)
+
+
+def first_batch(batches: TrainingBatches, recipe: Recipe, class_names: Sequence[str]) -> Image.Image:
+    """This rank's first batch of training: its images, normalised and back, above their targets."""
     images, labels, _, *drawn = next(iter(batches.epoch(0)))
     seed = Tensor(epoch_seed(recipe.system.seed, 0), mindspore.int32)  # that of the first step
     x, targets = Preparation(recipe)(Tensor(images), Tensor(labels), tuple(map(Tensor, drawn)), seed)
     levels = x.asnumpy().transpose(0, 2, 3, 1) * recipe.augmentation.std + recipe.augmentation.mean
     spread = recipe.loss.label_smoothing / targets.shape[1]  # which each class gets
-    sheet = contact_sheet(levels, [_named(row, class_names, spread) for row in targets.asnumpy()])
-    with written_whole(path) as unfinished:
-        sheet.save(unfinished)
+    return contact_sheet(levels, [_named(row, class_names, spread) for row in targets.asnumpy()])
 
 
 def contact_sheet(levels: np.ndarray, captions: Sequence[str]) -> Image.Image:

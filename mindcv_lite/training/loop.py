@@ -1,11 +1,10 @@
 """The training loop: MindSpore's Model drives the steps, the callbacks below watch, score, save and report."""
 
-import csv
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +18,18 @@ from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
 from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.evaluation import Score
-from mindcv_lite.files import written_whole
 from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.contact_sheet import first_batch
+from mindcv_lite.training.curves import can_draw, draw_run
 from mindcv_lite.training.publish import Publish
+from mindcv_lite.training.results import RESULTS, EpochResult, append_result, drop_results_after
 from mindcv_lite.training.state import fixed_facts, numbers_of, put_back, require_same_run, require_same_start
 from mindcv_lite.training.stop import StopRequest
+from mindcv_lite.training.tensorboard import EventFile
 from mindcv_lite.training.train_step import TrainStep
 from mindcv_lite.weights import model_card
 
 log = logging.getLogger(__name__)
-
-# fmt: off
-RESULTS = (
-    "epoch", "step", "train_loss", "top1", "top5", "val_loss", "rate", "images_per_second", "waited", "seconds",
-)
-# fmt: on
 
 
 def fit(step: TrainStep, batches: TrainingBatches, recipe: Recipe, world: World, callbacks: list[Callback]) -> None:
@@ -162,6 +158,7 @@ class Record(Callback):
         self.step, self.recipe, self.world = watch.step, watch.recipe, watch.world
         self.publish = Publish(self.step.network, self.step.average, published, self.world)
         self.fixed = fixed_facts(self.recipe, photos, self.world)
+        self.events: EventFile | None = None
         self.named: set[str] = set()  # photos that cannot be decoded, which were named in the log
         output = self.recipe.output
         self.folder = Path(output.ckpt_save_dir)
@@ -186,7 +183,18 @@ class Record(Callback):
             if state and goes_on:
                 keep_as_last(Path(state.path))
             start_run(self.folder, self.recipe, goes_on)
-            drop_rows_after(self.folder / "results.csv", int(self.step.step.asnumpy()))
+            drop_results_after(self.folder / RESULTS, int(self.step.step.asnumpy()))
+            if self.recipe.output.tensorboard:
+                self._start_events()
+
+    def _start_events(self) -> None:
+        folder, step = self.folder / "tensorboard", int(self.step.step.asnumpy())
+        is_new = not folder.exists()
+        self.events = EventFile(folder, step)
+        if is_new:
+            self.events.add_text("recipe", self.recipe.text(), step)
+            picture = first_batch(self.watch.batches, self.recipe, self.class_names)
+            self.events.add_picture("first batch", picture, step)
 
     def _require_epochs_left(self, state: State) -> None:
         begun, epochs = math.ceil(state.facts["step"] / self.watch.batches.steps), self.recipe.schedule.epoch_size
@@ -271,31 +279,14 @@ class Record(Callback):
         log.info("epoch %d/%d: %s", epoch, self.recipe.schedule.epoch_size, ", ".join(filter(None, facts)))
         if skipped := int(watch.step.skipped.asnumpy()):
             log.info("%d updates skipped so far, because their gradients overflowed", skipped)
-        scores = (score.top1, score.top5, score.loss) if score else ("", "", "")
-        speed = (watch.images_per_second, "" if watch.waited is None else watch.waited, watch.seconds)
-        append_row(self.folder / "results.csv", RESULTS, (epoch, step, watch.loss, *scores, watch.last_rate(), *speed))
-
-
-def drop_rows_after(path: Path, step: int) -> None:
-    """Take the rows of later steps out of results.csv: a run that goes on from an older state makes them again."""
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))[1:]
-        whole = [row for row in rows if len(row) == len(RESULTS)]  # the last one may have been cut short
-        kept = [row for row in whole if int(row[RESULTS.index("step")]) <= step]
-        if len(kept) < len(rows) or not rows:
-            with written_whole(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([RESULTS, *kept])
-
-
-def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> None:
-    """Append `row` to a CSV file, under a line of the `columns` if the file is new."""
-    is_new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        if is_new:
-            table.writerow(columns)
-        table.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row)
+        scores = (score.top1, score.top5, score.loss) if score else (None, None, None)
+        speed = watch.images_per_second, watch.waited, watch.seconds
+        result = EpochResult(epoch, step, watch.loss, *scores, watch.last_rate(), *speed)
+        append_result(self.folder / RESULTS, result)
+        if self.events:
+            self.events.add_result(result)
+        if can_draw():
+            draw_run(self.folder)
 
 
 def require_finite(weights: Mapping[str, np.ndarray]) -> None:

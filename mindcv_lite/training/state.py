@@ -24,10 +24,10 @@ RANKS = "ranks"  # the numbers that each rank has its own of, a row for each ran
 # What a resumed run may do in another way: where, how fast, how long, what it reports and keeps.
 # fmt: off
 FREE_KEYS = {
-    "mode", "device_target", "distribute", "cpu_kernels", "jit_level", "dataset_sink_mode",
+    "mode", "cpu_kernels", "device_target", "distribute", "jit_level", "dataset_sink_mode",
     "num_parallel_workers", "dry_run", "show_batch", "on_corrupt", "data_dir", "val_split", "ckpt_path",
     "pretrained", "epoch_size", "val_amp_level", "log_interval", "val_while_train", "val_interval",
-    "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy", "keep_checkpoint_max", "resume",
+    "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy", "keep_checkpoint_max", "tensorboard", "resume",
 }
 # fmt: on
 

@@ -154,7 +154,9 @@ def test_validation_may_be_missing_and_training_may_not(check, sound):
     (sound / "train").rename(sound / "val")
     title = "fault: splits missing, without which there is no training: 1"
     assert check(sound)[:2] == (1, {title: ["train"]})
-    assert check(sound, "--train_split", "val", "--val_split", "none")[0] == 0
+    (sound / "val").rename(sound / "train")
+    with pytest.raises(UserError, match=f"{sound}/none: no such folder"):
+        check(sound, "--val_split", "none")
 
 
 def test_classes_too_many_for_a_table_are_told_by_the_smallest_and_the_largest(check, photo_folder, capsys):
@@ -170,7 +172,8 @@ def test_a_mistake_of_the_user_is_a_sentence_and_exit_status_2(check, sound):
     done = program(sound / "nowhere")
     assert done.returncode == 2
     assert done.stderr == (
-        f"mindcv_lite check: error: {sound}/nowhere: no such folder; expected one that holds train/<class>/*.jpg\n"
+        f"python -m mindcv_lite check: error: {sound}/nowhere: no such folder; "
+        "expected one that holds train/<class>/*.jpg\n"
     )
     with pytest.raises(UserError, match=r"neither 'train' nor 'val' is a folder in it"):
         check(sound / "train")
@@ -200,12 +203,36 @@ def at_work(photo_folder) -> Iterator[subprocess.Popen]:
 
 def test_ctrl_c_ends_it_cleanly(at_work):
     os.killpg(at_work.pid, signal.SIGINT)
-    assert at_work.communicate(timeout=10)[1] == "\nmindcv_lite check: interrupted\n"
+    assert at_work.communicate(timeout=10)[1] == "\npython -m mindcv_lite check: interrupted\n"
     assert at_work.returncode == 130
+
+
+def test_sigterm_ends_it_whenever_it_comes(sound):
+    for moment in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):  # in imports, and amid the fork of the processes
+        running = subprocess.Popen(
+            [sys.executable, "-m", "mindcv_lite", "check", str(sound)],
+            **{"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+        )
+        time.sleep(moment)
+        running.terminate()
+        output, errors = running.communicate(timeout=20)
+        if "photos can be decoded" not in output:  # it was ready before
+            assert (running.returncode, errors.strip()) in (
+                (143, "python -m mindcv_lite check: interrupted"),
+                (-15, ""),
+            )
+
+
+def test_when_it_is_killed_its_processes_end_too(at_work):
+    at_work.kill()
+    at_work.communicate(timeout=20)  # until the last of them has closed stderr
 
 
 def test_a_process_that_is_killed_is_told_and_is_no_fault_of_the_photos(at_work):
     os.kill(int(Path(f"/proc/{at_work.pid}/task/{at_work.pid}/children").read_text().split()[0]), signal.SIGKILL)
     _, errors = at_work.communicate(timeout=60)
-    assert errors == "mindcv_lite check: a process that decodes photos was killed, most likely for want of memory\n"
+    assert (
+        errors
+        == "python -m mindcv_lite check: a process that decodes photos was killed, most likely for want of memory\n"
+    )
     assert at_work.returncode == 128 + signal.SIGKILL

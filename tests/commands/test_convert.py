@@ -18,9 +18,10 @@ import safetensors.numpy  # MindSpore's own dependency
 from mindspore import Tensor
 from PIL import Image
 
+from mindcv_lite.blocks import VARIANTS
 from mindcv_lite.commands.convert import command_line, main, read_labels
 from mindcv_lite.data.transforms import evaluation_transforms
-from mindcv_lite.mobilenetv3 import VARIANTS, MobileNetV3
+from mindcv_lite.mobilenetv3 import MobileNetV3
 from mindcv_lite.origins import NETWORKS, ORIGINS, shapes_of, their_tensors
 from mindcv_lite.recipe import Augmentation
 from mindcv_lite.storage import write_entries
@@ -441,19 +442,13 @@ def program(*arguments: object, cwd: Path, status: int = 0) -> tuple[str, str]:
 
 
 def test_help_and_mistakes_are_answered_without_waiting_for_mindspore(tmp_path):
-    for arguments in ((), ("--help",)):
-        output, errors = program(*arguments, cwd=tmp_path)
-        assert "\n  convert    weights of torchvision, timm" in output
-        assert errors == ""
     output, errors = program("convert", "--help", cwd=tmp_path)
     assert output.startswith("usage: python -m mindcv_lite convert SOURCE TARGET [--")
     assert errors == ""
-    _, errors = program("train", cwd=tmp_path, status=2)
-    assert errors.startswith("mindcv_lite: error: 'train' is no command; expected one of ")
     _, errors = program("convert", "x.pth", "x.ckpt", cwd=tmp_path, status=2)
-    assert errors == "mindcv_lite convert: error: x.pth: no such weights file"
+    assert errors == "python -m mindcv_lite convert: error: x.pth: no such weights file"
     _, errors = program("convert", "--form", cwd=tmp_path, status=2)
-    assert errors.startswith("mindcv_lite convert: error: command line: ")
+    assert errors.startswith("python -m mindcv_lite convert: error: command line: ")
 
 
 @pytest.mark.slow

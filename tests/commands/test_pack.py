@@ -219,7 +219,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_under_the_final_name(tmp_p
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "train-00000.mindrecord: cannot be written: " in done.stderr
-    assert "what is finished is kept for the next try" in done.stderr
+    assert f"what is finished stays in {tmp_path}/.packed.unfinished: the same command goes on" in done.stdout
     assert not target.exists()
     assert run(photos, target, "--shards", "1").returncode == 0
     assert content_of(target) == files_below(photos)
@@ -253,7 +253,7 @@ def test_ctrl_c_ends_all_processes_without_a_traceback(at_work, tmp_path):
     os.killpg(at_work.pid, signal.SIGINT)
     _, errors = at_work.communicate(timeout=60)
     assert at_work.returncode == 130
-    assert errors.strip() == "mindcv_lite pack: interrupted"
+    assert errors.strip() == "python -m mindcv_lite pack: interrupted"
     deadline = time.monotonic() + 10  # multiprocessing's own helper ends last
     while is_alive(at_work.pid):
         assert time.monotonic() < deadline
@@ -281,9 +281,46 @@ def test_when_one_of_its_processes_is_killed_the_program_says_so(at_work, tmp_pa
     _, errors = at_work.communicate(timeout=60)
     assert at_work.returncode == 128 + signal.SIGKILL
     assert errors.strip() == (
-        "mindcv_lite pack: a process that writes was killed, for want of memory perhaps; try again to go on"
+        "python -m mindcv_lite pack: a process that writes was killed, for want of memory perhaps; try again to go on"
     )
     assert not (tmp_path / "packed").exists()
+
+
+def test_a_folder_that_is_not_of_packing_is_left_alone(photo_folder, tmp_path, refused):
+    (tmp_path / ".packed.unfinished/files").mkdir(parents=True)
+    (tmp_path / ".packed.unfinished/files/thesis.txt").write_text("mine")
+    assert "stands where packing keeps what is not finished" in refused(
+        photo_folder({"train": {"a": 1}}), tmp_path / "packed"
+    )
+
+
+def test_packed_photos_are_not_packed_again(photo_folder, tmp_path, refused):
+    pack(photo_folder({"train": {"a": 1}}), tmp_path / "packed")
+    assert refused(tmp_path / "packed", tmp_path / "again").endswith(
+        "packed: holds packed photos; give the folder that they were packed from"
+    )
+
+
+def test_a_photo_that_is_too_long_for_a_jpeg_stays_as_it_is(tmp_path):
+    content = io.BytesIO()
+    Image.new("L", (4, 66_000)).save(content, "PNG")
+    with Image.open(io.BytesIO(shrunk(content.getvalue(), Wishes(2, 90, None)))) as smaller:
+        assert (smaller.size, smaller.format) == ((2, 33_000), "JPEG")
+    content = io.BytesIO()
+    Image.new("L", (4, 132_000)).save(content, "PNG")
+    assert shrunk(content.getvalue(), Wishes(2, 90, None)) == content.getvalue()
+
+
+def test_a_split_may_have_any_name(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"tr\udcff": {"x": 2}})
+    pack(photos, tmp_path / "packed", "--train_split", "tr\udcff")
+    assert content_of(tmp_path / "packed") == files_below(photos)
+
+
+def test_a_reader_that_closes_early_gets_no_traceback(photo_folder, tmp_path):
+    command = f"set -o pipefail; {' '.join(program(photo_folder({'train': {'a': 1}}), tmp_path / 'packed'))} | true"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 128 + signal.SIGPIPE)
 
 
 def test_two_splits_whose_names_are_alike_keep_their_files_apart(tmp_path):
@@ -296,7 +333,7 @@ def test_two_splits_whose_names_are_alike_keep_their_files_apart(tmp_path):
 def test_a_target_that_another_process_finished_meanwhile_is_left_alone(photo_folder, tmp_path, monkeypatch, refused):
     photos = photo_folder({"train": {"a": 2}})
     (tmp_path / "packed").mkdir()
-    monkeypatch.setattr("mindcv_lite.commands.pack.require_paths", lambda *_: ["train"])  # it looked before that
+    monkeypatch.setattr("mindcv_lite.commands.pack.require_target", lambda *_: None)  # it looked before that
     assert (
         refused(photos, tmp_path / "packed")
         == f"{tmp_path}/packed: stands there already; remove it, or give another TARGET"
@@ -336,10 +373,15 @@ def test_killed_at_any_moment_it_ends_with_the_same_content(tmp_path):
 def test_wrong_paths_and_numbers(refused, photo_folder, tmp_path):
     photos = photo_folder({"train": {"a": 1}})
     target = tmp_path / "packed"
-    assert refused(tmp_path / "nowhere", target) == f"{tmp_path}/nowhere: no such folder"
+    assert refused(tmp_path / "nowhere", target) == (
+        f"{tmp_path}/nowhere: no such folder; expected one that holds train/<class>/*.jpg"
+    )
     assert refused(photos, tmp_path / "no/packed") == f"{tmp_path}/no: no such folder"
     assert refused(photos, photos).endswith("stands there already; remove it, or give another TARGET")
-    assert "no folder 'x' or 'y' in it" in refused(photos, target, "--train_split", "x", "--val_split", "y")
+    assert "neither 'x' nor 'y' is a folder in it" in refused(photos, target, "--train_split", "x", "--val_split", "y")
+    assert refused(photos, target, "--val_split", "x") == f"{photos}/x: no such folder"
+    assert "expected the names of two folders" in refused(photos, target, "--val_split", "train")
+    assert "MindSpore writes to names of printable Unicode only" in refused(photos, f"{target}\udcff")
     for flag, value in (("--max_side", 0), ("--quality", 101), ("--shards", -1)):
         assert f"{flag}: expected a whole number from 1 to" in refused(photos, target, flag, value)
     assert "--quality is for photos made smaller" in refused(photos, target, "--quality", 90)

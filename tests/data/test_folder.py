@@ -2,13 +2,15 @@
 
 import logging
 import os
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.folder import Photos, class_names_of, has_split, read_split
+from mindcv_lite.data.folder import Photos, class_names_of, has_split, photos_at, read_split
 from mindcv_lite.errors import UserError
 
 
@@ -126,3 +128,47 @@ def test_photos_behind_links_count_and_links_back_do_not_loop(photo_folder, tmp_
     (folder / "train/a/loop.jpg").symlink_to("loop.jpg")
     (folder / "train/loop").symlink_to("loop")
     assert len(read_split(str(folder), "train")) == 5
+
+
+@pytest.fixture
+def album(tmp_path, monkeypatch) -> list[str]:
+    """The photos of a folder, in the working directory, with more in it than photos."""
+    monkeypatch.chdir(tmp_path)
+    names = ["album/10.jpg", "album/2.JPG", "album/b [1]/1.png", "album/b [1]/c/3.bmp"]
+    others = ["album/.hidden.jpg", "album/.hidden/1.jpg", "album/notes.txt", "album/z/notes.txt"]
+    for name in (*names, *others):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    return names
+
+
+def test_photos_come_in_the_order_of_the_paths_each_once(album):
+    assert photos_at(["album"]) == album
+    assert photos_at(["album/b [1]/1.png", "album/notes.txt", "album"]) == [
+        album[2],
+        "album/notes.txt",
+        *album[:2],
+        album[3],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "places"),
+    [("album/*", [0, 1, 2, 3]), ("album/**", [0, 1, 2, 3]), ("album/*.jpg", [0]), ("album/b*/*.png", [2])],
+)
+def test_a_pattern_stands_for_what_it_matches_hidden_files_apart(album, pattern, places):
+    assert photos_at([pattern]) == [album[place] for place in places]
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("album/none.jpg", "no such file or folder, and nothing that this pattern matches"),
+        ("*.gif", "no such file or folder, and nothing that this pattern matches"),
+        ("album/z", r"no photo \(\.jpg, \.jpeg, \.png, \.bmp\) there"),
+        ("album/*.txt", r"no photo \(\.jpg, \.jpeg, \.png, \.bmp\) there"),
+    ],
+)
+def test_what_leads_to_no_photo_is_an_error_that_names_it(album, path, sentence):
+    with pytest.raises(UserError, match=rf"^{re.escape(path)}: {sentence}$"):
+        photos_at(["album", path])

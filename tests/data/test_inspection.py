@@ -26,6 +26,7 @@ TURNED[0x0112] = 6
         ("a.bmp", "RGB", {}, ()),
         ("a.jpg", "RGB", {"format": "PNG"}, ("of format PNG under another extension",)),
         ("a.jpg", "RGB", {"format": "MPO"}, ()),
+        ("a", "RGB", {"format": "JPEG"}, ("of format JPEG under another extension",)),
     ],
 )
 def test_a_photo_that_decodes_is_told_with_its_size_and_what_is_odd(tmp_path, name, mode, options, traits):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mindcv_lite.data.encoded import decodes, is_hopeless
-from mindcv_lite.data.jpeg import has_sound_header
+from mindcv_lite.data.jpeg import has_end, has_sound_header
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 QUANTIZERS, CODES, SCAN = b"\xff\xdb", b"\xff\xc4", b"\xff\xda"
@@ -72,3 +72,16 @@ def test_fill_bytes_before_a_marker_are_taken():
     padded = content[:2] + b"\xff" * 5 + content[2:]
     assert has_sound_header(padded)
     assert not is_hopeless(np.frombuffer(padded, np.uint8))
+
+
+@pytest.mark.parametrize("trailer", [b"", bytes(40), b"\xff\xda" * 3])
+def test_a_jpeg_that_is_cut_short_has_no_end_though_the_small_picture_within_it_has(trailer):
+    exif = Image.Exif()
+    exif[0x927C] = jpeg()  # a maker's note
+    content = jpeg(exif=exif)
+    assert content.count(b"\xff\xd9") == 2
+    assert has_end(content)
+    assert not has_end(content[:-2])
+    assert not has_end(content[: len(content) - 300])
+    assert not is_hopeless(np.frombuffer(content + trailer, np.uint8))
+    assert is_hopeless(np.frombuffer(content[: len(content) - 300], np.uint8))

@@ -62,6 +62,8 @@ def test_the_splits_are_those_of_the_folder(pair):
     assert packed.is_packed(target)
     assert not packed.is_packed(photos)
     assert not packed.has_split(target, "test")
+    assert packed.has_split(target, "train/")
+    assert len(packed.read_split(target, "train/")) == len(packed.read_split(target, "train"))
     for split in ("train", "val"):
         ours, theirs = packed.read_split(target, split), folder.read_split(photos, split)
         assert packed.has_split(target, split)

@@ -239,6 +239,12 @@ def test_class_names_that_are_no_text_are_told(cifar10, refusal):
     assert refusal("cifar10", cifar10).endswith("expected class names, text in UTF-8, got other bytes; unpack it again")
 
 
+@pytest.mark.parametrize("names", ["", "a\na\n"])
+def test_class_names_that_are_none_or_the_same_are_told(cifar10, refusal, names):
+    (cifar10 / "batches.meta.txt").write_text(names)
+    assert "batches.meta.txt: expected class names, a line each and none of them twice" in refusal("cifar10", cifar10)
+
+
 def test_files_that_do_not_fit_together(tmp_path, cifar10, refusal):
     write_cifar(cifar10 / "test_batch.bin", noise(2, 32, 32, 3), np.array([0, 10]))
     assert refusal("cifar10", cifar10) == f"{cifar10}: label 10 in 'val', expected 0 to 9"

@@ -1,0 +1,90 @@
+"""The tables of MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244), and the networks made of them.
+
+MindSpore is not imported here: what a network is can be said without building it.
+"""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One bottleneck of the paper's Tables 1 and 2; widths are those of the full-width network."""
+
+    kernel: int
+    expanded: int
+    out: int
+    squeeze: bool
+    activation: str
+    stride: int
+
+
+# fmt: off
+LARGE = (  # paper, Table 1                                               input at 224 x 224
+    Row(kernel=3, expanded= 16, out= 16, squeeze=False, activation="relu",   stride=1),  # 112
+    Row(kernel=3, expanded= 64, out= 24, squeeze=False, activation="relu",   stride=2),  # 112
+    Row(kernel=3, expanded= 72, out= 24, squeeze=False, activation="relu",   stride=1),  #  56
+    Row(kernel=5, expanded= 72, out= 40, squeeze=True,  activation="relu",   stride=2),  #  56
+    Row(kernel=5, expanded=120, out= 40, squeeze=True,  activation="relu",   stride=1),  #  28
+    Row(kernel=5, expanded=120, out= 40, squeeze=True,  activation="relu",   stride=1),  #  28
+    Row(kernel=3, expanded=240, out= 80, squeeze=False, activation="hswish", stride=2),  #  28
+    Row(kernel=3, expanded=200, out= 80, squeeze=False, activation="hswish", stride=1),  #  14
+    Row(kernel=3, expanded=184, out= 80, squeeze=False, activation="hswish", stride=1),  #  14
+    Row(kernel=3, expanded=184, out= 80, squeeze=False, activation="hswish", stride=1),  #  14
+    Row(kernel=3, expanded=480, out=112, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=3, expanded=672, out=112, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=5, expanded=672, out=160, squeeze=True,  activation="hswish", stride=2),  #  14
+    Row(kernel=5, expanded=960, out=160, squeeze=True,  activation="hswish", stride=1),  #   7
+    Row(kernel=5, expanded=960, out=160, squeeze=True,  activation="hswish", stride=1),  #   7
+)
+
+SMALL = (  # paper, Table 2                                               input at 224 x 224
+    Row(kernel=3, expanded= 16, out= 16, squeeze=True,  activation="relu",   stride=2),  # 112
+    Row(kernel=3, expanded= 72, out= 24, squeeze=False, activation="relu",   stride=2),  #  56
+    Row(kernel=3, expanded= 88, out= 24, squeeze=False, activation="relu",   stride=1),  #  28
+    Row(kernel=5, expanded= 96, out= 40, squeeze=True,  activation="hswish", stride=2),  #  28
+    Row(kernel=5, expanded=240, out= 40, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=5, expanded=240, out= 40, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=5, expanded=120, out= 48, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=5, expanded=144, out= 48, squeeze=True,  activation="hswish", stride=1),  #  14
+    Row(kernel=5, expanded=288, out= 96, squeeze=True,  activation="hswish", stride=2),  #  14
+    Row(kernel=5, expanded=576, out= 96, squeeze=True,  activation="hswish", stride=1),  #   7
+    Row(kernel=5, expanded=576, out= 96, squeeze=True,  activation="hswish", stride=1),  #   7
+)
+# fmt: on
+
+
+def minimalistic(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """`rows` without what is slow on some chips: no squeeze-excite, ReLU, 3x3 kernels (TensorFlow's variant)."""
+    return tuple(row._replace(kernel=3, squeeze=False, activation="relu") for row in rows)
+
+
+class Variant(NamedTuple):
+    """A network: its rows, the width of the hidden layer in the head, the activation outside the rows, the width."""
+
+    rows: tuple[Row, ...]
+    hidden: int
+    activation: str = "hswish"
+    width: float = 1.0
+
+    def scaled(self, channels: int) -> int:
+        """The channels of this network where the full-width one has `channels`."""
+        return make_divisible(channels * self.width)
+
+    def scaled_rows(self) -> list[Row]:
+        """The rows with the channels of this network."""
+        return [row._replace(expanded=self.scaled(row.expanded), out=self.scaled(row.out)) for row in self.rows]
+
+
+VARIANTS = {
+    "mobilenet_v3_small_100": Variant(SMALL, hidden=1024),
+    "mobilenet_v3_small_075": Variant(SMALL, hidden=1024, width=0.75),
+    "mobilenet_v3_large_100": Variant(LARGE, hidden=1280),
+    "mobilenet_v3_large_075": Variant(LARGE, hidden=1280, width=0.75),
+    "mobilenet_v3_small_minimalistic_100": Variant(minimalistic(SMALL), hidden=1024, activation="relu"),
+    "mobilenet_v3_large_minimalistic_100": Variant(minimalistic(LARGE), hidden=1280, activation="relu"),
+}
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """`channels` rounded to a multiple of `divisor`, but never down by more than a tenth (as in MobileNetV2)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor

@@ -1,0 +1,74 @@
+"""Write the network of a checkpoint for other programs: an ONNX file, or MindSpore's own MINDIR. Both hold the network
+for one size of images and any number of them, and the model card; both are compared with MindSpore's answers first."""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.recipe import checked_value
+
+# The file is the same wherever it is made: computed in float32.
+ON_THE_CPU = {"device_target": "CPU", "jit_level": "O1", "dataset_sink_mode": False}
+
+
+def main(arguments: list[str]) -> None:
+    flags = command_line().parse_args(arguments)
+    target = flags.target or flags.source.with_suffix(f".{flags.format}")
+    require_paths(flags.source, target, flags.format)
+    wanted: dict[str, Any] = {}
+    if flags.image_resize is not None:
+        wanted["image_resize"] = checked_value("image_resize", flags.image_resize, "command line", from_text=True)
+    if flags.format == "onnx":
+        require_packages("onnx", "onnxruntime")
+
+    # MindSpore takes seconds to import: a wrong command line has been answered by now.
+    from mindcv_lite import device
+    from mindcv_lite.export.answers import export
+    from mindcv_lite.trained import read_trained
+
+    trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)
+    device.start(trained.recipe)
+    export(trained, target, flags.include_preprocess, flags.softmax)
+
+
+def command_line() -> CommandLine:
+    usage = "%(prog)s export CKPT [TARGET] --format onnx|mindir [--image_resize N] [--include_preprocess]"
+    parser = CommandLine(usage=f"{usage} [--softmax]", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("source", type=Path, metavar="CKPT", help="checkpoint of this project or MindCV's; convert makes one of others")
+    add("target", type=Path, nargs="?", metavar="TARGET", help="new file; default: CKPT with the suffix of the format")
+    add("--format", choices=("onnx", "mindir"), required=True, help="of TARGET")
+    add("--image_resize", metavar="N", help="side of the images in pixels; default: that of the training, by the card")
+    add(
+        "--include_preprocess",
+        action="store_true",
+        help="take uint8 images (batch, side, side, channels), RGB, and normalise them by mean and std in the file; "
+        "without it: float32 (batch, channels, side, side), normalised before",
+    )
+    add("--softmax", action="store_true", help="give probabilities; without it: logits")
+    return parser
+
+
+def require_paths(source: Path, target: Path, form: str) -> None:
+    """Raise `UserError` on a wrong file name; this needs no MindSpore."""
+    if not source.is_file():
+        raise UserError(f"{source}: no such checkpoint")
+    if source.suffix != ".ckpt":
+        raise UserError(
+            f"{source}: the name of CKPT must end in .ckpt; `python -m mindcv_lite convert` makes one of weights of "
+            "others"
+        )
+    if target.suffix != f".{form}":
+        raise UserError(f"{target}: with --format {form} the name of TARGET must end in .{form}")
+    if os.path.lexists(target):
+        raise UserError(f"{target}: stands there already; remove it, or give another TARGET")
+    if not target.parent.is_dir():
+        raise UserError(f"{target.parent}: no such folder")
+
+
+def require_packages(*names: str) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f'--format onnx needs {" and ".join(missing)}, missing here: pip install -e ".[export]"')

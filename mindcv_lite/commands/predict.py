@@ -1,0 +1,137 @@
+"""Say what is on photos: the best classes of each and their probabilities, a line for each photo.
+
+A PATH is a photo, a folder (all photos in it, in any depth, sorted by name) or a pattern in quotes ('*.jpg', 'a/**').
+Photos are prepared as validate.py does it, by what the checkpoint's card says. Exit status 1 if some of them could not
+be read; these are listed at the end, on stderr.
+"""
+
+import contextlib
+import csv
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.files import written_whole
+from mindcv_lite.recipe import KEYS, checked_value
+
+if TYPE_CHECKING:
+    from mindcv_lite.classification import Classification
+    from mindcv_lite.trained import Trained
+
+log = logging.getLogger(__name__)
+
+TOP, BATCH_SIZE = 5, 32
+RECIPE_KEYS = ("batch_size", "image_resize", "device_target", "num_parallel_workers")
+COLUMNS = ("path", "rank", "class", "output", "probability")
+# What would move the cursor or begin a new line, in the name of a file or a class.
+CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+
+
+def main(arguments: list[str]) -> None:
+    flags = command_line().parse_intermixed_args(arguments)
+    given = {name: value for name, value in vars(flags).items() if name in RECIPE_KEYS and value is not None}
+    keys = {name: checked_value(name, value, "command line", from_text=True) for name, value in given.items()}
+    require_arguments(flags.checkpoint, flags.top, flags.csv)
+
+    # The answer goes to stdout; what is said meanwhile does not.
+    with contextlib.redirect_stdout(sys.stderr):
+        # NumPy and Pillow take a moment to import, MindSpore seconds: a wrong command line has been answered by now.
+        from mindcv_lite.data.folder import photos_at
+
+        paths = photos_at(flags.paths)
+        trained, classification = classified(flags.checkpoint, paths, flags.top, keys)
+    if flags.csv:
+        write_csv(flags.csv, trained, classification)
+    for line in lines_of(trained, classification):
+        print(line)
+    sys.stdout.flush()
+    if classification.flaws:
+        print(f"{len(classification.flaws)} of {len(paths)} photos could not be read:", file=sys.stderr)
+        for path, flaw in classification.flaws.items():
+            print(f"  {path.translate(CONTROLS)}: {flaw}", file=sys.stderr)
+        sys.exit(1)
+
+
+def command_line() -> CommandLine:
+    usage = "%(prog)s predict CKPT PATH... [--top K] [--csv FILE] [--batch_size N] [--image_resize N]"
+    parser = CommandLine(
+        usage=f"{usage} [--device_target NAME] [--num_parallel_workers N]", description=__doc__, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CKPT", help="a .ckpt file of this project or of MindCV")
+    add("paths", nargs="+", metavar="PATH", help="photo, folder, or pattern in quotes")
+    add("--top", type=int, default=TOP, metavar="K", help=f"classes of each photo; default {TOP}")
+    add(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help=f"write a table, too, in place of an earlier one: {','.join(COLUMNS)}, a row for each photo and rank",
+    )
+    defaults = {"batch_size": BATCH_SIZE, "image_resize": "the card's"}
+    for name in RECIPE_KEYS:
+        add(
+            f"--{name}",
+            metavar="VALUE",
+            help=f"{KEYS[name].metadata['help']}; default {defaults.get(name, KEYS[name].default)}",
+        )
+    return parser
+
+
+def require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
+    """Raise `UserError` on what cannot be read or written; this needs no MindSpore."""
+    if not Path(checkpoint).is_file():
+        raise UserError(f"{checkpoint}: no such weights file; the first argument is a .ckpt file")
+    if Path(checkpoint).suffix != ".ckpt":  # MindSpore reads no other name
+        raise UserError(
+            f"{checkpoint}: the name of a weights file must end in .ckpt; `python -m mindcv_lite convert` makes one of "
+            "weights of others"
+        )
+    if top < 1:
+        raise UserError(f"command line: --top: expected a whole number from 1 on, got {top}")
+    if table and (table.suffix.lower() != ".csv" or table.is_dir() or not table.parent.is_dir()):
+        raise UserError(f"{table}: not a .csv in a folder that is there; --csv names one to write")
+    if table and not os.access(table.parent, os.W_OK):
+        raise UserError(f"{table.parent}: this folder may not be written to; give --csv another place")
+
+
+def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]) -> tuple["Trained", "Classification"]:
+    """What the checkpoint is, and what it says of the photos."""
+    from mindcv_lite import device
+    from mindcv_lite.classification import predict
+    from mindcv_lite.trained import read_trained
+
+    device.require_launcher(distribute=False)
+    batch_size = min(keys.get("batch_size", BATCH_SIZE), len(paths) + 1)
+    fixed = {"batch_size": batch_size, "on_corrupt": "replace", "dataset_sink_mode": False}
+    trained = read_trained(checkpoint, **keys | fixed)
+    classification = predict(trained, paths, top, device.start(trained.recipe))
+    if classification.turned:
+        log.info(
+            "a rotation in EXIF data is not followed, as in training; photos that have one: %d", classification.turned
+        )
+    return trained, classification
+
+
+def lines_of(trained: "Trained", classification: "Classification") -> list[str]:
+    """A line for each photo: its path, then name and probability of each class, between tabs."""
+    lines = []
+    for path, best in classification.best.items():
+        classes = [f"{trained.class_names[output]} {probability:.4f}" for output, probability in best]
+        lines.append("\t".join(field.translate(CONTROLS) for field in (path, *classes)))
+    return lines
+
+
+def write_csv(table: Path, trained: "Trained", classification: "Classification") -> None:
+    """A row for each photo and rank. What of a path is no text has backslashes, so that the file is UTF-8."""
+    with (
+        written_whole(table) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for path, best in classification.best.items():
+            for rank, (output, probability) in enumerate(best, 1):
+                writer.writerow((path, rank, trained.class_names[output], output, f"{probability:.7g}"))

@@ -1,0 +1,99 @@
+"""What an exported network answers: the cell that says it in MindSpore, and the file that must say the same."""
+
+import json
+import logging
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindcv_lite.data.normalize import Normalize
+from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.export.graph import network_graph
+from mindcv_lite.export.mindir_files import mindir_file, run_mindir
+from mindcv_lite.export.onnx_files import onnx_file, run_onnx
+from mindcv_lite.files import written_whole
+from mindcv_lite.trained import Trained
+from mindcv_lite.weights import model_card
+
+log = logging.getLogger(__name__)
+
+# Largest difference from MindSpore, as a share of the largest answer. Another order of summation gives about 1e-6, a
+# wrong epsilon or padding 1e-2 and more.
+TOLERANCE = 1e-3
+
+
+class Answers(nn.Cell):
+    """A network, and what an exported file may hold besides: normalised first, probabilities in the end."""
+
+    def __init__(self, network: nn.Cell, normalize: Normalize | None, softmax: bool):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.normalize = normalize
+        self.softmax = softmax
+
+    def construct(self, images: Tensor) -> Tensor:
+        if self.normalize is not None:
+            images = self.normalize(images)
+        logits = self.network(images)
+        return ops.softmax(logits) if self.softmax else logits  # (batch, classes)
+
+
+def export(trained: Trained, target: Path, include_preprocess: bool = False, softmax: bool = False) -> None:
+    """Write a trained network as an ONNX or MINDIR file, by the suffix of `target`, if it answers as in MindSpore.
+
+    `include_preprocess`: it takes uint8 images (batch, side, side, channels), and normalises them; else float32
+    (batch, channels, side, side), normalised already. `softmax`: it gives probabilities, not logits. Raises
+    `UserError` if the weights are not finite, `TrainingError` if the file's answers are others.
+    """
+    recipe, network = trained.recipe, trained.network()
+    normalize = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
+    images = sample_images(recipe.augmentation.image_resize, recipe.model.in_channels)
+    if not include_preprocess:
+        images = normalize(Tensor(images)).asnumpy()
+    answers = Answers(network, normalize if include_preprocess else None, softmax).set_train(False)
+    expected = answers(Tensor(images)).asnumpy()
+    if not np.isfinite(expected).all():
+        raise UserError(f"{trained.weights.path}: its answers are not finite: the weights of a run that failed")
+
+    metadata = metadata_of(trained)
+    if target.suffix == ".onnx":
+        parameters = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
+        content = onnx_file(network_graph(recipe, parameters, include_preprocess, softmax), images, metadata)
+        found = run_onnx(content, images)
+    else:
+        content = mindir_file(answers, images, metadata)
+        found = run_mindir(content, images)
+    require_same(found, expected, target)
+    with written_whole(target) as unfinished:
+        unfinished.write_bytes(content)
+    shape = ", ".join(map(str, images.shape[1:]))
+    kind = "probabilities" if softmax else "logits"
+    log.info("%s: %s (batch, %s) -> %s (batch, %d)", target, images.dtype, shape, kind, expected.shape[1])
+
+
+def metadata_of(trained: Trained) -> dict[str, str]:
+    """The model card for a file's metadata: texts as they are, all else as JSON."""
+    card = model_card(trained.recipe, trained.class_names, mindcv_lite=version("mindcv_lite"))
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in card.items()}
+
+
+def sample_images(side: int, channels: int) -> np.ndarray:
+    """Noise, a smooth picture, and half of each, always the same: uint8 (3, side, side, channels)."""
+    random = np.random.default_rng(0)
+    noise = random.uniform(0, 255, (side, side, channels))
+    y, x = np.mgrid[:side, :side, :1][:2] / side  # (side, side, 1)
+    smooth = 127.5 + 127.5 * np.sin(x * random.uniform(-9, 9, channels) + y * random.uniform(-9, 9, channels))
+    return np.stack([noise, smooth, (noise + smooth) / 2]).round().astype(np.uint8)
+
+
+def require_same(found: np.ndarray, expected: np.ndarray, target: Path) -> None:
+    """Raise `TrainingError` if the answers that a file gives are not those of MindSpore."""
+    difference, largest = np.abs(found - expected).max(), np.abs(expected).max()
+    if not difference <= TOLERANCE * largest:  # a difference that is no number is too large
+        raise TrainingError(
+            f"{target}: not written, because its answers would differ from MindSpore's by {difference:.2g}, where the "
+            f"largest is {largest:.3g}; this is a defect"
+        )
+    log.info("its answers differ from MindSpore's by at most %.1e, the largest is %.3g", difference, largest)

@@ -1,0 +1,145 @@
+"""The network as ONNX operators, put together along the block table like the network in mobilenetv3.py."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mindcv_lite.blocks import VARIANTS, Row
+from mindcv_lite.folding import fold_norms
+from mindcv_lite.network import STEM
+from mindcv_lite.recipe import Recipe
+
+INPUT = "images"
+OPERATORS = {"relu": "Relu", "hswish": "HardSwish"}
+FLOAT = 1  # float32, in ONNX's numbering
+
+
+class Node(NamedTuple):
+    """An operator, what goes in, and what comes out, whose name is the node's too."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: dict[str, Any]
+
+
+@dataclass
+class Graph:
+    """Nodes in the order in which they compute, and the arrays that they read. `side`: of the images so far."""
+
+    constants: dict[str, np.ndarray]
+    side: int
+    nodes: list[Node] = field(default_factory=list)
+
+    def add(self, operator: str, output: str, *inputs: str, **attributes: Any) -> str:
+        self.nodes.append(Node(operator, inputs, output, attributes))
+        return output
+
+    def layer(self, operator: str, name: str, x: str, **attributes: Any) -> str:
+        """An operator with the weight and the bias of the layer `name`."""
+        return self.add(operator, name, x, f"{name}.weight", f"{name}.bias", **attributes)
+
+    def convolution(self, name: str, x: str, stride: int = 1, group: int = 1, same: bool = False) -> str:
+        kernel = self.constants[f"{name}.weight"].shape[-1]
+        before, after = same_padding(self.side, kernel, stride) if same else (kernel // 2, kernel // 2)
+        self.side = (self.side + before + after - kernel) // stride + 1
+        shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [before] * 2 + [after] * 2}
+        return self.layer("Conv", name, x, **shape, group=group)
+
+    def outputs_of(self, name: str) -> int:
+        """The channels that come out of the layer `name`."""
+        return len(self.constants[f"{name}.bias"])
+
+
+def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME: as many outputs as strides begin in `side`; an odd one goes behind. Left and right alike."""
+    total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
+    return total // 2, total - total // 2
+
+
+def network_graph(
+    recipe: Recipe, parameters: Mapping[str, np.ndarray], include_preprocess: bool, softmax: bool
+) -> Graph:
+    """The network of `recipe` in evaluation: `images`, (batch, channels, side, side), to `logits`, (batch, classes).
+
+    `include_preprocess`: the images are uint8 (batch, side, side, channels), and normalised here. `softmax`: the
+    output is `probabilities`.
+    """
+    graph = Graph(fold_norms(parameters, recipe.model.bn_eps), recipe.augmentation.image_resize)
+    x = INPUT
+    if include_preprocess:
+        x = add_normalize(graph, x, recipe.augmentation.mean, recipe.augmentation.std)
+    x = add_features(graph, x, recipe.model.model, recipe.model.conv_padding)
+    x = add_classifier(graph, x, OPERATORS[VARIANTS[recipe.model.model].activation])
+    if softmax:
+        graph.add("Softmax", "probabilities", x, axis=-1)
+    return graph
+
+
+def add_normalize(graph: Graph, x: str, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+    """uint8 (batch, side, side, channels) -> float32 (batch, channels, side, side), by mean and deviation."""
+    for name, values in (("mean", mean), ("std", std)):
+        graph.constants[name] = np.array(values, np.float32).reshape(-1, 1, 1)
+    x = graph.add("Transpose", "transposed", x, perm=[0, 3, 1, 2])
+    x = graph.add("Cast", "floats", x, to=FLOAT)
+    x = graph.add("Sub", "centred", x, "mean")
+    return graph.add("Div", "normalised", x, "std")
+
+
+def add_features(graph: Graph, x: str, model: str, conv_padding: str) -> str:
+    """Stem, rows and last convolution: (batch, channels, side, side) -> (batch, last, side / 32, side / 32)."""
+    variant = VARIANTS[model]
+    activation = OPERATORS[variant.activation]
+    x = graph.convolution("features.0", x, stride=2, same=conv_padding == "same")
+    x = graph.add(activation, "features.2", x)
+    channels = graph.outputs_of("features.0")
+    for place, row in enumerate(variant.rows, STEM):
+        x, channels = add_bottleneck(graph, f"features.{place}", x, channels, row, conv_padding != "symmetric")
+    last = STEM + len(variant.rows)
+    x = graph.convolution(f"features.{last}", x)
+    return graph.add(activation, f"features.{last + 2}", x)
+
+
+def add_bottleneck(graph: Graph, name: str, x: str, channels: int, row: Row, same: bool) -> tuple[str, int]:
+    """One row of the table. Returns its output and the channels of it.
+
+    A BatchNorm that was folded, an activation and a squeeze-excite count in the names of the layers.
+    """
+    activation = OPERATORS[row.activation]
+    layer, y = 0, x
+    width = graph.outputs_of(f"{name}.layers.0")
+    if width != channels:
+        y = graph.convolution(f"{name}.layers.0", y)
+        y = graph.add(activation, f"{name}.layers.2", y)
+        layer = 3
+    y = graph.convolution(f"{name}.layers.{layer}", y, row.stride, group=width, same=same)
+    y = graph.add(activation, f"{name}.layers.{layer + 2}", y)
+    layer += 3
+    if row.squeeze:
+        y = add_squeeze_excite(graph, f"{name}.layers.{layer}", y)
+        layer += 1
+    y = graph.convolution(f"{name}.layers.{layer}", y)
+    out = graph.outputs_of(f"{name}.layers.{layer}")
+    if row.stride == 1 and channels == out:
+        y = graph.add("Add", name, x, y)
+    return y, out
+
+
+def add_squeeze_excite(graph: Graph, name: str, x: str) -> str:
+    s = graph.add("GlobalAveragePool", f"{name}.mean", x)  # (batch, channels, 1, 1)
+    s = graph.layer("Conv", f"{name}.conv_reduce", s)
+    s = graph.add("Relu", f"{name}.relu", s)
+    s = graph.layer("Conv", f"{name}.conv_expand", s)
+    s = graph.add("HardSigmoid", f"{name}.gate", s, alpha=1 / 6, beta=0.5)  # ONNX's own slope is 0.2
+    return graph.add("Mul", name, x, s)
+
+
+def add_classifier(graph: Graph, x: str, activation: str) -> str:
+    """(batch, last, height, width) -> logits (batch, classes)."""
+    x = graph.add("GlobalAveragePool", "mean_of_features", x)
+    x = graph.add("Flatten", "flattened", x)  # (batch, last)
+    x = graph.layer("Gemm", "classifier.0", x, transB=1)
+    x = graph.add(activation, "classifier.1", x)
+    return graph.add("Gemm", "logits", x, "classifier.3.weight", "classifier.3.bias", transB=1)

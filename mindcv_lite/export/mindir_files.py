@@ -1,0 +1,47 @@
+"""MINDIR files: MindSpore's own graphs, for MindSpore and MindSpore Lite."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn
+
+from mindcv_lite.errors import UserError
+
+
+def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str]) -> bytes:
+    """The content of a MINDIR file of `cell`.
+
+    `images`: a batch like those it is to take; the number of them is free. `metadata` becomes the file's `user_info`.
+    """
+
+    def describe(model: Any) -> None:
+        if hasattr(model.user_info, "add"):  # to a protobuf newer than MindSpore 2.7, its map is a list of entries
+            for name, value in metadata.items():
+                model.user_info.add(key=name, value=value)
+        else:
+            model.user_info.update(metadata)
+
+    batch = Tensor(shape=[None, *images.shape[1:]], dtype=Tensor(images).dtype)
+    # Not in the user's folder: MindSpore lets the owner alone read what it writes, and takes plain names only.
+    with tempfile.TemporaryDirectory() as folder:
+        if not re.fullmatch(r"[\w@./:-]+", folder, re.ASCII):
+            raise UserError(
+                f"{folder}: MindSpore takes no such name; set TMPDIR to a folder of plain letters and digits"
+            )
+        path = f"{folder}/network.mindir"
+        mindspore.export(cell, batch, file_name=path, file_format="MINDIR", custom_func=describe)
+        return Path(path).read_bytes()
+
+
+def run_mindir(content: bytes, images: np.ndarray) -> np.ndarray:
+    """What MindSpore answers to `images`, by the content of a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/network.mindir"
+        Path(path).write_bytes(content)
+        cell: Any = nn.GraphCell(mindspore.load(path))
+        return cell(Tensor(images)).asnumpy()

@@ -1,0 +1,82 @@
+"""results.csv, what a run says of its epochs: a line for each of them."""
+
+import csv
+import io
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mindcv_lite.errors import UserError
+from mindcv_lite.files import written_whole
+
+RESULTS = "results.csv"
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """A line of results.csv, whose columns are these fields. None: not known, as the scores of an epoch that was not
+    validated."""
+
+    epoch: int
+    step: int  # since the run began
+    train_loss: float  # mean over the epoch and all ranks
+    top1: float | None  # 0 to 1, as top5
+    top5: float | None
+    val_loss: float | None
+    rate: float  # of the last update
+    images_per_second: float  # in training, of all ranks
+    waited: float | None  # seconds of the training for data
+    seconds: float  # of the training, validation not counted
+
+
+COLUMNS = tuple(field.name for field in fields(EpochResult))
+
+
+def append_result(path: Path, result: EpochResult) -> None:
+    """Append a line to results.csv, under a line of the columns if the file is new."""
+    is_new = not path.exists()
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        if is_new:
+            table.writerow(COLUMNS)
+        table.writerow(_texts(result))
+
+
+def read_results(path: Path) -> list[EpochResult]:
+    """The results of all epochs; a last line that was cut short is passed over. Raises `UserError`."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be read: {reason}; expected the {RESULTS} of a run") from None
+    whole = text[: text.rfind("\n") + 1]
+    head, *lines = whole.splitlines() or [""]
+    if whole and head != ",".join(COLUMNS):
+        raise UserError(
+            f"{path}: not the results of a run: expected the columns {','.join(COLUMNS)}, got {head[:80]!r}"
+        )
+    return [_parsed(line, f"{path}:{number}") for number, line in enumerate(lines, 2)]
+
+
+def drop_results_after(path: Path, step: int) -> None:
+    """Take the lines of later steps out of results.csv: a run that goes on from an older state makes them again."""
+    if not path.exists():
+        return
+    kept = io.StringIO(newline="")
+    csv.writer(kept).writerows([COLUMNS, *(_texts(result) for result in read_results(path) if result.step <= step)])
+    with written_whole(path) as unfinished:
+        unfinished.write_text(kept.getvalue(), encoding="utf-8", newline="")
+
+
+def _texts(result: EpochResult) -> list[object]:
+    return [f"{value:.6g}" if isinstance(value, float) else value for value in astuple(result)]
+
+
+def _parsed(line: str, where: str) -> EpochResult:
+    try:
+        epoch, step, *others = line.split(",")
+        numbers: list[Any] = [float(number) if number else None for number in others]
+        return EpochResult(int(epoch), int(step), *numbers)
+    except (ValueError, TypeError):
+        expected = f"{len(COLUMNS)} numbers between commas"
+        raise UserError(f"{where}: damaged: expected {expected}, got {line[:80]!r}; take the line out") from None

@@ -1,0 +1,85 @@
+"""The command that exports: what it makes of its command line, and what it refuses."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from mindcv_lite.checkpoint import save_weights
+from mindcv_lite.commands.export import main
+from mindcv_lite.network import build_network
+from mindcv_lite.recipe import Recipe
+from mindcv_lite.weights import model_card
+
+
+def export(*arguments: object) -> None:
+    main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def refused(refusal) -> Callable[..., str]:
+    return partial(refusal, export)
+
+
+def grey_checkpoint(recipe: Callable[..., Recipe], path: Path) -> None:
+    """A network of two classes for grey images."""
+    wanted = recipe(model="mobilenet_v3_small_075", in_channels=1, mean=[33.0], std=[78.0], num_classes=2)
+    network = build_network(wanted.model, "O0")
+    parameters = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
+    save_weights(path, parameters, model_card(wanted, ("<b>", "ü")))
+
+
+def test_the_file_lies_beside_the_checkpoint_and_the_log_says_what_it_takes_and_gives(recipe, tmp_path, capsys):
+    folder = tmp_path / "a <b> & ü"
+    folder.mkdir()
+    source, target = folder / "my.best.ckpt", folder / "my.best.onnx"
+    grey_checkpoint(recipe, source)
+    export(source, "--format", "onnx", "--image_resize", "40", "--include_preprocess", "--softmax")
+    assert sorted(folder.iterdir()) == [source, target]
+    session = onnxruntime.InferenceSession(target.read_bytes())
+    (answers,) = session.run(["probabilities"], {"images": np.zeros((5, 40, 40, 1), np.uint8)})
+    np.testing.assert_allclose(np.asarray(answers).sum(1), np.ones(5), rtol=1e-6)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert (metadata["image_resize"], json.loads(metadata["class_names"])) == ("40", ["<b>", "ü"])
+    difference, written = capsys.readouterr().out.splitlines()[-2:]
+    assert " its answers differ from MindSpore's by at most " in difference
+    assert written.endswith("my.best.onnx: uint8 (batch, 40, 40, 1) -> probabilities (batch, 2)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["no.ckpt", "--format", "onnx"], "no.ckpt: no such checkpoint"),
+        (["x.pth", "--format", "onnx"], "x.pth: the name of CKPT must end in .ckpt; `python -m mindcv_lite convert`"),
+        (["x.ckpt"], "command line: the following arguments are required: --format"),
+        (["x.ckpt", "--format", "tflite"], "command line: argument --format: invalid choice: 'tflite'"),
+        (
+            ["x.ckpt", "x.mindir", "--format", "onnx"],
+            "x.mindir: with --format onnx the name of TARGET must end in .onnx",
+        ),
+        (["x.ckpt", "no/x.onnx", "--format", "onnx"], "no: no such folder"),
+        (["x.ckpt", "there.onnx", "--format", "onnx"], "there.onnx: stands there already; remove it"),
+        (["x.ckpt", "dangling.mindir", "--format", "mindir"], "dangling.mindir: stands there already; remove it"),
+        (["x.ckpt", "--format", "onnx", "--image_resize", "0"], "command line: key 'image_resize': expected a whole"),
+        (["x.ckpt", "--format", "onnx", "--image_resize", "a"], "command line: key 'image_resize': expected a whole"),
+        (["x.ckpt", "--format", "mindir"], "x.ckpt: not a MindSpore checkpoint, or damaged"),
+    ],
+)
+def test_a_wrong_command_line(refused, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.ckpt", "x.pth", "there.onnx"):
+        Path(name).write_text("precious")
+    Path("dangling.mindir").symlink_to("nowhere")
+    assert refused(*arguments).startswith(sentence)
+
+
+def test_without_the_packages_the_pip_command_is_told(refused, tmp_path, monkeypatch):
+    (tmp_path / "x.ckpt").write_text("")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    said = refused(tmp_path / "x.ckpt", "--format", "onnx")
+    assert said == '--format onnx needs onnxruntime, missing here: pip install -e ".[export]"'

@@ -1,0 +1,274 @@
+"""What is said of photos: the same as validation counts, of each readable photo once, in order; the rest by reason."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import mindspore
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+from PIL import Image
+from scipy.special import softmax
+
+from mindcv_lite.checkpoint import save_weights
+from mindcv_lite.classification import best_classes, predict
+from mindcv_lite.commands.predict import COLUMNS, main
+from mindcv_lite.data.classes import NAMES
+from mindcv_lite.data.folder import Photos, photos_at, read_split
+from mindcv_lite.data.pipeline import evaluation_batches
+from mindcv_lite.errors import UserError
+from mindcv_lite.evaluation import EvaluationStep, evaluate
+from mindcv_lite.network import build_network
+from mindcv_lite.trained import read_trained
+from mindcv_lite.weights import model_card
+from tests.conftest import ROOT, write_photos
+
+CLASSES = ("a,b", "line\nbreak\t<i>", "rosé")
+SHOWN = ("a,b", "line\\nbreak\\t<i>", "rosé")
+KEYS = {"model": "mobilenet_v3_small_minimalistic_100", "num_classes": 3, "num_parallel_workers": 1}
+
+
+class Example(NamedTuple):
+    checkpoint: Path
+    val: Path
+    paths: list[str]
+    logits: np.ndarray  # (photos, classes), by NumPy's normalisation and single operators
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory, recipe, world, graph_mode) -> Example:
+    """Random weights that guess each class for some photos."""
+    folder = tmp_path_factory.mktemp("example")
+    write_photos(folder / "photos", {"val": {"a": 4, "b": 3, "c": 3}})
+    paths = photos_at([str(folder / "photos/val")])
+    given = recipe(**KEYS, batch_size=len(paths))
+    network = build_network(given.model, "O0").set_train(False)
+    (images,) = (
+        images for images, *_ in evaluation_batches(Photos(paths, np.zeros(10, np.int32), CLASSES), given, world(given))
+    )
+    augmentation = given.augmentation
+    x = ((images - np.array(augmentation.mean)) / np.array(augmentation.std)).transpose(0, 3, 1, 2).astype(np.float32)
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    logits = network(Tensor(x)).asnumpy()
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    parameters = {name: value.asnumpy() for name, value in network.parameters_dict().items()}
+    spread, middle = logits.std(0), logits.mean(0)  # after this, the logits of a class have deviation 1 and mean 0
+    parameters["classifier.3.weight"] /= spread[:, None]
+    parameters["classifier.3.bias"] = (parameters["classifier.3.bias"] - middle) / spread
+    save_weights(folder / "weights.ckpt", parameters, model_card(given, CLASSES))
+    return Example(folder / "weights.ckpt", folder / "photos/val", paths, (logits - middle) / spread)
+
+
+@pytest.fixture
+def ask(monkeypatch, tmp_path, capsys) -> Callable[..., tuple[int, list[str], str]]:
+    """(exit status, lines on stdout, stderr) of a prediction in this process, in an empty working folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def ask(*arguments: object) -> tuple[int, list[str], str]:
+        status = 0
+        try:
+            main([*map(str, arguments), "--device_target", "CPU", "--num_parallel_workers", "1"])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        said = capsys.readouterr()
+        return status, said.out.splitlines(), said.err
+
+    return ask
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# --------------------------------------------------------------------------------------------------------- sound photos
+
+
+def test_classes_and_probabilities_are_those_of_the_network_in_the_order_of_the_photos(example, ask):
+    status, lines, _ = ask(example.checkpoint, example.val, "--csv", "table.csv", "--batch_size", 4)
+    assert status == 0
+    expected, order = softmax(example.logits.astype(np.float64), 1), np.argsort(-example.logits, 1)
+    assert len(set(order[:, 0])) > 1  # or else a mistaken order of photos would not be seen
+    rows = rows_of(Path("table.csv"))
+    assert tuple(rows[0]) == COLUMNS
+    places = [(path, rank) for path in example.paths for rank in (1, 2, 3)]
+    assert [(row["path"], int(row["rank"])) for row in rows] == places
+    assert [int(row["output"]) for row in rows] == order.flatten().tolist()
+    assert [row["class"] for row in rows] == [CLASSES[output] for output in order.flatten()]
+    probabilities = np.array([float(row["probability"]) for row in rows]).reshape(-1, 3)
+    np.testing.assert_allclose(probabilities, np.take_along_axis(expected, order, 1), atol=1e-5)
+    shown = []
+    for path, outputs, shares in zip(example.paths, order, probabilities, strict=True):
+        best = [f"{SHOWN[output]} {share:.4f}" for output, share in zip(outputs, shares, strict=True)]
+        shown.append("\t".join([path, *best]))
+    assert lines == shown
+
+
+def test_the_best_classes_are_right_as_often_as_validation_counts(example, ask, recipe, world):
+    given = recipe(**KEYS)
+    photos = read_split(str(example.val.parent), "val")
+    trained = read_trained(str(example.checkpoint))
+    score = evaluate(EvaluationStep(trained.network(), given), photos, given, world(given))
+    ask(example.checkpoint, example.val, "--top", 1, "--csv", "table.csv")
+    rows = rows_of(Path("table.csv"))
+    right = sum(int(row["output"]) == label for row, label in zip(rows, photos.labels, strict=True))
+    assert [row["path"] for row in rows] == photos.paths
+    assert score.top1 == right / len(photos)
+
+
+def test_a_pattern_and_a_checkpoint_of_mindcv_without_a_card_give_imagenets_classes(shared, ask):
+    checkpoint = shared / "parity/mindcv_small.ckpt"
+    photos = str(shared / "data/flowers5/val/roses")
+    status, lines, _ = ask(checkpoint, f"{photos}/1*.jpg", "--top", 2)
+    assert status == 0
+    assert [line.split("\t")[0] for line in lines] == sorted(map(str, Path(photos).glob("1*.jpg")))
+    assert {name.split()[0] for line in lines for name in line.split("\t")[1:]} <= {*NAMES}
+
+
+def test_equal_outputs_keep_their_order_and_large_ones_do_not_overflow():
+    logits = np.array([[1, 3, 3, 2], [1e4, -1e4, 0, 1e4]], np.float32)
+    best = best_classes(logits, 9)
+    assert [[output for output, _ in row] for row in best] == [[1, 2, 3, 0], [0, 3, 2, 1]]
+    np.testing.assert_allclose([share for _, share in best[0]], np.sort(softmax(logits[0].astype(float)))[::-1])
+    assert [share for _, share in best[1]] == [0.5, 0.5, 0, 0]
+    assert [len(row) for row in best_classes(logits, 2)] == [2, 2]
+
+
+def test_an_answer_that_is_no_number_is_not_passed_on(example, recipe, world, graph_mode):
+    class NotANumber(nn.Cell):
+        def construct(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)) * float("nan")
+
+    given = recipe(on_corrupt="replace")
+    weights = SimpleNamespace(path="bad.ckpt")
+    trained = SimpleNamespace(recipe=given, class_names=CLASSES, weights=weights, network=NotANumber)
+    with pytest.raises(UserError, match=r"bad\.ckpt: the network's outputs are no numbers"):
+        predict(trained, example.paths, 1, world(given))  # type: ignore[bad-argument-type]
+
+
+# ----------------------------------------------------------------------------------------------------------- odd photos
+
+
+@pytest.fixture
+def odd(tmp_path) -> Path:
+    """Photos that are unusual, and files that are none."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    photo = Image.effect_noise((60, 50), 90).convert("RGB")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photo.save(folder / "turned.jpg", exif=turned)
+    photo.save(folder / "progressive.jpg", progressive=True)
+    photo.convert("CMYK").save(folder / "cmyk.jpg")
+    photo.convert("RGBA").save(folder / "alpha.png")
+    photo.convert("P").save(folder / "palette.png")
+    photo.save(folder / "bitmap.bmp")
+    Image.fromarray(np.full((50, 60), 40_000, np.uint16)).save(folder / "grey16.png")
+    Image.new("RGB", (1, 1)).save(folder / "pixel.png")
+    photo.resize((6000, 4000)).save(folder / "large.jpg")
+    whole, png = (folder / "turned.jpg").read_bytes(), (folder / "alpha.png").read_bytes()
+    os.rename(folder / "turned.jpg", os.fsencode(folder) + b"/turn\xe9d \n<b>.jpg")
+    for name, content in {
+        "cut.jpg": whole[: len(whole) // 2],
+        "empty.jpg": b"",
+        "header.jpg": whole[:200],
+        "page.jpg": b"<html>",
+        "wrong_sum.png": png[: len(png) // 2] + bytes([png[len(png) // 2] ^ 255]) + png[len(png) // 2 + 1 :],
+    }.items():
+        (folder / name).write_bytes(content)
+    photo.save(folder / "gif.jpg", "GIF")
+    Image.new("RGB", (3000, 2)).save(folder / "narrow.png")
+    Image.new("1", (20_000, 20_000)).save(folder / "vast.png")
+    (folder / ".hidden.jpg").write_bytes(b"")
+    return folder
+
+
+def test_of_a_folder_of_odd_files_each_has_a_line_or_a_reason(example, odd, tmp_path):
+    (tmp_path / "work").mkdir()
+    command = [sys.executable, "-m", "mindcv_lite", "predict", example.checkpoint, odd, "--csv", "table.csv"]
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path / "work", env=here, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    names = ["alpha.png", "bitmap.bmp", "cmyk.jpg", "grey16.png", "large.jpg"]
+    names += ["palette.png", "pixel.png", "progressive.jpg"]
+    shown = [line.split("\t")[0].removeprefix(f"{odd}/") for line in done.stdout.splitlines()]
+    assert shown == [*names, "turn\\udce9d \\n<b>.jpg"]
+    assert "Traceback" not in done.stderr
+    assert "WARNING" not in done.stderr
+    assert "photos that have one: 1\n" in done.stderr
+    _, listed = done.stderr.split("8 of 17 photos could not be read:\n")
+    assert listed.replace(f"{odd}/", "").splitlines() == [
+        "  cut.jpg: damaged or cut short",
+        "  empty.jpg: empty",
+        "  gif.jpg: a GIF, not a JPEG, PNG or BMP",
+        "  header.jpg: damaged or cut short",
+        "  narrow.png: 3000 x 2 pixels: too narrow to be resized",
+        "  page.jpg: a web page, not a JPEG, PNG or BMP",
+        "  vast.png: more than 178 million pixels",
+        "  wrong_sum.png: damaged or cut short",
+    ]
+    assert os.listdir(tmp_path / "work") == ["table.csv"]
+    paths = [row["path"].removeprefix(f"{odd}/") for row in rows_of(tmp_path / "work/table.csv")]
+    assert paths[::3] == [*names, "turn\\udce9d \n<b>.jpg"]
+
+
+@pytest.mark.parametrize("names", [["cut.jpg"], ["wrong_sum.png"], ["cut.jpg", "wrong_sum.png", "gif.jpg"]], ids=str)
+def test_where_no_photo_can_be_read_all_are_listed(example, odd, ask, names):
+    status, lines, errors = ask(example.checkpoint, *(odd / name for name in names))
+    assert (status, lines) == (1, [])
+    listed = errors.split(f"{len(names)} of {len(names)} photos could not be read:\n")[1].splitlines()
+    assert [line.split(": ")[0] for line in listed] == [f"  {odd / name}" for name in names]
+
+
+def test_what_mindspore_alone_cannot_decode_is_listed_and_leaves_the_others_as_they_are(example, odd, ask, monkeypatch):
+    monkeypatch.setattr("mindcv_lite.classification.inspect", lambda path: SimpleNamespace(flaw=""))
+    _, alone, _ = ask(example.checkpoint, example.val)
+    status, lines, errors = ask(example.checkpoint, odd / "wrong_sum.png", example.val)
+    assert (status, lines) == (1, alone)
+    assert errors.endswith(f"  {odd}/wrong_sum.png: MindSpore cannot decode it\n")
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_what_leads_to_no_photo_is_refused_before_mindspore_is_imported(example):
+    command = [sys.executable, "-X", "importtime", "-m", "mindcv_lite", "predict", example.checkpoint, "nowhere.jpg"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: nowhere.jpg: no such file or folder, and nothing that this pattern matches\n")
+    assert "mindcv_lite.data.folder" in done.stderr
+    assert "mindspore" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere.ckpt", "a.jpg"], "nowhere.ckpt: no such weights file; the first argument is a .ckpt file"),
+        (["a.jpg", "a.jpg"], "a.jpg: the name of a weights file must end in .ckpt; `python -m mindcv_lite convert`"),
+        (["a.ckpt"], "command line: the following arguments are required: PATH"),
+        (["a.ckpt", "a.jpg", "--top", "0"], "command line: --top: expected a whole number from 1 on, got 0"),
+        (
+            ["a.ckpt", "a.jpg", "--batch_size", "0"],
+            "command line: key 'batch_size': expected a whole number, at least 1",
+        ),
+        (
+            ["a.ckpt", "--csv", "a.jpg", "a.jpg"],
+            "a.jpg: not a .csv in a folder that is there; --csv names one to write",
+        ),
+        (["a.ckpt", "a.jpg", "--csv", "nowhere/a.csv"], "nowhere/a.csv: not a .csv in a folder that is there"),
+        (["a.ckpt", "a.jpg"], "a.ckpt: empty; expected a .ckpt file"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_refused(refusal, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    Path("a.ckpt").touch()
+    Image.new("RGB", (8, 8)).save("a.jpg")
+    assert refusal(main, arguments).startswith(sentence)

@@ -1,0 +1,99 @@
+"""The command report: runs in a table, and drawn into one picture."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mindcv_lite.commands.report import main, names_of
+from mindcv_lite.training.results import EpochResult, append_result
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Make the folder of a run: an epoch for each top-1; None: not validated."""
+
+    def folder(name: str, *scores: float | None) -> Path:
+        path = tmp_path / name
+        path.mkdir(parents=True)
+        for epoch, top1 in enumerate(scores, 1):
+            loss = None if top1 is None else 1.25
+            result = EpochResult(epoch, epoch, 2 / epoch, top1, top1, loss, 0.1, 100.0 * epoch, None, 1800.4)
+            append_result(path / "results.csv", result)
+        return path
+
+    return folder
+
+
+def test_a_table_has_a_line_for_each_run(folder, capsys):
+    main([str(folder("first", 0.25, 0.75, None, 0.5)), str(folder("second", None))])
+    assert capsys.readouterr().out.splitlines() == [
+        "run     epochs  best top-1  in epoch  last top-1  training loss  validation loss  images/s  trained for",
+        "first        4      75.00%         2      50.00%         0.5000           1.2500     250.0      2:00:02",
+        "second       1           -         -           -         2.0000                -     100.0      0:30:00",
+    ]
+
+
+def test_a_line_that_was_cut_short_is_passed_over(folder, capsys):
+    path = folder("ckpt", 0.25, 0.75)
+    with open(path / "results.csv", "a") as file:
+        file.write("3,3,0.1,0.9")
+    main([str(path)])
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["ckpt", "2", "75.00%"]
+
+
+def test_runs_are_called_by_what_tells_them_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [Path(name) for name in ("a/ckpt", "b/ckpt", "b/../a/ckpt/")]
+    assert names_of(folders) == {"a/ckpt": Path("b/../a/ckpt"), "b/ckpt": Path("b/ckpt")}
+    assert list(names_of([Path("a/ckpt"), Path("a/other")])) == ["ckpt", "other"]
+    assert list(names_of([Path("."), Path("/")])) == [tmp_path.name, "/"]
+
+
+def test_curves_are_drawn_and_drawn_anew(folder, tmp_path):
+    runs = [str(folder(f"{name} \udcff/ckpt", 0.25, 0.75)) for name in "abc"]
+    out = tmp_path / "x.PNG"
+    out.write_bytes(b"")
+    main([*runs, "--out", str(out)])
+    with Image.open(out) as picture:
+        assert picture.width == 1100
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("name", ["x.pdf", "x.svg"])
+def test_curves_may_be_drawn_for_print(folder, tmp_path, name):
+    main([str(folder("ckpt", 0.25)), "--out", str(tmp_path / name)])
+    assert (tmp_path / name).read_bytes()[:5] in (b"%PDF-", b"<?xml")
+
+
+def test_what_is_no_run_is_named(folder, refusal, tmp_path):
+    whole = str(folder("whole", 0.5))
+    missing = (
+        f"{tmp_path}/none/results.csv: cannot be read: No such file or directory; expected the results.csv of a run"
+    )
+    assert refusal(main, [whole, f"{tmp_path}/none"]) == missing
+    path = folder("empty") / "results.csv"
+    path.write_text("")
+    assert refusal(main, [str(path.parent)]) == f"{path}: no epoch is done yet"
+    path.write_text("a,b\n1,2\n")
+    assert refusal(main, [str(path.parent)]).startswith(
+        f"{path}: not the results of a run: expected the columns epoch,"
+    )
+
+
+def test_a_picture_of_no_kind_or_nowhere_is_refused(folder, refusal, tmp_path):
+    whole = str(folder("whole", 0.5))
+    for out in (tmp_path / "x.gif", tmp_path / "none/x.png", tmp_path):
+        assert refusal(main, [whole, "--out", str(out)]).startswith(f"{out}: --out names a file that ends in .png, ")
+    assert "CKPT_DIR" in refusal(main, [])
+
+
+def test_without_matplotlib_there_is_the_table_and_no_picture(folder, refusal, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    whole = str(folder("whole", 0.5))
+    said = refusal(main, [whole, "--out", str(tmp_path / "x.png")])
+    assert said == 'the curves are drawn by matplotlib, which is missing: pip install -e ".[plot]"'
+    assert capsys.readouterr().out == ""
+    main([whole])
+    assert "50.00%" in capsys.readouterr().out

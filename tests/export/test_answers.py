@@ -1,0 +1,242 @@
+"""Exported files, run by onnxruntime and MindSpore, against the network and the logits of other projects."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mindspore
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from mindspore import Tensor, nn
+
+from mindcv_lite.blocks import VARIANTS
+from mindcv_lite.commands import convert
+from mindcv_lite.data.normalize import Normalize
+from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.export import graph
+from mindcv_lite.export.answers import export, require_same, sample_images
+from mindcv_lite.export.mindir_files import mindir_file
+from mindcv_lite.folding import fold_norms
+from mindcv_lite.network import build_network
+from mindcv_lite.recipe import Recipe
+from mindcv_lite.trained import Trained, read_trained
+from mindcv_lite.weights import CARD_KEYS, Weights
+
+SMALLEST = "mobilenet_v3_small_075"
+CLASSES = ("cat", "Gänseblümchen", "<b>", "", "\udcff")
+
+
+@pytest.fixture
+def random_network(recipe: Callable[..., Recipe], pynative_mode: None) -> Callable[..., Trained]:
+    """A network of random numbers whose BatchNorms have the statistics of some images, so that images matter to it."""
+
+    def build(model: str = SMALLEST, side: int = 33, **keys: Any) -> Trained:
+        wanted = recipe(model=model, image_resize=side, num_classes=len(CLASSES), bn_momentum=0, drop_rate=0, **keys)
+        random, network = np.random.default_rng(0), build_network(wanted.model, "O0")
+        for name, parameter in network.parameters_dict().items():
+            shape, is_gain = parameter.shape, name.endswith(("gamma", "moving_variance"))
+            value = random.uniform(0.5, 2, shape) if is_gain else random.normal(size=shape)
+            parameter.set_data(Tensor((value * np.prod(shape[1:], initial=1.0) ** -0.5).astype(np.float32)))
+        network.set_train(True)(Tensor(random_images(random, 7, wanted.model.in_channels, side)))
+        return Trained(Weights("random.ckpt", network.parameters_dict(), None), wanted, CLASSES)
+
+    return build
+
+
+def random_images(random: np.random.Generator, count: int, channels: int, side: int) -> np.ndarray:
+    """Normalised images of noise, unlike each other in brightness and contrast, float32."""
+    brightness, contrast = random.normal(size=(2, count, channels, 1, 1))
+    return (brightness + contrast * random.normal(size=(count, channels, side, side))).astype(np.float32)
+
+
+def run(path: Path, images: np.ndarray) -> np.ndarray:
+    (answers,) = onnxruntime.InferenceSession(path.read_bytes()).run(None, {"images": images})
+    return np.asarray(answers)
+
+
+def require_close(found: np.ndarray, expected: np.ndarray) -> None:
+    # float32 against float32 with another order of summation: 1e-5 of the largest at most. What the padding of one
+    # side decides, or an epsilon of 1e-5 for 1e-3, moves them by more than 1e-3.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+# ------------------------------------------------------------------------------------------------------------- ONNX
+
+# SAME is symmetric at every stride from 97 on (97, 49, 25, ...) and not at all of them from 96, 90, 75, 64 and 50.
+CASES = [
+    ("mobilenet_v3_small_100", "mindcv", 96),
+    ("mobilenet_v3_small_100", "same", 90),
+    ("mobilenet_v3_small_100", "symmetric", 97),
+    ("mobilenet_v3_small_075", "same", 64),
+    ("mobilenet_v3_small_075", "mindcv", 1),
+    ("mobilenet_v3_large_100", "mindcv", 97),
+    ("mobilenet_v3_large_075", "symmetric", 50),
+    ("mobilenet_v3_small_minimalistic_100", "same", 75),
+    ("mobilenet_v3_large_minimalistic_100", "mindcv", 33),
+]
+
+
+@pytest.mark.parametrize(("model", "conv_padding", "side"), CASES)
+def test_an_onnx_file_gives_the_networks_logits_for_any_number_of_images(
+    random_network, tmp_path, model, conv_padding, side
+):
+    trained = random_network(model, side, conv_padding=conv_padding)
+    export(trained, tmp_path / "x.onnx")
+    images = random_images(np.random.default_rng(1), 7, 3, side)
+    expected = trained.network()(Tensor(images)).asnumpy()
+    assert np.ptp(expected, axis=0).max() > 0.1 * np.abs(expected).max(), "the images do not matter to this network"
+    require_close(run(tmp_path / "x.onnx", images), expected)
+    require_close(run(tmp_path / "x.onnx", images[:1]), expected[:1])
+
+
+@pytest.mark.parametrize("name", ["mindcv_small", "torchvision_small", "timm_small", "tf_small_imagenet"])
+@pytest.mark.usefixtures("pynative_mode")
+def test_an_onnx_file_of_anothers_weights_gives_the_logits_of_that_project(shared, tmp_path, name):
+    (source,) = (shared / "parity").glob(f"{name}.*")
+    if source.suffix != ".ckpt":  # MindCV's is read as it is, without a model card
+        convert.main([str(source), str(tmp_path / "x.ckpt")])
+        source = tmp_path / "x.ckpt"
+    export(read_trained(str(source)), tmp_path / "x.onnx")
+    require_close(
+        run(tmp_path / "x.onnx", np.load(shared / "parity/input.npy")), np.load(shared / f"parity/logits_{name}.npy")
+    )
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+def test_the_graph_has_onnx_own_activations_and_no_batch_norm_and_all_shapes(random_network, tmp_path, model):
+    export(random_network(model), tmp_path / "x.onnx")
+    file = onnx.load(tmp_path / "x.onnx")
+    onnx.checker.check_model(file, full_check=True)
+    kinds = [node.op_type for node in file.graph.node]
+    rows, activation = VARIANTS[model].rows, VARIANTS[model].activation
+    assert "BatchNormalization" not in kinds
+    assert kinds.count("HardSigmoid") == sum(row.squeeze for row in rows)
+    assert ("HardSwish" in kinds) == (activation == "hswish")
+    known = {value.name: value.type.tensor_type.shape.dim for value in (*file.graph.value_info, *file.graph.output)}
+    for node in file.graph.node:
+        batch, *others = known[node.output[0]]
+        assert batch.dim_param == "batch"
+        assert all(dim.dim_value for dim in others)
+    assert (file.ir_version, [(entry.domain, entry.version) for entry in file.opset_import]) == (8, [("", 17)])
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_with_preprocessing_and_softmax_raw_images_give_the_same_classes(random_network, tmp_path, in_channels):
+    mean, std = ([100.0, 120.0, 140.0], [50.0, 60.0, 70.0]) if in_channels == 3 else ([33.0], [78.0])
+    trained = random_network(in_channels=in_channels, mean=mean, std=std)
+    export(trained, tmp_path / "plain.onnx")
+    export(trained, tmp_path / "x.onnx", include_preprocess=True, softmax=True)
+    images = np.random.default_rng(1).integers(0, 256, (7, 33, 33, in_channels), np.uint8)
+    normalised = ((images - np.array(mean)) / std).transpose(0, 3, 1, 2).astype(np.float32)
+    logits = run(tmp_path / "plain.onnx", normalised)
+    probabilities = run(tmp_path / "x.onnx", images)
+    assert np.array_equal(probabilities.argmax(1), logits.argmax(1))
+    exponentials = np.exp(logits.astype(np.float64))
+    require_close(probabilities, exponentials / exponentials.sum(1, keepdims=True))
+    outputs = [onnxruntime.InferenceSession(tmp_path / f"{name}.onnx").get_outputs()[0] for name in ("plain", "x")]
+    assert [output.name for output in outputs] == ["logits", "probabilities"]
+
+
+def test_the_metadata_say_what_the_network_is_and_what_its_outputs_mean(random_network, tmp_path):
+    trained = random_network(bn_eps=1e-3, interpolation="bicubic")
+    export(trained, tmp_path / "x.onnx")
+    found = onnxruntime.InferenceSession(tmp_path / "x.onnx").get_modelmeta().custom_metadata_map
+    assert set(found) == {*CARD_KEYS, "class_names", "mindcv_lite"}
+    assert (found["model"], found["interpolation"], found["conv_padding"]) == (SMALLEST, "bicubic", "mindcv")
+    assert json.loads(found["class_names"]) == list(CLASSES)
+    assert json.loads(found["mean"]) == [123.675, 116.28, 103.53]
+    assert (float(found["bn_eps"]), float(found["crop_pct"]), int(found["image_resize"])) == (1e-3, 0.875, 33)
+
+
+# ------------------------------------------------------------------------------------------------------------ MINDIR
+
+
+def test_a_mindir_file_takes_raw_images_of_any_number_and_has_the_metadata(random_network, tmp_path):
+    trained = random_network(in_channels=1, mean=[33.0], std=[78.0])
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    export(trained, tmp_path / "x.mindir", include_preprocess=True, softmax=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.mindir"]
+    export(trained, tmp_path / "x.onnx", include_preprocess=True, softmax=True)
+    for name, value in (("class_names", json.dumps(CLASSES)), ("image_resize", "33")):
+        # The bytes of an entry of a protobuf map: 1 is the name, 2 the value, each with its length before it.
+        entry = b"\x0a%c%s\x12%c%s" % (len(name), name.encode(), len(value), value.encode())
+        assert entry in (tmp_path / "x.mindir").read_bytes()
+    cell: Any = nn.GraphCell(mindspore.load(str(tmp_path / "x.mindir")))
+    images = np.random.default_rng(1).integers(0, 256, (7, 33, 33, 1), np.uint8)
+    expected = run(tmp_path / "x.onnx", images)
+    require_close(cell(Tensor(images)).asnumpy(), expected)
+    require_close(cell(Tensor(images[:1])).asnumpy(), expected[:1])
+
+
+def test_a_mindir_file_without_additions_gives_the_networks_logits(random_network, tmp_path):
+    trained = random_network(conv_padding="same")
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    export(trained, tmp_path / "x.mindir")
+    cell: Any = nn.GraphCell(mindspore.load(str(tmp_path / "x.mindir")))
+    images = random_images(np.random.default_rng(1), 2, 3, 33)
+    require_close(cell(Tensor(images)).asnumpy(), trained.network()(Tensor(images)).asnumpy())
+
+
+def test_a_temporary_folder_whose_name_mindspore_refuses_is_named(monkeypatch, tmp_path):
+    (tmp_path / "a b").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a b"))
+    with pytest.raises(UserError, match=r"a b/.*: MindSpore takes no such name; set TMPDIR"):
+        mindir_file(nn.ReLU(), np.zeros((1, 2), np.float32), {})
+    assert not list((tmp_path / "a b").iterdir())
+
+
+# ------------------------------------------------------------------------------------------------------------ faults
+
+
+def test_a_file_that_would_answer_otherwise_is_not_written(random_network, tmp_path, monkeypatch):
+    def damaged(parameters: dict[str, np.ndarray], bn_eps: float) -> dict[str, np.ndarray]:
+        folded = fold_norms(parameters, bn_eps)
+        folded["features.6.layers.3.weight"] = folded["features.6.layers.3.weight"][..., ::-1].copy()
+        return folded
+
+    monkeypatch.setattr(graph, "fold_norms", damaged)
+    with pytest.raises(TrainingError, match=r"x\.onnx: not written, because its answers would differ from MindSpore's"):
+        export(random_network(side=64), tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [1.002, np.nan])
+def test_answers_may_differ_by_a_thousandth_of_the_largest(wrong):
+    expected = np.array([[0.1, -5.0]])
+    require_same(np.array([[0.1, -5.004]]), expected, Path("x.onnx"))
+    require_same(np.zeros((1, 2)), np.zeros((1, 2)), Path("x.onnx"))
+    with pytest.raises(TrainingError):
+        require_same(expected * wrong, expected, Path("x.onnx"))
+
+
+def test_weights_that_are_not_finite_are_the_users_to_mend(random_network, tmp_path):
+    trained = random_network()
+    trained.weights.parameters["classifier.3.bias"].set_data(Tensor(np.full(len(CLASSES), np.nan, np.float32)))
+    with pytest.raises(UserError, match=r"random\.ckpt: its answers are not finite"):
+        export(trained, tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("side", "channels"), [(1, 1), (97, 3)])
+def test_the_images_of_the_comparison_are_the_same_each_time_and_use_the_whole_range(side, channels):
+    images = sample_images(side, channels)
+    assert images.shape == (3, side, side, channels)
+    assert np.array_equal(images, sample_images(side, channels))
+    if side > 1:
+        assert all(np.ptp(image) > 200 for image in images)
+        noise, smooth, _ = np.abs(np.diff(images.astype(int), axis=2)).mean(axis=(1, 2, 3))
+        assert smooth < 10 < noise
+
+
+def test_the_graph_normalises_as_the_cell_does_that_trains(pynative_mode):
+    """The one in the file divides, the one on the device multiplies: both by the same deviations."""
+    images = sample_images(5, 3)
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    cell: Any = Normalize(mean, std)
+    found = graph.Graph({}, 5)
+    graph.add_normalize(found, "images", mean, std)
+    ours = (images.transpose(0, 3, 1, 2) - found.constants["mean"]) / found.constants["std"]
+    np.testing.assert_allclose(cell(Tensor(images)).asnumpy(), ours, atol=1e-5)
