@@ -14,6 +14,7 @@ from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation import Inference
+from mindcv_lite.predictions import best_guesses
 from mindcv_lite.trained import Trained
 
 BLACK = as_bmp(np.zeros((1, 4, 4, 3), np.uint8))[0]
@@ -55,13 +56,9 @@ def predict(trained: Trained, paths: Sequence[str], top: int, world: World) -> C
 
 
 def best_classes(logits: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
-    """The `top` outputs of each row of logits (batch, classes), and their probabilities (softmax); of equal ones the
-    first goes first, as in validation."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    probabilities = powers / powers.sum(1, keepdims=True)
-    outputs = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-    chosen = np.take_along_axis(probabilities, outputs, 1)
-    return [list(zip(*row, strict=True)) for row in zip(outputs.tolist(), chosen.tolist(), strict=True)]
+    """The `top` outputs of each row of logits (batch, classes), with their probabilities."""
+    outputs, probabilities = (array.tolist() for array in best_guesses(logits, top))
+    return [list(zip(*row, strict=True)) for row in zip(outputs, probabilities, strict=True)]
 
 
 def flaw_of(path: str) -> str:

@@ -52,13 +52,19 @@ def answer_rows(logits: np.ndarray, ranks: np.ndarray, losses: np.ndarray) -> np
     float32 (batch, 2 + 2k): rank, loss, the best outputs (exact up to 2**24), their probabilities.
     """
     undecided = np.isnan(logits).any(1)  # the score takes no best guess of such for right
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :BEST]  # of equal ones the first goes first, as in the score
+    best, probabilities = best_guesses(logits, BEST)
+    columns = (ranks[:, None], losses[:, None], np.where(undecided[:, None], -1, best), probabilities)
+    return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
+
+
+def best_guesses(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` best outputs for each row of logits (batch, classes), the best first, and their probabilities by the
+    softmax; of equal ones the first goes first, as in the score."""
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :count]
     with np.errstate(invalid="ignore"):  # infinity less infinity: the probability is no number
-        exponentials = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities = exponentials / exponentials.sum(1, keepdims=True)
-    outputs = np.where(undecided[:, None], -1, best)
-    columns = (ranks[:, None], losses[:, None], outputs, np.take_along_axis(probabilities, best, 1))
-    return np.concatenate(columns, axis=1, dtype=np.float32)
+        powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+        probabilities = powers / powers.sum(1, keepdims=True)
+    return best, np.take_along_axis(probabilities, best, 1)
 
 
 def predictions_of(rows: np.ndarray, labels: np.ndarray) -> Predictions:

@@ -97,7 +97,7 @@ MAY_IMPORT = {
         *("files", "recipe", "device", "data", "weights", "evaluation"),
         *("report.page", "report.statistics"),
     ),
-    "classification": ("errors", "device", "data", "evaluation", "trained"),
+    "classification": ("errors", "device", "data", "evaluation", "predictions", "trained"),
 }
 WITHOUT_MINDSPORE = (
     "errors",
