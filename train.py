@@ -40,7 +40,7 @@ def main() -> None:
     recipe = with_num_classes(recipe, train_photos.class_names)
     batches = TrainingBatches(train_photos, recipe, world)
 
-    network = build_network(recipe.model, world.settings.amp_level)
+    network = build_network(recipe.model, world.settings.amp_level, world.cpu_operators)
     if weights:
         load_weights(network, weights, remake_head=True)
 
@@ -58,7 +58,7 @@ def main() -> None:
     world = device.keep_graphs(world, recipe, batches.steps)
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
-    published = build_network(recipe.model, world.settings.val_amp_level)
+    published = build_network(recipe.model, world.settings.val_amp_level, world.cpu_operators)
     evaluation = EvaluationStep(published, recipe)
     score = (lambda: evaluate(evaluation, val_photos, recipe, world)) if val_photos else None
     stop = StopRequest(world)

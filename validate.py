@@ -36,7 +36,7 @@ def main() -> None:
     recipe = with_outputs_of(weights, recipe)
     photos = validation_photos(recipe, weights.class_names)
     world = device.keep_graphs(world, recipe)
-    network = build_network(recipe.model, world.settings.val_amp_level)
+    network = build_network(recipe.model, world.settings.val_amp_level, world.cpu_operators)
     load_weights(network, weights)
     step, chief = EvaluationStep(network, recipe), world.rank == 0
     score = evaluate(step, photos, recipe, world, bar=chief, keep=flags.report is not None)

@@ -19,6 +19,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from tqdm import tqdm
 
 from mindcv_lite.compile_cache import KeptGraphs, key_of
+from mindcv_lite.cpu.library import library
 from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.recipe import Recipe
 
@@ -37,6 +38,7 @@ class Settings:
     amp_level: str
     val_amp_level: str
     workers: int
+    cpu_kernels: bool
     parallel: dict[str, object]
     notes: tuple[str, ...] = ()
 
@@ -49,6 +51,7 @@ class World:
     size: int
     settings: Settings
     all_reduce: nn.Cell | None = None
+    cpu_operators: Path | None = None  # see `cpu.library`
     graphs: KeptGraphs | None = None
 
     def sum(self, numbers: np.ndarray) -> np.ndarray:
@@ -119,7 +122,8 @@ def start(recipe: Recipe) -> World:
         log.info("oneDNN may use instructions up to %s (ONEDNN_MAX_CPU_ISA)", os.environ["ONEDNN_MAX_CPU_ISA"])
     for note in settings.notes:
         log.info(note)
-    return World(rank, size, settings, _AllReduce() if size > 1 else None)
+    cpu_operators = library() if settings.cpu_kernels else None
+    return World(rank, size, settings, _AllReduce() if size > 1 else None, cpu_operators)
 
 
 def keep_graphs(world: World, recipe: Recipe, steps_per_epoch: int = 0) -> World:
@@ -148,7 +152,12 @@ def facts_of(world: World) -> dict[str, str | int]:
     """What graphs depend on beside the recipe."""
     settings = replace(world.settings, workers=0, notes=())
     versions = {"mindspore": mindspore.__version__, "numpy": np.__version__, "python": sys.version}
-    return versions | {"rank": world.rank, "size": world.size, "settings": str(settings)}
+    return versions | {
+        "rank": world.rank,
+        "size": world.size,
+        "settings": str(settings),
+        "operators": str(world.cpu_operators),
+    }
 
 
 def fault_of(graph: Path, cell: nn.Cell) -> str | None:
@@ -187,6 +196,7 @@ def settings_for(
         amp_level=precision.amp_level,
         val_amp_level=precision.val_amp_level,
         workers=workers,
+        cpu_kernels=target == "CPU" and system.cpu_kernels == "auto",
         parallel={
             "parallel_mode": "data_parallel",
             "gradients_mean": True,

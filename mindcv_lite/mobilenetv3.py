@@ -14,6 +14,8 @@ from mindcv_lite.dropout import Dropout
 
 ACTIVATIONS = {"relu": nn.ReLU, "hswish": nn.HSwish}
 
+Depthwise = Callable[[int, int, int, bool], nn.Conv2d]  # of channels, kernel, stride and whether padded as SAME
+
 
 class MobileNetV3(nn.Cell):
     """Logits (batch, num_classes) of normalised images (batch, in_channels, height, width).
@@ -27,6 +29,7 @@ class MobileNetV3(nn.Cell):
             (TensorFlow). They differ where the stride is 2; weights are right with one of them only.
         bn_eps: epsilon of every BatchNorm; part of what the weights mean, like the padding.
         bn_momentum: share of its old statistics that a BatchNorm keeps in a step.
+        depthwise: what makes the depthwise convolutions; MindSpore's own if left out.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class MobileNetV3(nn.Cell):
         conv_padding: str = "mindcv",
         bn_eps: float = 1e-5,
         bn_momentum: float = 0.9,
+        depthwise: Depthwise | None = None,
     ):
         super().__init__()
 
@@ -51,7 +55,8 @@ class MobileNetV3(nn.Cell):
         stem = convolution(in_channels, channels, kernel=3, stride=2, same=conv_padding == "same")
         features = [stem, batch_norm(channels), activation()]
         for row in variant.scaled_rows():
-            features.append(Bottleneck(channels, row, conv_padding != "symmetric", batch_norm))
+            same = conv_padding != "symmetric"
+            features.append(Bottleneck(channels, row, same, batch_norm, depthwise or depthwise_convolution))
             channels = row.out
         last = 6 * channels
         features += [convolution(channels, last), batch_norm(last), activation()]
@@ -76,14 +81,15 @@ class MobileNetV3(nn.Cell):
 class Bottleneck(nn.Cell):
     """An inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1; with a shortcut if shapes agree."""
 
-    def __init__(self, in_channels: int, row: Row, same: bool, batch_norm: Callable[[int], nn.Cell]):
+    def __init__(
+        self, in_channels: int, row: Row, same: bool, batch_norm: Callable[[int], nn.Cell], depthwise: Depthwise
+    ):
         super().__init__()
         activation, width = ACTIVATIONS[row.activation], row.expanded
         layers: list[nn.Cell] = []
         if width != in_channels:
             layers += [convolution(in_channels, width), batch_norm(width), activation()]
-        depthwise = convolution(width, width, row.kernel, row.stride, group=width, same=same)
-        layers += [depthwise, batch_norm(width), activation()]
+        layers += [depthwise(width, row.kernel, row.stride, same), batch_norm(width), activation()]
         if row.squeeze:
             layers += [SqueezeExcite(width)]
         layers += [convolution(width, row.out), batch_norm(row.out)]
@@ -134,6 +140,11 @@ def convolution(
     mode, padding = ("same", 0) if same else ("pad", kernel // 2)
     # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
     return nn.Conv2d(in_channels, out_channels, kernel, stride, mode, padding, group=group, has_bias=has_bias)
+
+
+def depthwise_convolution(channels: int, kernel: int, stride: int, same: bool) -> nn.Conv2d:
+    """MindSpore's own, a kernel for each channel."""
+    return convolution(channels, channels, kernel, stride, group=channels, same=same)
 
 
 def initialise(network: nn.Cell) -> None:

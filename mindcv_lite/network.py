@@ -1,17 +1,24 @@
 """The network of a recipe, in the number format of the device, and the part of it that is not trained."""
 
+from functools import partial
+from pathlib import Path
+
 from mindspore import Parameter, amp, nn
 
 from mindcv_lite import recipe
 from mindcv_lite.blocks import VARIANTS
+from mindcv_lite.cpu.depthwise import DepthwiseConv2d
 from mindcv_lite.errors import UserError
 from mindcv_lite.mobilenetv3 import MobileNetV3
 
 STEM = 3  # features: convolution, BatchNorm and activation of the stem, then the rows, then as many of the last one
 
 
-def build_network(model: recipe.Model, amp_level: str) -> nn.Cell:
-    """Freshly drawn; float32 parameters whatever the `amp_level` of the arithmetic, float32 logits."""
+def build_network(model: recipe.Model, amp_level: str, cpu_operators: Path | None = None) -> nn.Cell:
+    """Freshly drawn; float32 parameters whatever the `amp_level` of the arithmetic, float32 logits.
+
+    `cpu_operators`: the library of `cpu.library`, where the network is to compute with it.
+    """
     assert model.num_classes, "the recipe's num_classes is filled in from the photos"
     network = MobileNetV3(
         VARIANTS[model.model],
@@ -21,6 +28,7 @@ def build_network(model: recipe.Model, amp_level: str) -> nn.Cell:
         model.conv_padding,
         model.bn_eps,
         model.bn_momentum,
+        partial(DepthwiseConv2d, cpu_operators) if cpu_operators else None,
     )
     freeze(network, model)
     return amp.auto_mixed_precision(network, amp_level)

@@ -33,7 +33,9 @@ def first_steps_here(recipe: Recipe) -> Round:
     train_step(*batch).asnumpy()
     first_step_seconds = watch.seconds
 
-    evaluation_step = EvaluationStep(build_network(recipe.model, world.settings.val_amp_level), recipe)
+    evaluation_step = EvaluationStep(
+        build_network(recipe.model, world.settings.val_amp_level, world.cpu_operators), recipe
+    )
     evaluation_step.set_train(False)
     watch = Stopwatch()
     evaluation_step(*batch[:3])[0].asnumpy()

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mindcv_lite.benchmark.rounds import Round, ratios, spread
+from mindcv_lite.benchmark.rounds import Round, spread
 from mindcv_lite.device import Settings
 from mindcv_lite.recipe import Recipe
 
@@ -28,11 +28,11 @@ ROWS = {
 def report_of(
     what: str, recipe: Recipe, settings: Settings, load: float, results: dict[str, list[Round]]
 ) -> dict[str, Any]:
-    """All that was measured and where. With two contestants of `pipeline`, how the first compares to the second.
+    """All that was measured and where.
 
     `load`: the machine's load average before, which says whether others were at work on it.
     """
-    report: dict[str, Any] = {
+    return {
         "what": what,
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -44,9 +44,6 @@ def report_of(
         "recipe": recipe.flat(),
         "results": [column_of(name, rounds) for name, rounds in results.items()],
     }
-    if what == "pipeline" and len(results) == 2:
-        report["results"].append(column_of("ratio", ratios(*results.values())))
-    return report
 
 
 def column_of(name: str, rounds: list[Round]) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def in_turn(contestants: dict[str, Callable[[], Work]], plan: Plan) -> dict[str,
     """Rounds of each contestant in turn, A B, B A, A B, after one of each that does not count.
 
     Each begins its work anew, and ends it, so that none works ahead in the other's round; the first batch is not timed.
+    Of two, how the first compares to the second comes with them, as "ratio".
     """
     results: dict[str, list[Round]] = {name: [] for name in contestants}
     for number in range(plan.rounds + 1):
@@ -79,7 +80,7 @@ def in_turn(contestants: dict[str, Callable[[], Work]], plan: Plan) -> dict[str,
             work.close()
             if number:
                 results[name].append(measured)
-    return results
+    return results | ({"ratio": ratios(*results.values())} if len(results) == 2 else {})
 
 
 def spread(rounds: list[Round], name: str) -> dict[str, float]:

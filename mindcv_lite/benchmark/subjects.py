@@ -1,6 +1,9 @@
 """What is measured: the training input, the training step, the evaluation."""
 
 import itertools
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from mindspore import Tensor
@@ -35,13 +38,21 @@ def pipeline(recipe: Recipe, world: World, plan: Plan, mindcv_dir: str | None) -
 
 
 def step(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
-    """The training step on one random batch again and again; where there are photos, on those too, as in training."""
+    """The training step on one random batch again and again; where there are photos, on those too, as in training.
+
+    With compiled operators, in turn with a step of MindSpore's own.
+    """
     batches = None
     if recipe.data.has_photos:
         batches, recipe = training_batches(recipe, world)
-    train_step = build_step(recipe, world, batches.steps if batches else recipe.optimizer.gradient_accumulation_steps)
-    rows = Waiting(itertools.repeat(random_batch(recipe)))
-    results = {"fixed data": rounds_of(train_step, rows, plan)}
+    steps_per_epoch = batches.steps if batches else recipe.optimizer.gradient_accumulation_steps
+    train_step = build_step(recipe, world, steps_per_epoch)
+    contestants = {"fixed data": train_step}
+    if world.cpu_operators:
+        stock_step = build_step(recipe, replace(world, cpu_operators=None), steps_per_epoch)
+        contestants["MindSpore's operators"] = stock_step
+    rows = [random_batch(recipe)]
+    results = in_turn({name: partial(steps_on, rows, each) for name, each in contestants.items()}, plan)
     if batches:
         try:
             photos = Waiting(batches.dataset().create_tuple_iterator(num_epochs=-1))
@@ -56,15 +67,17 @@ def step(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
 def rounds_of(train_step: TrainStep, rows: Waiting, plan: Plan) -> list[Round]:
     """Rounds of one run through the rows, after one that compiles the graph, fills the queues and does not count."""
 
-    def work() -> Work:
-        while True:
-            for row in rows:
-                train_step(*row).asnumpy()  # waits for the device
-                yield len(row[0])
-
-    running = work()
+    running = steps_on(rows, train_step)
     next(running)
     return [timed(running, plan, rows) for _ in range(plan.rounds + 1)][1:]
+
+
+def steps_on(rows: Iterable[tuple[Tensor, ...]], train_step: TrainStep) -> Work:
+    """Steps on these batches, over and over."""
+    while True:
+        for row in rows:
+            train_step(*row).asnumpy()  # waits for the device
+            yield len(row[0])
 
 
 def validate(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
@@ -79,7 +92,7 @@ def validate(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]
         train, photos = training_photos(recipe.with_keys(val_while_train=True))
         recipe = with_num_classes(recipe, train.class_names)
     assert photos, "val_while_train asks for them"
-    network = build_network(recipe.model, world.settings.val_amp_level)
+    network = build_network(recipe.model, world.settings.val_amp_level, world.cpu_operators)
     if weights:
         load_weights(network, weights)
     evaluation_step = EvaluationStep(network, recipe)
@@ -113,7 +126,7 @@ def random_batch(recipe: Recipe) -> tuple[Tensor, ...]:
 
 def build_step(recipe: Recipe, world: World, steps_per_epoch: int) -> TrainStep:
     """The recipe's training step at a rate of 0: the same arithmetic, and random labels do the weights no harm."""
-    network = build_network(recipe.model, world.settings.amp_level)
+    network = build_network(recipe.model, world.settings.amp_level, world.cpu_operators)
     rate = RateTable(lambda _: 0.0, updates=1)
     optimizer = build_optimizer(network.trainable_params(), recipe, rate, world.settings.target)
     train_step = TrainStep(network, optimizer, recipe, world, steps_per_epoch)

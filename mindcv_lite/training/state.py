@@ -25,9 +25,9 @@ RANKS = "ranks"  # the numbers that each rank has its own of, a row for each ran
 # fmt: off
 FREE_KEYS = {
     "mode", "device_target", "distribute", "jit_level", "dataset_sink_mode", "num_parallel_workers", "dry_run",
-    "show_batch", "on_corrupt", "data_dir", "val_split", "ckpt_path", "pretrained", "epoch_size", "val_amp_level",
-    "log_interval", "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy",
-    "keep_checkpoint_max", "tensorboard", "resume", "compile_cache",
+    "cpu_kernels", "show_batch", "on_corrupt", "data_dir", "val_split", "ckpt_path", "pretrained", "epoch_size",
+    "val_amp_level", "log_interval", "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval",
+    "ckpt_save_policy", "keep_checkpoint_max", "tensorboard", "resume", "compile_cache",
 }
 # fmt: on
 
