@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from mindcv_lite.errors import CommandLine, UserError, run_script
@@ -27,13 +28,13 @@ def main() -> None:
     from mindcv_lite.evaluation import EvaluationStep, evaluate
     from mindcv_lite.network import build_network
     from mindcv_lite.report.writing import validation_of, write_report
-    from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_outputs_of
+    from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_image_size_of, with_outputs_of
 
     world = device.start(recipe)
     weights = read_weights(recipe.model.ckpt_path)
     if weights.card:
         recipe = settled_by_card(recipe, weights.card, weights.path)
-    recipe = with_outputs_of(weights, recipe)
+    recipe = with_image_size_of(weights, with_outputs_of(weights, recipe))
     photos = validation_photos(recipe, weights.class_names)
     world = device.keep_graphs(world, recipe)
     network = build_network(recipe.model, world.settings.val_amp_level, world.cpu_operators)
@@ -45,11 +46,17 @@ def main() -> None:
         write_report(flags.report, validation_of(score, photos, weights, recipe, world))
 
 
+def folder_name(text: str) -> Path:
+    if not text:
+        raise ArgumentTypeError("expected a folder, got ''")
+    return Path(text)
+
+
 def command_line() -> CommandLine:
     """The flags that are no keys of a recipe."""
     parser = CommandLine(add_help=False, allow_abbrev=False)
     text = "folder for report.html and per_class.csv, confusion.csv, predictions.csv; earlier ones are replaced"
-    parser.add_argument_group("report").add_argument("--report", type=Path, metavar="DIR", help=text)
+    parser.add_argument_group("report").add_argument("--report", type=folder_name, metavar="DIR", help=text)
     return parser
 
 

@@ -58,6 +58,13 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+def interruption_in(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The signal that a library has taken for an error of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def interrupt(number: int, frame: types.FrameType | None) -> None:
     """Take a signal by an exception; but not within an import, which that may break beyond repair: soon after it."""
     if any(each.f_code.co_filename.startswith("<frozen importlib") for each, _ in traceback.walk_stack(frame)):
@@ -70,6 +77,9 @@ def interrupt(number: int, frame: types.FrameType | None) -> None:
 def run_script(main: Callable[[], object], program: str = "") -> None:
     """Run `main` as a program: an error of ours becomes one line and exit status 2 or 1, a signal 128 + its number."""
     program = program or program_name()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)
     try:

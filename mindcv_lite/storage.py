@@ -9,7 +9,7 @@ import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from mindcv_lite.errors import UserError, first_line
+from mindcv_lite.errors import UserError, first_line, interruption_in
 from mindcv_lite.files import written_whole
 
 
@@ -41,6 +41,8 @@ def read_entries(path: str) -> tuple[dict[str, Parameter | str], bool]:
     try:
         return mindspore.load_checkpoint(path), checksum is not None
     except Exception as error:  # MindSpore raises ValueError, RuntimeError or protobuf's own, by where it stumbles
+        if stop := interruption_in(error):
+            raise stop from None
         raise UserError(f"{path}: not a MindSpore checkpoint, or damaged ({first_line(error)})") from None
 
 

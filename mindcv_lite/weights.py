@@ -100,6 +100,18 @@ def with_outputs_of(weights: Weights, recipe: Recipe) -> Recipe:
     return recipe.with_keys(num_classes=found)
 
 
+def with_image_size_of(weights: Weights, recipe: Recipe) -> Recipe:
+    """The recipe with the image_resize of the card, unless it names one; where that is another, a line says so."""
+    if not weights.card:
+        return recipe
+    trained, wanted = weights.card["image_resize"], recipe.augmentation.image_resize
+    if "image_resize" not in recipe.origin:
+        return recipe.with_keys(image_resize=trained)
+    if wanted != trained:
+        log.info("%s was trained on images of %d pixels, image_resize is %d", weights.path, trained, wanted)
+    return recipe
+
+
 def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recipe:
     """The recipe with what the card of `path` says its weights mean.
 

@@ -136,6 +136,9 @@ def test_no_folder_for_a_report(told, folder):
 
 def test_a_report_is_for_validation_alone_and_wants_a_folder(told):
     assert told("train.py", *TINY, "--report", "new").startswith("command line: unknown key 'report'")
+    assert told("validate.py", *TINY, "--report=").endswith(
+        "argument --report: expected a folder, got ''; --help lists all flags"
+    )
     assert told("validate.py", *TINY, "--report").startswith("command line: argument --report: expected one argument")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from mindspore import Tensor
 
 from mindcv_lite.checkpoint import FACTS_NAME, read_state
-from mindcv_lite.errors import UserError
+from mindcv_lite.errors import Interrupted, UserError
 from mindcv_lite.storage import read_entries, write_entries
 from mindcv_lite.weights import CARD_KEYS, CARD_NAME, read_weights
 
@@ -104,6 +105,19 @@ def test_a_file_of_others_with_mindspores_checksum_is_checked(tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"x\.ckpt: damaged: its content does not match its checksum; use another copy"):
         read_entries(str(path))
+
+
+def test_a_signal_while_a_file_is_read_is_no_damage(tmp_path, monkeypatch):
+    def interrupted(_: str) -> None:
+        try:
+            raise Interrupted(signal.SIGINT)
+        except BaseException as stop:  # as MindSpore does it
+            raise ValueError("may not have permission to read it") from stop
+
+    write_entries(tmp_path / "a.ckpt", {"x": np.ones(1, np.float32)})
+    monkeypatch.setattr(mindspore, "load_checkpoint", interrupted)
+    with pytest.raises(Interrupted):
+        read_entries(str(tmp_path / "a.ckpt"))
 
 
 def test_mindspore_finds_the_checksum_right(tmp_path):

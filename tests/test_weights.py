@@ -17,7 +17,15 @@ from mindcv_lite.checkpoint import save_weights
 from mindcv_lite.errors import UserError
 from mindcv_lite.mobilenetv3 import MobileNetV3
 from mindcv_lite.recipe import Recipe, load_recipe
-from mindcv_lite.weights import Weights, load_weights, model_card, read_weights, settled_by_card, with_outputs_of
+from mindcv_lite.weights import (
+    Weights,
+    load_weights,
+    model_card,
+    read_weights,
+    settled_by_card,
+    with_image_size_of,
+    with_outputs_of,
+)
 from tests.conftest import SMALLEST
 
 CLASSES = ("daisy", "rose", "tulip")
@@ -317,6 +325,19 @@ def test_a_key_that_was_given_and_contradicts_the_card_is_named_with_both_values
         with pytest.raises(UserError) as error:
             settled_by_card(recipe, card, "x.ckpt")
         assert str(error.value) == f"{origin}: {said}"
+
+
+def test_images_are_as_large_as_in_training_unless_the_recipe_says_otherwise(saved, recipe, log):
+    weights = read_weights(str(saved[0]))
+    assert weights.card
+    side = weights.card["image_resize"]
+    unsaid = recipe()
+    unsaid.origin.pop("image_resize")
+    assert with_image_size_of(weights, unsaid.with_keys(image_resize=side + 1)).augmentation.image_resize == side
+    assert log.text == ""
+    assert with_image_size_of(weights, recipe(image_resize=side + 1)).augmentation.image_resize == side + 1
+    assert f"was trained on images of {side} pixels, image_resize is {side + 1}" in log.text
+    assert with_image_size_of(replace(weights, card=None), unsaid) == unsaid
 
 
 def test_keys_that_bind_nothing_may_differ_from_the_card(tmp_path, card):

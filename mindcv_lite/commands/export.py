@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.files import require_file
 from mindcv_lite.recipe import checked_value
 
 # The file is the same wherever it is made: computed in float32.
@@ -64,8 +65,7 @@ def require_paths(source: Path, target: Path, form: str) -> None:
         raise UserError(f"{target}: with --format {form} the name of TARGET must end in .{form}")
     if os.path.lexists(target):
         raise UserError(f"{target}: stands there already; remove it, or give another TARGET")
-    if not target.parent.is_dir():
-        raise UserError(f"{target.parent}: no such folder")
+    require_file(target)
 
 
 def require_packages(*names: str) -> None:

@@ -8,13 +8,12 @@ be read; these are listed at the end, on stderr.
 import contextlib
 import csv
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import CommandLine, UserError
-from mindcv_lite.files import written_whole
+from mindcv_lite.files import require_file, written_whole
 from mindcv_lite.recipe import KEYS, checked_value
 
 if TYPE_CHECKING:
@@ -43,11 +42,11 @@ def main(arguments: list[str]) -> None:
 
         paths = photos_at(flags.paths)
         trained, classification = classified(flags.checkpoint, paths, flags.top, keys)
-    if flags.csv:
-        write_csv(flags.csv, trained, classification)
     for line in lines_of(trained, classification):
         print(line)
     sys.stdout.flush()
+    if flags.csv:
+        write_csv(flags.csv, trained, classification)
     if classification.flaws:
         print(f"{len(classification.flaws)} of {len(paths)} photos could not be read:", file=sys.stderr)
         for path, flaw in classification.flaws.items():
@@ -91,10 +90,10 @@ def require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
         )
     if top < 1:
         raise UserError(f"command line: --top: expected a whole number from 1 on, got {top}")
-    if table and (table.suffix.lower() != ".csv" or table.is_dir() or not table.parent.is_dir()):
-        raise UserError(f"{table}: not a .csv in a folder that is there; --csv names one to write")
-    if table and not os.access(table.parent, os.W_OK):
-        raise UserError(f"{table.parent}: this folder may not be written to; give --csv another place")
+    if table:
+        if table.suffix.lower() != ".csv":
+            raise UserError(f"{table}: --csv names a .csv to write")
+        require_file(table)
 
 
 def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]) -> tuple["Trained", "Classification"]:

@@ -6,6 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.files import require_file
 
 if TYPE_CHECKING:
     from mindcv_lite.training.results import EpochResult
@@ -55,8 +56,9 @@ def command_line() -> CommandLine:
 
 def require_picture(path: Path) -> None:
     """Raise `UserError` unless `path` can be the name of a picture."""
-    if path.suffix.lower() not in PICTURES or not path.parent.is_dir():
-        raise UserError(f"{path}: --out names a file that ends in {', '.join(PICTURES)}, in a folder that is there")
+    if path.suffix.lower() not in PICTURES:
+        raise UserError(f"{path}: --out names a file that ends in {', '.join(PICTURES)}")
+    require_file(path)
 
 
 def names_of(folders: Sequence[Path]) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,11 @@ def _parsed(line: str, where: str) -> EpochResult:
     try:
         epoch, step, *others = line.split(",")
         numbers: list[Any] = [float(number) if number else None for number in others]
-        return EpochResult(int(epoch), int(step), *numbers)
+        result = EpochResult(int(epoch), int(step), *numbers)
+        scores = {result.top1 is None, result.top5 is None, result.val_loss is None}
+        if len(scores) > 1 or not all(map(math.isfinite, (result.rate, result.images_per_second, result.seconds))):
+            raise ValueError
+        return result
     except (ValueError, TypeError):
         expected = f"{len(COLUMNS)} numbers between commas"
         raise UserError(f"{where}: damaged: expected {expected}, got {line[:80]!r}; take the line out") from None

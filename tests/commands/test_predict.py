@@ -260,9 +260,9 @@ def test_what_leads_to_no_photo_is_refused_before_mindspore_is_imported(example)
         ),
         (
             ["a.ckpt", "--csv", "a.jpg", "a.jpg"],
-            "a.jpg: not a .csv in a folder that is there; --csv names one to write",
+            "a.jpg: --csv names a .csv to write",
         ),
-        (["a.ckpt", "a.jpg", "--csv", "nowhere/a.csv"], "nowhere/a.csv: not a .csv in a folder that is there"),
+        (["a.ckpt", "a.jpg", "--csv", "nowhere/a.csv"], "nowhere: no such folder; give another place"),
         (["a.ckpt", "a.jpg"], "a.ckpt: empty; expected a .ckpt file"),
     ],
     ids=" ".join,

@@ -84,7 +84,8 @@ def test_what_is_no_run_is_named(folder, refusal, tmp_path):
 
 def test_a_picture_of_no_kind_or_nowhere_is_refused(folder, refusal, tmp_path):
     whole = str(folder("whole", 0.5))
-    for out in (tmp_path / "x.gif", tmp_path / "none/x.png", tmp_path):
+    assert refusal(main, [whole, "--out", str(tmp_path / "none/x.png")]).startswith(f"{tmp_path}/none: no such folder")
+    for out in (tmp_path / "x.gif", tmp_path):
         assert refusal(main, [whole, "--out", str(out)]).startswith(f"{out}: --out names a file that ends in .png, ")
     assert "CKPT_DIR" in refusal(main, [])
 

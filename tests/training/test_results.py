@@ -60,7 +60,11 @@ def test_a_file_that_was_cut_short_in_its_head_is_begun_anew(results, start):
 
 
 @pytest.mark.parametrize(
-    "line", ["3,30", "3,30,x,0.75,1,1.125,0,121,0,9", "3,30,1,1,1,1,1,1,1,1,1", "", "\0", "3.5,1" + 8 * ",1"]
+    "line",
+    [
+        *("3,30", "3,30,x,0.75,1,1.125,0,121,0,9", "3,30,1,1,1,1,1,1,1,1,1", "", "\0", "3.5,1" + 8 * ",1"),
+        *("3,30,1,0.75,1,1,0,121,0,nan", "3,30,1,0.75,1,1,0,inf,0,9", "3,30,1,0.75,1,,0,121,0,9"),
+    ],
 )
 def test_a_line_that_is_damaged_is_named(results, line):
     with open(results, "a") as file:
