@@ -19,7 +19,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from tqdm import tqdm
 
 from mindcv_lite.compile_cache import KeptGraphs, key_of
-from mindcv_lite.cpu.library import library
+from mindcv_lite.cpu.operators import compiled_operators
 from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.recipe import Recipe
 
@@ -51,7 +51,7 @@ class World:
     size: int
     settings: Settings
     all_reduce: nn.Cell | None = None
-    cpu_operators: Path | None = None  # see `cpu.library`
+    cpu_operators: Path | None = None  # the library of `cpu.operators`
     graphs: KeptGraphs | None = None
 
     def sum(self, numbers: np.ndarray) -> np.ndarray:
@@ -122,7 +122,7 @@ def start(recipe: Recipe) -> World:
         log.info("oneDNN may use instructions up to %s (ONEDNN_MAX_CPU_ISA)", os.environ["ONEDNN_MAX_CPU_ISA"])
     for note in settings.notes:
         log.info(note)
-    cpu_operators = library() if settings.cpu_kernels else None
+    cpu_operators = compiled_operators() if settings.cpu_kernels else None
     return World(rank, size, settings, _AllReduce() if size > 1 else None, cpu_operators)
 
 

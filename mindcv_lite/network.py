@@ -17,7 +17,7 @@ STEM = 3  # features: convolution, BatchNorm and activation of the stem, then th
 def build_network(model: recipe.Model, amp_level: str, cpu_operators: Path | None = None) -> nn.Cell:
     """Freshly drawn; float32 parameters whatever the `amp_level` of the arithmetic, float32 logits.
 
-    `cpu_operators`: the library of `cpu.library`, where the network is to compute with it.
+    `cpu_operators`: the library of `cpu.operators`, where the network is to compute with it.
     """
     assert model.num_classes, "the recipe's num_classes is filled in from the photos"
     network = MobileNetV3(

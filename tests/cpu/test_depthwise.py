@@ -5,7 +5,7 @@ import pytest
 from mindspore import Tensor, nn, ops, set_seed
 
 from mindcv_lite.cpu.depthwise import DepthwiseConv2d
-from mindcv_lite.cpu.library import library
+from mindcv_lite.cpu.operators import compiled_operators
 from mindcv_lite.network import build_network
 
 PADDINGS = ["mindcv", "symmetric", "same"]
@@ -13,7 +13,7 @@ PADDINGS = ["mindcv", "symmetric", "same"]
 
 @pytest.fixture(scope="module")
 def operators():
-    path = library()
+    path = compiled_operators()
     if not path:
         pytest.skip("no C++ compiler here")
     return path

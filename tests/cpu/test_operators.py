@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindcv_lite.cpu.library import find_compiler, library
+from mindcv_lite.cpu.operators import compiled_operators, find_compiler
 
 KINDS = [(3, 1, False), (5, 1, False), (3, 2, False), (5, 2, False), (3, 2, True), (5, 2, True)]
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 20), st.integers(1, 20))
@@ -17,7 +17,7 @@ shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 20), st.
 def operators() -> ctypes.CDLL:
     if not find_compiler({}):
         pytest.skip("no C++ compiler here")
-    path = library()
+    path = compiled_operators()
     assert path
     return ctypes.CDLL(str(path))
 

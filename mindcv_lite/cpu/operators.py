@@ -20,7 +20,7 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
 STOCK = "depthwise convolutions are MindSpore's own, which are slower"
 
 
-def library() -> Path | None:
+def compiled_operators() -> Path | None:
     """The shared library of the operators; None, and a line in the log that says why, where it cannot be made."""
     compiler = find_compiler(os.environ)
     if platform.system() != "Linux" or not compiler:

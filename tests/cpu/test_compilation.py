@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mindcv_lite.cpu import library as module
-from mindcv_lite.cpu.library import find_compiler, key_of, library
+from mindcv_lite.cpu import operators as module
+from mindcv_lite.cpu.operators import compiled_operators, find_compiler, key_of
 
 COMPILER = """#!/bin/sh
 [ "$1" = --version ] && echo "compiler {version}" && exit
@@ -35,7 +35,7 @@ def write(path: Path, script: str) -> None:
 
 
 def test_it_is_compiled_once_and_found_again(compiler, tmp_path, log):
-    first, second = library(), library()
+    first, second = compiled_operators(), compiled_operators()
     assert first == second
     assert first is not None
     assert first.read_text() == "library\n"
@@ -46,7 +46,7 @@ def test_it_is_compiled_once_and_found_again(compiler, tmp_path, log):
 @pytest.mark.usefixtures("compiler")
 def test_several_at_once_end_with_one_whole_library(tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        (path,) = set(pool.map(lambda _: library(), range(4)))
+        (path,) = set(pool.map(lambda _: compiled_operators(), range(4)))
     assert path is not None
     assert os.listdir(tmp_path / "cache/mindcv_lite/cpu") == [path.name]
 
@@ -65,7 +65,7 @@ def test_another_compiler_source_or_processor_means_another_library(compiler, tm
 
 def test_without_a_compiler_the_stock_operators_stay_and_the_log_says_so(monkeypatch, log):
     monkeypatch.setenv("CXX", "no such compiler")
-    assert library() is None
+    assert compiled_operators() is None
     assert "MindSpore's own, which are slower: a C++ compiler (g++ or clang++, or what CXX names)" in log.text
 
 
@@ -79,7 +79,7 @@ def test_without_a_compiler_the_stock_operators_stay_and_the_log_says_so(monkeyp
 )
 def test_a_compiler_that_fails_leaves_nothing_and_is_told(compiler, tmp_path, log, script, reason):
     write(compiler, script)
-    assert library() is None
+    assert compiled_operators() is None
     assert reason in log.text
     assert not list(tmp_path.glob("cache/mindcv_lite/cpu/*"))
 
@@ -87,7 +87,7 @@ def test_a_compiler_that_fails_leaves_nothing_and_is_told(compiler, tmp_path, lo
 @pytest.mark.usefixtures("compiler")
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, log):
     (tmp_path / "cache").write_text("a file")
-    assert library() is None
+    assert compiled_operators() is None
     assert f"in {tmp_path}/cache/mindcv_lite/cpu: Not a directory" in log.text
 
 
