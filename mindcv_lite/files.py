@@ -10,6 +10,17 @@ from pathlib import Path
 from mindcv_lite.errors import UserError
 
 
+def require_checkpoint(path: str | Path) -> None:
+    """Raise `UserError` unless `path` is a file that MindSpore would read as a checkpoint, by its name."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint; expected a .ckpt file")
+    if Path(path).suffix != ".ckpt":
+        raise UserError(
+            f"{path}: the name of a checkpoint must end in .ckpt; `python -m mindcv_lite convert` makes one of weights "
+            "of others"
+        )
+
+
 def require_folder(folder: Path) -> None:
     """Raise `UserError` unless files can be written to `folder`, which may be a new one; leave nothing there."""
     there = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))

@@ -21,7 +21,7 @@ import yaml
 
 from mindcv_lite import auto_augment
 from mindcv_lite.errors import CommandLine, UserError
-from mindcv_lite.files import require_file, write_text
+from mindcv_lite.files import require_checkpoint, require_file, write_text
 
 
 def key(help: str, default: Any = dataclasses.MISSING, **bounds: float) -> Any:
@@ -375,13 +375,8 @@ def require_paths(recipe: Recipe) -> None:
     if isinstance(cache, str) and Path(cache).exists() and not Path(cache).is_dir():
         raise UserError(f"{cache}: a file, not a folder; give another --compile_cache, or False")
     resume = recipe.output.resume
-    if ckpt_path and not resume and not Path(ckpt_path).is_file():
-        raise UserError(f"{ckpt_path}: no such weights file; --ckpt_path names a .ckpt file")
-    if ckpt_path and not resume and Path(ckpt_path).suffix != ".ckpt":  # MindSpore reads no other name
-        raise UserError(
-            f"{ckpt_path}: the name of a weights file must end in .ckpt; `python -m mindcv_lite convert` makes one of "
-            "weights of others"
-        )
+    if ckpt_path and not resume:
+        require_checkpoint(ckpt_path)
     if sheet := recipe.system.show_batch:
         if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise UserError(f"{sheet}: --show_batch names a .png or .jpg to write")

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
     "commands.pack": ("errors", "recipe", "data.packing"),
-    "commands.summary": ("errors", "recipe", "blocks", "complexity", "weights", "trained"),
+    "commands.summary": ("errors", "files", "recipe", "blocks", "complexity", "weights", "trained"),
     "commands.export": ("errors", "files", "recipe", "device", "export.answers", "trained"),
     "folding": (),
     "export.graph": ("recipe", "folding", "blocks", "network"),

@@ -314,7 +314,7 @@ def both_told(told, photos) -> Callable[..., str]:
 
 @pytest.mark.slow
 def test_a_checkpoint_that_does_not_exist(both_told, tmp_path):
-    advice = "no such weights file; --ckpt_path names a .ckpt file"
+    advice = "no such checkpoint; expected a .ckpt file"
     assert both_told(tmp_path / "no.ckpt") == f"{tmp_path}/no.ckpt: {advice}"
     assert both_told(tmp_path) == f"{tmp_path}: {advice}"
 
@@ -331,7 +331,7 @@ def test_a_file_that_is_no_checkpoint(both_told, tmp_path, content):
 def test_names_that_are_no_checkpoints_are_answered_without_reading_them(both_told, tmp_path):
     path = tmp_path / "tf_mobilenetv3_small_100.safetensors"
     path.write_bytes(b"")
-    assert both_told(path).startswith(f"{path}: the name of a weights file must end in .ckpt; `python -m mindcv_lite ")
+    assert both_told(path).startswith(f"{path}: the name of a checkpoint must end in .ckpt; `python -m mindcv_lite ")
     path = tmp_path / "x.ckpt"
     path.write_bytes(b"")
     assert both_told(path) == f"{path}: empty; expected a .ckpt file"

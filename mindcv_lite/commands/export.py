@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindcv_lite.errors import CommandLine, UserError
-from mindcv_lite.files import require_file
+from mindcv_lite.files import require_checkpoint, require_file
 from mindcv_lite.recipe import checked_value
 
 # The file is the same wherever it is made: computed in float32.
@@ -54,13 +54,7 @@ def command_line() -> CommandLine:
 
 def require_paths(source: Path, target: Path, form: str) -> None:
     """Raise `UserError` on a wrong file name; this needs no MindSpore."""
-    if not source.is_file():
-        raise UserError(f"{source}: no such checkpoint")
-    if source.suffix != ".ckpt":
-        raise UserError(
-            f"{source}: the name of CKPT must end in .ckpt; `python -m mindcv_lite convert` makes one of weights of "
-            "others"
-        )
+    require_checkpoint(source)
     if target.suffix != f".{form}":
         raise UserError(f"{target}: with --format {form} the name of TARGET must end in .{form}")
     if os.path.lexists(target):

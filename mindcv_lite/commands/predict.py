@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import CommandLine, UserError
-from mindcv_lite.files import require_file, written_whole
+from mindcv_lite.files import require_checkpoint, require_file, written_whole
 from mindcv_lite.recipe import KEYS, checked_value
 
 if TYPE_CHECKING:
@@ -81,13 +81,7 @@ def command_line() -> CommandLine:
 
 def require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
     """Raise `UserError` on what cannot be read or written; this needs no MindSpore."""
-    if not Path(checkpoint).is_file():
-        raise UserError(f"{checkpoint}: no such weights file; the first argument is a .ckpt file")
-    if Path(checkpoint).suffix != ".ckpt":  # MindSpore reads no other name
-        raise UserError(
-            f"{checkpoint}: the name of a weights file must end in .ckpt; `python -m mindcv_lite convert` makes one of "
-            "weights of others"
-        )
+    require_checkpoint(checkpoint)
     if top < 1:
         raise UserError(f"command line: --top: expected a whole number from 1 on, got {top}")
     if table:

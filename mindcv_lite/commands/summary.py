@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.files import require_checkpoint
 from mindcv_lite.recipe import checked_value, plain
 
 if TYPE_CHECKING:
@@ -60,11 +61,7 @@ def is_network(subject: str) -> bool:
     if subject in VARIANTS:
         return True
     if Path(subject).is_file():
-        if not subject.endswith(".ckpt"):  # MindSpore reads no other name
-            raise UserError(
-                f"{subject}: the name of a checkpoint must end in .ckpt; `python -m mindcv_lite convert` makes one of "
-                "weights of others"
-            )
+        require_checkpoint(subject)
         return False
     near = difflib.get_close_matches(subject, VARIANTS, n=1)
     if near and not subject.endswith(".ckpt"):

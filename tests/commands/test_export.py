@@ -54,8 +54,11 @@ def test_the_file_lies_beside_the_checkpoint_and_the_log_says_what_it_takes_and_
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["no.ckpt", "--format", "onnx"], "no.ckpt: no such checkpoint"),
-        (["x.pth", "--format", "onnx"], "x.pth: the name of CKPT must end in .ckpt; `python -m mindcv_lite convert`"),
+        (["no.ckpt", "--format", "onnx"], "no.ckpt: no such checkpoint; expected a .ckpt file"),
+        (
+            ["x.pth", "--format", "onnx"],
+            "x.pth: the name of a checkpoint must end in .ckpt; `python -m mindcv_lite convert`",
+        ),
         (["x.ckpt"], "command line: the following arguments are required: --format"),
         (["x.ckpt", "--format", "tflite"], "command line: argument --format: invalid choice: 'tflite'"),
         (

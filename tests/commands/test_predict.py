@@ -250,8 +250,8 @@ def test_what_leads_to_no_photo_is_refused_before_mindspore_is_imported(example)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere.ckpt", "a.jpg"], "nowhere.ckpt: no such weights file; the first argument is a .ckpt file"),
-        (["a.jpg", "a.jpg"], "a.jpg: the name of a weights file must end in .ckpt; `python -m mindcv_lite convert`"),
+        (["nowhere.ckpt", "a.jpg"], "nowhere.ckpt: no such checkpoint; expected a .ckpt file"),
+        (["a.jpg", "a.jpg"], "a.jpg: the name of a checkpoint must end in .ckpt; `python -m mindcv_lite convert`"),
         (["a.ckpt"], "command line: the following arguments are required: PATH"),
         (["a.ckpt", "a.jpg", "--top", "0"], "command line: --top: expected a whole number from 1 on, got 0"),
         (
