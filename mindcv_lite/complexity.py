@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mindcv_lite.blocks import Row, Variant, make_divisible
+from mindcv_lite.tables import aligned
 
 
 class Convolution(NamedTuple):
@@ -113,11 +114,7 @@ NUMBERS = ("parameters", "statistics", "multiply-adds", "receptive field")
 
 def table(lines: list[Line]) -> Iterator[str]:
     """Aligned under their headings, the numbers to the right."""
-    cells = [TEXTS + NUMBERS, *map(cells_of, lines)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    sides = "<" * len(TEXTS) + ">" * len(NUMBERS)
-    for line in cells:
-        yield "  ".join(f"{text:{side}{width}}" for text, side, width in zip(line, sides, widths, strict=True))
+    return aligned([TEXTS + NUMBERS, *map(cells_of, lines)], texts=len(TEXTS))
 
 
 def cells_of(line: Line) -> tuple[str, ...]:

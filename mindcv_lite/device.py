@@ -214,7 +214,8 @@ def settings_for(
             notes.append("dataset_sink_mode needs an accelerator: feeding the CPU batch by batch")
         settings = replace(settings, sink=False, amp_level="O0", val_amp_level="O0")
     if target != "Ascend" and system.jit_level == "O2":
-        notes.append(f"jit_level O2 is Ascend's graph engine: O1 on the {target}")
+        if "jit_level" in recipe.origin:
+            notes.append(f"jit_level O2 is Ascend's graph engine: O1 on the {target}")
         settings = replace(settings, jit_level="O1")
     return replace(settings, notes=tuple(notes))
 

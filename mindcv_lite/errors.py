@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import traceback
 import types
 from collections.abc import Callable
@@ -50,8 +51,13 @@ class CommandLine(argparse.ArgumentParser):
         raise UserError(f"command line: {message}; --help lists all flags")
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM before there was anything to save; exit status 128 + the signal."""
+
+    latest: "Interrupted | None" = None  # of this process
 
     def __init__(self, number: int):
         super().__init__()
@@ -71,7 +77,19 @@ def interrupt(number: int, frame: types.FrameType | None) -> None:
         signal.signal(signal.SIGALRM, lambda _, frame: interrupt(number, frame))
         signal.setitimer(signal.ITIMER_REAL, 0.05)
     else:
-        raise Interrupted(number)
+        Interrupted.latest = Interrupted(number)
+        raise Interrupted.latest
+
+
+def take_signals_back() -> None:
+    """Let Python's handlers have the signals again: MindSpore takes Ctrl-C for itself where it compiles a graph or
+    starts a pipeline. Only the main thread can. Raises `Interrupted` anew if MindSpore has lost it, as its compiler
+    may: wherever that asks Python whether an object has an attribute, it takes every error for a no."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.getsignal(number))
+        if Interrupted.latest:
+            raise Interrupted.latest
 
 
 def run_script(main: Callable[[], object], program: str = "") -> None:
@@ -80,8 +98,8 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
     try:
         main()
     except (UserError, TrainingError) as error:
@@ -99,6 +117,8 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
         sys.stdout.flush()
         print(f"{program}: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt as stop:
+    except (Exception, KeyboardInterrupt) as error:
+        if (stop := interruption_in(error)) is None:
+            raise
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(128 + getattr(stop, "number", signal.SIGINT))

@@ -91,6 +91,13 @@ def test_a_recipe_for_the_cpu_needs_no_notes():
     assert settings_for(recipe, "CPU", processors=8).notes == ()
 
 
+def test_a_graph_level_that_nobody_asked_for_needs_no_note():
+    keys = ["--model=mobilenet_v3_small_100", "--batch_size=1", "--epoch_size=1", "--lr=1", "--opt=momentum"]
+    recipe = load_recipe([*keys, "--scheduler=constant", "--dataset_sink_mode=False"], "")
+    settings = settings_for(recipe, "CPU", processors=8)
+    assert (settings.jit_level, settings.notes) == ("O1", ())
+
+
 def test_parallel_settings_do_not_depend_on_the_device():
     on_cpu = settings_for(ascend_recipe(), "CPU", size=2, local_size=2, processors=4)
     on_npu = settings_for(ascend_recipe(), "Ascend", size=2, local_size=2, processors=4)

@@ -10,6 +10,7 @@ from typing import Any
 from mindcv_lite.benchmark.rounds import Round, spread
 from mindcv_lite.device import Settings
 from mindcv_lite.recipe import Recipe
+from mindcv_lite.tables import aligned
 
 # fmt: off
 ROWS = {
@@ -67,9 +68,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     for row, (title, form) in ROWS.items():
         if any(row in column for column in columns):
             cells.append([title, *(cell(column, row, form) for column in columns)])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        yield "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+    yield from aligned(cells, texts=len(cells[0]))
 
 
 def cell(column: dict[str, Any], row: str, form: str) -> str:

@@ -11,7 +11,7 @@ from mindcv_lite.files import require_checkpoint, require_file
 from mindcv_lite.recipe import checked_value
 
 # The file is the same wherever it is made: computed in float32.
-ON_THE_CPU = {"device_target": "CPU", "jit_level": "O1", "dataset_sink_mode": False}
+ON_THE_CPU = {"device_target": "CPU", "dataset_sink_mode": False}
 
 
 def main(arguments: list[str]) -> None:

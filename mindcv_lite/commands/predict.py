@@ -6,15 +6,16 @@ be read; these are listed at the end, on stderr.
 """
 
 import contextlib
-import csv
 import logging
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import CommandLine, UserError
-from mindcv_lite.files import require_checkpoint, require_file, written_whole
+from mindcv_lite.files import require_checkpoint, require_file
 from mindcv_lite.recipe import KEYS, checked_value
+from mindcv_lite.tables import write_csv
 
 if TYPE_CHECKING:
     from mindcv_lite.classification import Classification
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> None:
         print(line)
     sys.stdout.flush()
     if flags.csv:
-        write_csv(flags.csv, trained, classification)
+        write_csv(flags.csv, rows_of(trained, classification))
     if classification.flaws:
         print(f"{len(classification.flaws)} of {len(paths)} photos could not be read:", file=sys.stderr)
         for path, flaw in classification.flaws.items():
@@ -117,14 +118,9 @@ def lines_of(trained: "Trained", classification: "Classification") -> list[str]:
     return lines
 
 
-def write_csv(table: Path, trained: "Trained", classification: "Classification") -> None:
-    """A row for each photo and rank. What of a path is no text has backslashes, so that the file is UTF-8."""
-    with (
-        written_whole(table) as unfinished,
-        unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for path, best in classification.best.items():
-            for rank, (output, probability) in enumerate(best, 1):
-                writer.writerow((path, rank, trained.class_names[output], output, f"{probability:.7g}"))
+def rows_of(trained: "Trained", classification: "Classification") -> Iterator[Sequence[object]]:
+    """A row for each photo and rank, below one of the columns."""
+    yield COLUMNS
+    for path, best in classification.best.items():
+        for rank, (output, probability) in enumerate(best, 1):
+            yield path, rank, trained.class_names[output], output, f"{probability:.7g}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_file
+from mindcv_lite.tables import aligned
 
 if TYPE_CHECKING:
     from mindcv_lite.training.results import EpochResult
@@ -93,14 +94,3 @@ def duration(seconds: float) -> str:
     """Hours, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of a table: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]

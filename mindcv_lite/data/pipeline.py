@@ -14,7 +14,7 @@ from mindcv_lite.data.rows import contents_of, rows_of
 from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
 from mindcv_lite.data.transforms import evaluation_transforms, training_transforms
 from mindcv_lite.device import World
-from mindcv_lite.errors import TrainingError, UserError, first_line
+from mindcv_lite.errors import TrainingError, UserError, first_line, take_signals_back
 from mindcv_lite.recipe import Augmentation, Data, Recipe
 
 COLUMNS = ["image", "label", "weight"]
@@ -151,6 +151,7 @@ class Batches:
         came: list[np.ndarray] = []
         try:
             for images, indices in self.dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
+                take_signals_back()
                 place = len(came) * self.batch_size
                 came.append(indices)
                 if len(came) == len(self):

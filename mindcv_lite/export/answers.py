@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindcv_lite.data.normalize import Normalize
-from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.errors import TrainingError, UserError, take_signals_back
 from mindcv_lite.export.graph import network_graph
 from mindcv_lite.export.mindir_files import mindir_file, run_mindir
 from mindcv_lite.export.onnx_files import onnx_file, run_onnx
@@ -66,6 +66,7 @@ def export(trained: Trained, target: Path, include_preprocess: bool = False, sof
         content = mindir_file(answers, images, metadata)
         found = run_mindir(content, images)
     require_same(found, expected, target)
+    take_signals_back()
     with written_whole(target) as unfinished:
         unfinished.write_bytes(content)
     shape = ", ".join(map(str, images.shape[1:]))

@@ -1,12 +1,10 @@
 """The files of a report: report.html for people, and three tables for programs."""
 
-import csv
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from mindcv_lite.data.classes import output_titles
 from mindcv_lite.data.folder import Photos
@@ -16,11 +14,10 @@ from mindcv_lite.files import written_whole
 from mindcv_lite.recipe import Recipe, plain
 from mindcv_lite.report.page import Validation, page
 from mindcv_lite.report.statistics import class_results, confusion
+from mindcv_lite.tables import AS_TEXT, write_csv
 from mindcv_lite.weights import CARD_KEYS, Weights
 
 log = logging.getLogger(__name__)
-
-AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # a file's name may be no text
 
 
 def validation_of(score: Score, photos: Photos, weights: Weights, recipe: Recipe, world: World) -> Validation:
@@ -51,15 +48,10 @@ def write_report(folder: Path, validation: Validation) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / "report.html") as unfinished:
         unfinished.write_text(page(validation), **AS_TEXT)
-    write_table(folder / "per_class.csv", per_class_rows(validation))
-    write_table(folder / "confusion.csv", confusion_rows(validation))
-    write_table(folder / "predictions.csv", prediction_rows(validation))
+    write_csv(folder / "per_class.csv", per_class_rows(validation))
+    write_csv(folder / "confusion.csv", confusion_rows(validation))
+    write_csv(folder / "predictions.csv", prediction_rows(validation))
     log.info("%s written, and per_class.csv, confusion.csv and predictions.csv", folder / "report.html")
-
-
-def write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    with written_whole(path) as unfinished, open(unfinished, "w", newline="", **AS_TEXT) as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def per_class_rows(validation: Validation) -> Iterable[Sequence[object]]:

@@ -17,7 +17,7 @@ from mindcv_lite.checkpoint import Checkpoints, State, claim, keep_as_last, save
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
-from mindcv_lite.errors import Stopped, TrainingError, UserError
+from mindcv_lite.errors import Stopped, TrainingError, UserError, take_signals_back
 from mindcv_lite.evaluation import Score
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.contact_sheet import first_batch
@@ -208,7 +208,7 @@ class Record(Callback):
             )
 
     def on_train_step_end(self, run_context) -> None:
-        self.stop.take_signals()
+        take_signals_back()
         steps = int(self.step.step.asnumpy())
         ends_update = steps % self.watch.batches.steps % self.watch.batches.accumulated == 0
         if ends_update and self.watch.done < self.watch.batches.steps and (number := self.stop.of_any_rank()):

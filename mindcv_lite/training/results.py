@@ -46,7 +46,7 @@ def append_result(path: Path, result: EpochResult) -> None:
 def read_results(path: Path) -> list[EpochResult]:
     """The results of all epochs; a last line that was cut short is passed over. Raises `UserError`."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{path}: cannot be read: {reason}; expected the {RESULTS} of a run") from None

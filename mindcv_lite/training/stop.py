@@ -8,10 +8,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from mindcv_lite.device import World
+from mindcv_lite.errors import SIGNALS
 
 log = logging.getLogger(__name__)
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
@@ -25,17 +24,13 @@ class StopRequest:
     def listen(self) -> Iterator[None]:
         """Take the signals as requests; a second one ends the process at once."""
         earlier = [signal.getsignal(number) for number in SIGNALS]
-        self.take_signals()
+        for number in SIGNALS:
+            signal.signal(number, self._note)
         try:
             yield
         finally:
             for number, handler in zip(SIGNALS, earlier, strict=True):
                 signal.signal(number, handler)
-
-    def take_signals(self) -> None:
-        """MindSpore takes Ctrl-C for itself when it compiles a graph or starts a pipeline: to be called after that."""
-        for number in SIGNALS:
-            signal.signal(number, self._note)
 
     def of_any_rank(self) -> int:
         """The number of the signal, 0 if there was none; every rank must call it and gets the same answer."""

@@ -1,5 +1,6 @@
 """A signal is a request, the second one an order, and afterwards the handlers are those of before."""
 
+import ctypes
 import os
 import signal
 from contextlib import suppress
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from mindcv_lite.device import World
-from mindcv_lite.training.stop import SIGNALS, StopRequest
+from mindcv_lite.errors import SIGNALS, Interrupted, interrupt, take_signals_back
+from mindcv_lite.training.stop import StopRequest
 
 
 @pytest.fixture(autouse=True)
@@ -63,10 +65,20 @@ def test_the_earlier_handlers_come_back_also_after_an_error(alone):
 def test_signals_that_another_took_are_taken_back(alone):
     stop = StopRequest(alone)
     with stop.listen():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as MindSpore's compiler takes it
-        stop.take_signals()
+        ctypes.CDLL(None).signal(signal.SIGINT, signal.SIG_IGN)  # behind Python's back, as MindSpore's compiler does
+        take_signals_back()
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.of_any_rank() == signal.SIGINT
+
+
+def test_an_interruption_that_a_library_has_lost_comes_again(monkeypatch):
+    monkeypatch.setattr(Interrupted, "latest", None)
+    take_signals_back()  # there is nothing to come again
+    with suppress(Interrupted):
+        interrupt(signal.SIGTERM, None)
+    with pytest.raises(Interrupted) as again:
+        take_signals_back()
+    assert again.value.number == signal.SIGTERM
 
 
 def test_a_signal_to_another_rank_stops_this_one(alone):
