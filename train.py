@@ -16,7 +16,7 @@ def main() -> None:
     from mindcv_lite.data.pipeline import TrainingBatches
     from mindcv_lite.data.source import training_photos, with_num_classes
     from mindcv_lite.evaluation import EvaluationStep, evaluate
-    from mindcv_lite.network import build_network
+    from mindcv_lite.network import evaluation_network, training_network
     from mindcv_lite.training.contact_sheet import draw_first_batch
     from mindcv_lite.training.loop import Record, Watch, fit
     from mindcv_lite.training.optimizers import RateTable, build_optimizer, peak_rate
@@ -40,7 +40,7 @@ def main() -> None:
     recipe = with_num_classes(recipe, train_photos.class_names)
     batches = TrainingBatches(train_photos, recipe, world)
 
-    network = build_network(recipe.model, world.settings.amp_level, world.cpu_operators)
+    network = training_network(recipe.model, world)
     if weights:
         load_weights(network, weights, remake_head=True)
 
@@ -58,7 +58,7 @@ def main() -> None:
     world = device.keep_graphs(world, recipe, batches.steps)
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
-    published = build_network(recipe.model, world.settings.val_amp_level, world.cpu_operators)
+    published = evaluation_network(recipe.model, world)
     evaluation = EvaluationStep(published, recipe)
     score = (lambda: evaluate(evaluation, val_photos, recipe, world)) if val_photos else None
     stop = StopRequest(world)

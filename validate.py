@@ -26,7 +26,7 @@ def main() -> None:
     from mindcv_lite import device
     from mindcv_lite.data.source import validation_photos
     from mindcv_lite.evaluation import EvaluationStep, evaluate
-    from mindcv_lite.network import build_network
+    from mindcv_lite.network import evaluation_network
     from mindcv_lite.report.writing import validation_of, write_report
     from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_image_size_of, with_outputs_of
 
@@ -37,7 +37,7 @@ def main() -> None:
     recipe = with_image_size_of(weights, with_outputs_of(weights, recipe))
     photos = validation_photos(recipe, weights.class_names)
     world = device.keep_graphs(world, recipe)
-    network = build_network(recipe.model, world.settings.val_amp_level, world.cpu_operators)
+    network = evaluation_network(recipe.model, world)
     load_weights(network, weights)
     step, chief = EvaluationStep(network, recipe), world.rank == 0
     score = evaluate(step, photos, recipe, world, bar=chief, keep=flags.report is not None)

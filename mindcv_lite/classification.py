@@ -39,7 +39,7 @@ def predict(trained: Trained, paths: Sequence[str], top: int, world: World) -> C
     # MindSpore puts a sound photo in the place of one that it cannot decode. So there must be one: the last is black.
     photos = PhotosOrBlack([*paths, NOWHERE], np.arange(len(paths) + 1, dtype=np.int32), trained.class_names)
     batches = evaluation_batches(photos, trained.recipe, world)
-    inference = Inference(trained.network(), trained.recipe.augmentation)
+    inference = Inference(trained.network(world), trained.recipe.augmentation)
     best: dict[int, list[tuple[int, float]]] = {}
     bar = tqdm(batches, "predict", unit="batch", leave=False, disable=None if len(batches) > 1 else True)
     for images, numbers, _ in bar:

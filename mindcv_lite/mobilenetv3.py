@@ -15,6 +15,7 @@ from mindcv_lite.dropout import Dropout
 ACTIVATIONS = {"relu": nn.ReLU, "hswish": nn.HSwish}
 
 Depthwise = Callable[[int, int, int, bool], nn.Conv2d]  # of channels, kernel, stride and whether padded as SAME
+Sequence = Callable[[list[nn.Cell]], nn.SequentialCell]
 
 
 class MobileNetV3(nn.Cell):
@@ -30,6 +31,7 @@ class MobileNetV3(nn.Cell):
         bn_eps: epsilon of every BatchNorm; part of what the weights mean, like the padding.
         bn_momentum: share of its old statistics that a BatchNorm keeps in a step.
         depthwise: what makes the depthwise convolutions; MindSpore's own if left out.
+        sequence: what calls cells one after the other, some of which are convolutions and the BatchNorms behind them.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class MobileNetV3(nn.Cell):
         bn_eps: float = 1e-5,
         bn_momentum: float = 0.9,
         depthwise: Depthwise | None = None,
+        sequence: Sequence = nn.SequentialCell,
     ):
         super().__init__()
 
@@ -56,11 +59,11 @@ class MobileNetV3(nn.Cell):
         features = [stem, batch_norm(channels), activation()]
         for row in variant.scaled_rows():
             same = conv_padding != "symmetric"
-            features.append(Bottleneck(channels, row, same, batch_norm, depthwise or depthwise_convolution))
+            features.append(Bottleneck(channels, row, same, batch_norm, depthwise or depthwise_convolution, sequence))
             channels = row.out
         last = 6 * channels
         features += [convolution(channels, last), batch_norm(last), activation()]
-        self.features = nn.SequentialCell(features)
+        self.features = sequence(features)
 
         hidden = variant.scaled(variant.hidden)
         self.classifier = nn.SequentialCell(
@@ -82,7 +85,13 @@ class Bottleneck(nn.Cell):
     """An inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1; with a shortcut if shapes agree."""
 
     def __init__(
-        self, in_channels: int, row: Row, same: bool, batch_norm: Callable[[int], nn.Cell], depthwise: Depthwise
+        self,
+        in_channels: int,
+        row: Row,
+        same: bool,
+        batch_norm: Callable[[int], nn.Cell],
+        depthwise: Depthwise,
+        sequence: Sequence,
     ):
         super().__init__()
         activation, width = ACTIVATIONS[row.activation], row.expanded
@@ -93,7 +102,7 @@ class Bottleneck(nn.Cell):
         if row.squeeze:
             layers += [SqueezeExcite(width)]
         layers += [convolution(width, row.out), batch_norm(row.out)]
-        self.layers = nn.SequentialCell(layers)
+        self.layers = sequence(layers)
         self.shortcut = row.stride == 1 and in_channels == row.out
 
     def construct(self, x: Tensor) -> Tensor:

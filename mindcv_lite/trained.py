@@ -7,7 +7,8 @@ from typing import Any
 from mindspore import nn
 
 from mindcv_lite.data import classes
-from mindcv_lite.network import build_network
+from mindcv_lite.device import World
+from mindcv_lite.network import build_network, evaluation_network
 from mindcv_lite.origins import our_parameters
 from mindcv_lite.recipe import Recipe, checked_value, load_recipe, plain
 from mindcv_lite.weights import CARD_KEYS, CARD_NAME, Weights, load_weights, network_part, read_weights
@@ -21,9 +22,12 @@ class Trained:
     recipe: Recipe
     class_names: tuple[str, ...]
 
-    def network(self) -> nn.Cell:
-        """The network in evaluation: images float32 (batch, channels, side, side) -> logits (batch, classes)."""
-        network = build_network(self.recipe.model, "O0")
+    def network(self, world: World | None = None) -> nn.Cell:
+        """The network in evaluation: images float32 (batch, channels, side, side) -> logits (batch, classes).
+
+        Of MindSpore's own operators in float32, or as the device of `world` computes it best.
+        """
+        network = evaluation_network(self.recipe.model, world) if world else build_network(self.recipe.model, "O0")
         load_weights(network, self.weights)
         return network.set_train(False)
 

@@ -24,7 +24,7 @@ def first_steps_here(recipe: Recipe) -> Round:
     from mindcv_lite import device
     from mindcv_lite.benchmark.subjects import build_step, random_batch
     from mindcv_lite.evaluation import EvaluationStep
-    from mindcv_lite.network import build_network
+    from mindcv_lite.network import evaluation_network
 
     world = device.start(recipe)
     batch = random_batch(recipe)
@@ -33,9 +33,7 @@ def first_steps_here(recipe: Recipe) -> Round:
     train_step(*batch).asnumpy()
     first_step_seconds = watch.seconds
 
-    evaluation_step = EvaluationStep(
-        build_network(recipe.model, world.settings.val_amp_level, world.cpu_operators), recipe
-    )
+    evaluation_step = EvaluationStep(evaluation_network(recipe.model, world), recipe)
     evaluation_step.set_train(False)
     watch = Stopwatch()
     evaluation_step(*batch[:3])[0].asnumpy()

@@ -15,7 +15,7 @@ from mindcv_lite.data.source import training_photos, validation_photos, with_num
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.device import World
 from mindcv_lite.evaluation import EvaluationStep, evaluate
-from mindcv_lite.network import build_network
+from mindcv_lite.network import evaluation_network, training_network
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep
@@ -92,7 +92,7 @@ def validate(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]
         train, photos = training_photos(recipe.with_keys(val_while_train=True))
         recipe = with_num_classes(recipe, train.class_names)
     assert photos, "val_while_train asks for them"
-    network = build_network(recipe.model, world.settings.val_amp_level, world.cpu_operators)
+    network = evaluation_network(recipe.model, world)
     if weights:
         load_weights(network, weights)
     evaluation_step = EvaluationStep(network, recipe)
@@ -126,7 +126,7 @@ def random_batch(recipe: Recipe) -> tuple[Tensor, ...]:
 
 def build_step(recipe: Recipe, world: World, steps_per_epoch: int) -> TrainStep:
     """The recipe's training step at a rate of 0: the same arithmetic, and random labels do the weights no harm."""
-    network = build_network(recipe.model, world.settings.amp_level, world.cpu_operators)
+    network = training_network(recipe.model, world)
     rate = RateTable(lambda _: 0.0, updates=1)
     optimizer = build_optimizer(network.trainable_params(), recipe, rate, world.settings.target)
     train_step = TrainStep(network, optimizer, recipe, world, steps_per_epoch)

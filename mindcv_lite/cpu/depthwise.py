@@ -16,10 +16,7 @@ class DepthwiseConv2d(nn.Conv2d):
         mode, padding = ("same", 0) if same else ("pad", kernel // 2)
         # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
         super().__init__(channels, channels, kernel, stride, mode, padding, group=channels)
-        self.convolve = operator(library, stride, same)
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight)
+        self.conv2d = operator(library, stride, same)
 
 
 def operator(library: Path, stride: int, same: bool) -> ops.Custom:
