@@ -39,7 +39,6 @@ class Settings:
     val_amp_level: str
     workers: int
     cpu_kernels: bool
-    folds_norms: bool
     parallel: dict[str, object]
     notes: tuple[str, ...] = ()
 
@@ -198,7 +197,6 @@ def settings_for(
         val_amp_level=precision.val_amp_level,
         workers=workers,
         cpu_kernels=target == "CPU" and system.cpu_kernels == "auto",
-        folds_norms=target == "CPU" and system.cpu_kernels == "auto",  # an NPU's graph engine does so by itself
         parallel={
             "parallel_mode": "data_parallel",
             "gradients_mean": True,

@@ -5,6 +5,7 @@ Parameter names are MindCV's, so that its checkpoints load here and ours load th
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from mindspore import Tensor, nn
 from mindspore.common.initializer import Normal, initializer
@@ -14,8 +15,42 @@ from mindcv_lite.dropout import Dropout
 
 ACTIVATIONS = {"relu": nn.ReLU, "hswish": nn.HSwish}
 
-Depthwise = Callable[[int, int, int, bool], nn.Conv2d]  # of channels, kernel, stride and whether padded as SAME
-Sequence = Callable[[list[nn.Cell]], nn.SequentialCell]
+Activation = type[nn.Cell]
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    group: int = 1,
+    same: bool = False,
+    has_bias: bool = False,
+) -> nn.Conv2d:
+    """A convolution, padded by kernel // 2 on every side or, with `same`, as TensorFlow's SAME."""
+    mode, padding = ("same", 0) if same else ("pad", kernel // 2)
+    # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, mode, padding, group=group, has_bias=has_bias)
+
+
+def depthwise_convolution(channels: int, kernel: int, stride: int, same: bool) -> nn.Conv2d:
+    """MindSpore's own, a kernel for each channel."""
+    return convolution(channels, channels, kernel, stride, group=channels, same=same)
+
+
+def batch_norm_act(channels: int, eps: float, momentum: float, activation: Activation | None) -> list[nn.Cell]:
+    """MindSpore's own BatchNorm, and the activation if there is one."""
+    # MindSpore's momentum, too, is the share of the old statistics that is kept.
+    # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
+    norm = nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
+    return [norm, activation()] if activation else [norm]
+
+
+class Operators(NamedTuple):
+    """What makes the cells that others than MindSpore's own may compute faster."""
+
+    depthwise: Callable[[int, int, int, bool], nn.Conv2d] = depthwise_convolution
+    batch_norm_act: Callable[[int, float, float, Activation | None], list[nn.Cell]] = batch_norm_act
 
 
 class MobileNetV3(nn.Cell):
@@ -30,8 +65,7 @@ class MobileNetV3(nn.Cell):
             (TensorFlow). They differ where the stride is 2; weights are right with one of them only.
         bn_eps: epsilon of every BatchNorm; part of what the weights mean, like the padding.
         bn_momentum: share of its old statistics that a BatchNorm keeps in a step.
-        depthwise: what makes the depthwise convolutions; MindSpore's own if left out.
-        sequence: what calls cells one after the other, some of which are convolutions and the BatchNorms behind them.
+        operators: what computes it; MindSpore's own if left out.
     """
 
     def __init__(
@@ -43,27 +77,24 @@ class MobileNetV3(nn.Cell):
         conv_padding: str = "mindcv",
         bn_eps: float = 1e-5,
         bn_momentum: float = 0.9,
-        depthwise: Depthwise | None = None,
-        sequence: Sequence = nn.SequentialCell,
+        operators: Operators = Operators(),  # noqa: B008  (it cannot be changed)
     ):
         super().__init__()
 
-        def batch_norm(channels: int) -> nn.BatchNorm2d:
-            # MindSpore's momentum, too, is the share of the old statistics that is kept.
-            # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
-            return nn.BatchNorm2d(channels, eps=bn_eps, momentum=bn_momentum)
+        def norm_act(channels: int, activation: Activation | None) -> list[nn.Cell]:
+            return operators.batch_norm_act(channels, bn_eps, bn_momentum, activation)
 
         activation = ACTIVATIONS[variant.activation]
         channels = variant.scaled(16)
         stem = convolution(in_channels, channels, kernel=3, stride=2, same=conv_padding == "same")
-        features = [stem, batch_norm(channels), activation()]
+        features = [stem, *norm_act(channels, activation)]
         for row in variant.scaled_rows():
             same = conv_padding != "symmetric"
-            features.append(Bottleneck(channels, row, same, batch_norm, depthwise or depthwise_convolution, sequence))
+            features.append(Bottleneck(channels, row, same, norm_act, operators.depthwise))
             channels = row.out
         last = 6 * channels
-        features += [convolution(channels, last), batch_norm(last), activation()]
-        self.features = sequence(features)
+        features += [convolution(channels, last), *norm_act(last, activation)]
+        self.features = nn.SequentialCell(features)
 
         hidden = variant.scaled(variant.hidden)
         self.classifier = nn.SequentialCell(
@@ -84,25 +115,17 @@ class MobileNetV3(nn.Cell):
 class Bottleneck(nn.Cell):
     """An inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1; with a shortcut if shapes agree."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        row: Row,
-        same: bool,
-        batch_norm: Callable[[int], nn.Cell],
-        depthwise: Depthwise,
-        sequence: Sequence,
-    ):
+    def __init__(self, in_channels: int, row: Row, same: bool, norm_act: Callable, depthwise: Callable):
         super().__init__()
         activation, width = ACTIVATIONS[row.activation], row.expanded
         layers: list[nn.Cell] = []
         if width != in_channels:
-            layers += [convolution(in_channels, width), batch_norm(width), activation()]
-        layers += [depthwise(width, row.kernel, row.stride, same), batch_norm(width), activation()]
+            layers += [convolution(in_channels, width), *norm_act(width, activation)]
+        layers += [depthwise(width, row.kernel, row.stride, same), *norm_act(width, activation)]
         if row.squeeze:
             layers += [SqueezeExcite(width)]
-        layers += [convolution(width, row.out), batch_norm(row.out)]
-        self.layers = sequence(layers)
+        layers += [convolution(width, row.out), *norm_act(row.out, None)]
+        self.layers = nn.SequentialCell(layers)
         self.shortcut = row.stride == 1 and in_channels == row.out
 
     def construct(self, x: Tensor) -> Tensor:
@@ -134,26 +157,6 @@ def spatial_mean(x: Tensor) -> Tensor:
     batch, channels, height, width = x.shape
     total = x.reshape(batch * channels, height * width).sum(axis=1)
     return (total * (1.0 / (height * width))).reshape(batch, channels)
-
-
-def convolution(
-    in_channels: int,
-    out_channels: int,
-    kernel: int = 1,
-    stride: int = 1,
-    group: int = 1,
-    same: bool = False,
-    has_bias: bool = False,
-) -> nn.Conv2d:
-    """A convolution, padded by kernel // 2 on every side or, with `same`, as TensorFlow's SAME."""
-    mode, padding = ("same", 0) if same else ("pad", kernel // 2)
-    # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, mode, padding, group=group, has_bias=has_bias)
-
-
-def depthwise_convolution(channels: int, kernel: int, stride: int, same: bool) -> nn.Conv2d:
-    """MindSpore's own, a kernel for each channel."""
-    return convolution(channels, channels, kernel, stride, group=channels, same=same)
 
 
 def initialise(network: nn.Cell) -> None:

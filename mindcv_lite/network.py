@@ -8,10 +8,10 @@ from mindspore import Parameter, amp, nn
 from mindcv_lite import recipe
 from mindcv_lite.blocks import VARIANTS
 from mindcv_lite.cpu.depthwise import DepthwiseConv2d
+from mindcv_lite.cpu.norm import batch_norm_act
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.folding import FoldedSequence
-from mindcv_lite.mobilenetv3 import MobileNetV3
+from mindcv_lite.mobilenetv3 import MobileNetV3, Operators
 
 STEM = 3  # features: convolution, BatchNorm and activation of the stem, then the rows, then as many of the last one
 
@@ -22,20 +22,19 @@ def training_network(model: recipe.Model, world: World) -> nn.Cell:
 
 
 def evaluation_network(model: recipe.Model, world: World) -> nn.Cell:
-    """The network of a recipe as this device computes it best in evaluation; it cannot be trained."""
-    settings = world.settings
-    return build_network(model, settings.val_amp_level, world.cpu_operators, settings.folds_norms).set_train(False)
+    """The network of a recipe as this device computes it best in evaluation."""
+    return build_network(model, world.settings.val_amp_level, world.cpu_operators).set_train(False)
 
 
-def build_network(
-    model: recipe.Model, amp_level: str, cpu_operators: Path | None = None, folded: bool = False
-) -> nn.Cell:
+def build_network(model: recipe.Model, amp_level: str, cpu_operators: Path | None = None) -> nn.Cell:
     """Freshly drawn; float32 parameters whatever the `amp_level` of the arithmetic, float32 logits.
 
-    `cpu_operators`: the library of `cpu.operators`, where the network is to compute with it. `folded`: for evaluation
-    alone, with BatchNorm as a part of the convolutions.
+    `cpu_operators`: the library of `cpu.operators`, where the network is to compute with it.
     """
     assert model.num_classes, "the recipe's num_classes is filled in from the photos"
+    operators = Operators()
+    if cpu_operators:
+        operators = Operators(partial(DepthwiseConv2d, cpu_operators), partial(batch_norm_act, cpu_operators))
     network = MobileNetV3(
         VARIANTS[model.model],
         model.num_classes,
@@ -44,8 +43,7 @@ def build_network(
         model.conv_padding,
         model.bn_eps,
         model.bn_momentum,
-        partial(DepthwiseConv2d, cpu_operators) if cpu_operators else None,
-        FoldedSequence if folded else nn.SequentialCell,
+        operators,
     )
     freeze(network, model)
     return amp.auto_mixed_precision(network, amp_level)

@@ -4,15 +4,14 @@
 // Each plane (one channel of one image) is copied into a small buffer with zeros around it, which keeps the columns of
 // each stride phase apart, so that all inner loops read contiguous floats. Vectors are GCC's and Clang's own extension,
 // which they make into the instructions of whatever processor they compile for.
-#include <sched.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <exception>
-#include <thread>
 #include <type_traits>
 #include <vector>
+
+#include "parallel.h"
 
 namespace {
 
@@ -27,23 +26,6 @@ inline Vector load(const float *p) {
 inline void store(float *p, Vector v) { std::memcpy(p, &v, sizeof v); }
 inline Vector splat(float f) { return Vector{} + f; }
 inline int64_t whole_vectors(int64_t n) { return (n + L - 1) / L * L; }
-
-int64_t processors() {
-  cpu_set_t set;
-  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-}
-
-// Calls body(begin, end) for parts of [0, count), one on each processor; a small job stays on the calling thread.
-template <class Body>
-void parallel(int64_t count, int64_t flops, Body body) {
-  static const int64_t most = processors();
-  const int64_t parts = std::max<int64_t>(1, std::min({most, count, flops / 2000000}));
-  std::vector<std::thread> threads;
-  for (int64_t part = 1; part < parts; ++part)
-    threads.emplace_back(body, count * part / parts, count * (part + 1) / parts);
-  body(0, count / parts);
-  for (auto &thread : threads) thread.join();
-}
 
 struct Shape {
   int64_t n, c, h, w, oh, ow;  // images, channels, input, output
@@ -206,15 +188,11 @@ int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **typ
 
 }  // namespace
 
-// The functions that MindSpore finds by name: <task>_<stride>, and <task>_2_same.
-#define OPERATOR(NAME, TASK, STRIDE, SAME)                                                                          \
-  extern "C" int NAME(int count, void **arrays, int *ranks, int64_t **shapes, const char **types, void *, void *) { \
-    return run<TASK, STRIDE, SAME>(count, arrays, ranks, shapes, types);                                            \
-  }
-#define OPERATORS(NAME, TASK)                \
-  OPERATOR(NAME##_1, TASK, 1, false)         \
-  OPERATOR(NAME##_2, TASK, 2, false)         \
-  OPERATOR(NAME##_2_same, TASK, 2, true)
+// <task>_<stride>, and <task>_2_same.
+#define OPERATORS(NAME, TASK)            \
+  OPERATOR(NAME##_1, run<TASK, 1, false>) \
+  OPERATOR(NAME##_2, run<TASK, 2, false>) \
+  OPERATOR(NAME##_2_same, run<TASK, 2, true>)
 OPERATORS(forward, kForward)
 OPERATORS(grad_input, kGradInput)
 OPERATORS(grad_weight, kGradWeight)

@@ -15,9 +15,10 @@ from mindcv_lite.cache import cache_folder
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("depthwise.cc")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
-STOCK = "depthwise convolutions are MindSpore's own, which are slower"
+SOURCES = sorted(Path(__file__).parent.glob("*.cc"))
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fPIC", "-shared", "-pthread")
+STOCK = "depthwise convolutions and BatchNorm are MindSpore's own, which are slower"
 
 
 def compiled_operators() -> Path | None:
@@ -28,14 +29,14 @@ def compiled_operators() -> Path | None:
         return None
     folder = cache_folder("cpu")
     try:
-        path = folder / f"depthwise-{key_of(compiler)}.so"
+        path = folder / f"operators-{key_of(compiler)}.so"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             compile_to(path, compiler)
     except (OSError, subprocess.SubprocessError) as error:
         log.info("%s: %s could not make faster ones in %s: %s", STOCK, compiler, folder, reason_of(error))
         return None
-    log.info("depthwise convolutions are those of %s", path)
+    log.info("depthwise convolutions and BatchNorm are those of %s", path)
     return path
 
 
@@ -46,9 +47,10 @@ def find_compiler(environment: Mapping[str, str]) -> str | None:
 
 
 def key_of(compiler: str) -> str:
-    """A short digest of all that the library depends on: source, flags, compiler, and what the processor can do."""
+    """A short digest of all that the library depends on: sources, flags, compiler, and what the processor can do."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
-    parts = (SOURCE.read_text(encoding="utf-8"), *FLAGS, compiler, version, processor())
+    sources = (path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS))
+    parts = (*sources, *FLAGS, compiler, version, processor())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -65,7 +67,7 @@ def compile_to(path: Path, compiler: str) -> None:
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(handle)
     try:
-        command = [compiler, *FLAGS, "-o", unfinished, str(SOURCE)]
+        command = [compiler, *FLAGS, "-o", unfinished, *map(str, SOURCES)]
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
         os.replace(unfinished, path)
     finally:

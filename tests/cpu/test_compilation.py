@@ -40,7 +40,7 @@ def test_it_is_compiled_once_and_found_again(compiler, tmp_path, log):
     assert first is not None
     assert first.read_text() == "library\n"
     assert (tmp_path / "log").read_text() == "x\n"
-    assert f"depthwise convolutions are those of {first}" in log.text
+    assert f"depthwise convolutions and BatchNorm are those of {first}" in log.text
 
 
 @pytest.mark.usefixtures("compiler")
@@ -58,7 +58,7 @@ def test_another_compiler_source_or_processor_means_another_library(compiler, tm
     monkeypatch.setattr(module, "processor", lambda: "another")
     keys.append(key_of(str(compiler)))
     (tmp_path / "other.cc").write_text("other")
-    monkeypatch.setattr(module, "SOURCE", tmp_path / "other.cc")
+    monkeypatch.setattr(module, "SOURCES", [tmp_path / "other.cc"])
     keys.append(key_of(str(compiler)))
     assert len(set(keys)) == 4
 

@@ -22,9 +22,10 @@ def operators() -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
-def call(operators: ctypes.CDLL, name: str, inputs: list[np.ndarray], output: np.ndarray) -> int:
-    """What `name` returns; it fills `output`."""
-    arrays, count = [np.ascontiguousarray(array) for array in (*inputs, output)], len(inputs) + 1
+def call(operators: ctypes.CDLL, name: str, inputs: list[np.ndarray], *outputs: np.ndarray) -> int:
+    """What `name` returns; it fills `outputs`."""
+    arrays = [np.ascontiguousarray(array) for array in (*inputs, *outputs)]
+    count = len(arrays)
     sizes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
     done = getattr(operators, name)(
         count,
@@ -37,7 +38,8 @@ def call(operators: ctypes.CDLL, name: str, inputs: list[np.ndarray], output: np
         None,
         None,
     )
-    output[...] = arrays[-1]
+    for output, array in zip(outputs, arrays[len(inputs) :], strict=True):
+        output[...] = array
     return done
 
 
@@ -105,11 +107,70 @@ def test_large_jobs_are_shared_out_without_a_gap(operators):
     np.testing.assert_allclose(output, convolved(x, weight, 2, same=True), rtol=0, atol=2e-5)
 
 
+# What the activations do, and their slopes, as they are defined.
+ACTIVATIONS = {
+    "linear": (lambda y: y, np.ones_like),
+    "relu": (lambda y: np.maximum(y, 0), lambda y: (y > 0).astype(y.dtype)),
+    "hswish": (
+        lambda y: y * np.clip(y + 3, 0, 6) / 6,
+        lambda y: np.where(y <= -3, 0, np.where(y >= 3, 1, y / 3 + 0.5)),
+    ),
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@settings(deadline=None)
+@given(shape=shapes, seed=st.integers(0, 2**32 - 1), mean=st.sampled_from([0, 10, -1000]))
+def test_a_norm_and_its_gradients_are_those_of_the_definition(operators, activation, shape, seed, mean):
+    random, eps = np.random.default_rng(seed), 1e-3
+    act, slope = ACTIVATIONS[activation]
+    # Numbers of float32 in float64: their mean and variance are to be found, however far from zero they lie.
+    x, dy, gamma, beta, old_mean, old_variance = (
+        array.astype(np.float32).astype(np.float64)
+        for array in (
+            random.standard_normal(shape) + mean,
+            random.standard_normal(shape),
+            *(random.uniform(0.5, 2, shape[1]) for _ in range(4)),
+        )
+    )
+
+    def of_channels(values: np.ndarray) -> np.ndarray:
+        return values[:, None, None]
+
+    found_mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3))
+    inverse = of_channels(1 / np.sqrt(variance + eps))
+    normal = (x - of_channels(found_mean)) * inverse
+    y = normal * of_channels(gamma) + of_channels(beta)
+    g = dy * slope(y)
+    dgamma, dbeta = (g * normal).sum((0, 2, 3)), g.sum((0, 2, 3))
+    count = x.size / shape[1]
+    dx = of_channels(gamma) * inverse * (g - of_channels(dbeta / count) - normal * of_channels(dgamma / count))
+    evaluated = (x - of_channels(old_mean)) / of_channels(np.sqrt(old_variance + eps))
+    evaluated = act(evaluated * of_channels(gamma) + of_channels(beta))
+
+    epsilon = np.array([eps])
+    scale = 1 + abs(mean)  # what a difference of two numbers loses in float32
+    near_edge = np.abs(np.abs(y) - 3).min() < 1e-3 * scale or np.abs(y).min() < 1e-3 * scale  # slopes jump there
+    for task, inputs, outputs in (
+        ("train", [x, gamma, beta, epsilon], [act(y), found_mean, variance]),
+        ("evaluate", [x, gamma, beta, old_mean, old_variance, epsilon], [evaluated]),
+        ("gradient", [dy, x, gamma, beta, found_mean, variance, epsilon], [dx, dgamma, dbeta]),
+    ):
+        if task == "gradient" and near_edge and activation != "linear":
+            continue
+        found = [np.full(expected.shape, np.nan, np.float32) for expected in outputs]
+        assert call(operators, f"norm_{task}_{activation}", [each.astype(np.float32) for each in inputs], *found) == 0
+        for each, expected in zip(found, outputs, strict=True):
+            error = 2e-5 * scale * max(1, np.abs(expected).max())
+            np.testing.assert_allclose(each, expected, rtol=0, atol=error, err_msg=task)
+
+
 X, WEIGHT, Y = (
     np.zeros((2, 3, 8, 8), np.float32),
     np.zeros((3, 1, 3, 3), np.float32),
     np.zeros((2, 3, 4, 4), np.float32),
 )
+CHANNELS, EPSILON = np.ones(3, np.float32), np.full(1, 1e-3, np.float32)
 
 
 @pytest.mark.parametrize(
@@ -125,3 +186,18 @@ X, WEIGHT, Y = (
 )
 def test_what_they_cannot_do_is_refused_by_a_number(operators, inputs, output, answer):
     assert call(operators, "forward_2", inputs, output.copy()) == answer
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "answer"),
+    [
+        ([X, CHANNELS, CHANNELS, CHANNELS, CHANNELS], X, 1),
+        ([X.astype(np.float64), CHANNELS, CHANNELS, CHANNELS, CHANNELS, EPSILON], X, 2),
+        ([X, CHANNELS, CHANNELS, CHANNELS, CHANNELS[None], EPSILON], X, 2),
+        ([X, CHANNELS, CHANNELS, CHANNELS, CHANNELS, CHANNELS], X, 3),
+        ([X, CHANNELS[:2], CHANNELS, CHANNELS, CHANNELS, EPSILON], X, 3),
+        ([X, CHANNELS, CHANNELS, CHANNELS, CHANNELS, EPSILON], Y, 3),
+    ],
+)
+def test_what_a_norm_cannot_do_is_refused_by_a_number(operators, inputs, output, answer):
+    assert call(operators, "norm_evaluate_relu", inputs, output.copy()) == answer

@@ -1,0 +1,64 @@
+"""A BatchNorm with the activation behind it, of the compiled operators, for CPUs; its parameters are those of any
+other."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mindspore import Tensor, dtype, nn, ops
+
+ACTIVATIONS: dict[type[nn.Cell] | None, str] = {None: "linear", nn.ReLU: "relu", nn.HSwish: "hswish"}
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """float32 (batch, channels, height, width) -> the same.
+
+    Where it is not trained but what comes before is, as in a frozen row, it computes with MindSpore's operators.
+    """
+
+    def __init__(self, library: Path, channels: int, eps: float, momentum: float, activation: type[nn.Cell] | None):
+        # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
+        super().__init__(channels, eps=eps, momentum=momentum)
+        name = f"{library}:norm_{{}}_{ACTIVATIONS[activation]}"
+        self.train = trained(name)
+        self.evaluate = ops.Custom(name.format("evaluate"), *[lambda x, *_: x] * 2, func_type="aot")
+        self.activation = activation() if activation else nn.Identity()
+        self.epsilon = Tensor([eps], dtype.float32)
+
+    def construct(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return self.evaluate(x, self.gamma, self.beta, self.moving_mean, self.moving_variance, self.epsilon)
+        if self.use_batch_statistics is not None:
+            return self.activation(super().construct(x))
+        # pyrefly: ignore [not-iterable]
+        y, mean, variance = self.train(x, self.gamma, self.beta, self.epsilon)
+        batch, _, height, width = x.shape
+        count, share = batch * height * width, self.momentum  # of the new statistics
+        ops.assign(self.moving_mean, (1 - share) * self.moving_mean + share * mean)
+        unbiased = variance * (count / max(count - 1, 1))
+        ops.assign(self.moving_variance, (1 - share) * self.moving_variance + share * unbiased)
+        return y
+
+
+def trained(name: str) -> ops.Custom:
+    """x (batch, channels, height, width), gamma, beta (channels,), epsilon (1,) -> y, mean and variance of the batch,
+    with the gradients of y. `name`: of the operators, but for their task."""
+
+    def custom(task: str, outputs: Callable, bprop: Callable | None = None) -> ops.Custom:
+        return ops.Custom(name.format(task), outputs, outputs, func_type="aot", bprop=bprop)
+
+    gradient = custom("gradient", lambda dy, x, gamma, beta, *_: (x, gamma, beta))
+
+    def bprop(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: Tensor, out: tuple, dout: tuple) -> tuple:
+        _, mean, variance = out
+        # pyrefly: ignore [not-iterable]
+        return *gradient(dout[0], x, gamma, beta, mean, variance, epsilon), ops.zeros_like(epsilon)
+
+    return custom("train", lambda x, gamma, beta, _: (x, gamma, beta), bprop)
+
+
+def batch_norm_act(
+    library: Path, channels: int, eps: float, momentum: float, activation: type[nn.Cell] | None
+) -> list[nn.Cell]:
+    """The BatchNorm, and what holds the place of the activation that it contains."""
+    norm = BatchNormAct2d(library, channels, eps, momentum, activation)
+    return [norm, nn.Identity()] if activation else [norm]

@@ -1,0 +1,32 @@
+// What the operators share: MindSpore's way to call one, and the work of one shared out among processors.
+#pragma once
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+inline int64_t processors() {
+  cpu_set_t set;
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+// Calls body(begin, end) for parts of [0, count), one on each processor; a small job stays on the calling thread.
+template <class Body>
+void parallel(int64_t count, int64_t flops, Body body) {
+  static const int64_t most = processors();
+  const int64_t parts = std::max<int64_t>(1, std::min({most, count, flops / 2000000}));
+  std::vector<std::thread> threads;
+  for (int64_t part = 1; part < parts; ++part)
+    threads.emplace_back(body, count * part / parts, count * (part + 1) / parts);
+  body(0, count / parts);
+  for (auto &thread : threads) thread.join();
+}
+
+// Defines a function that MindSpore finds by its name; it is called with the inputs and outputs, in this order.
+#define OPERATOR(NAME, ...)                                                                                         \
+  extern "C" int NAME(int count, void **arrays, int *ranks, int64_t **shapes, const char **types, void *, void *) { \
+    return __VA_ARGS__(count, arrays, ranks, shapes, types);                                                        \
+  }
