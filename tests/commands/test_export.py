@@ -51,6 +51,15 @@ def test_the_file_lies_beside_the_checkpoint_and_the_log_says_what_it_takes_and_
     assert written.endswith("my.best.onnx: uint8 (batch, 40, 40, 1) -> probabilities (batch, 2)")
 
 
+def test_a_mindir_holds_operators_that_every_machine_has(recipe, tmp_path):
+    source, target = tmp_path / "x.ckpt", tmp_path / "x.mindir"
+    grey_checkpoint(recipe, source)
+    export(source, "--format", "mindir", "--image_resize", "40")
+    content = target.read_bytes()
+    assert b"BatchNorm" in content
+    assert b"Custom" not in content
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
