@@ -14,7 +14,7 @@ struct Linear {
   static float slope(float) { return 1; }
 };
 struct Relu {
-  static float value(float y) { return y > 0 ? y : 0; }
+  static float value(float y) { return y < 0 ? 0 : y; }  // not a number stays one, and is noticed
   static float slope(float y) { return y > 0 ? 1 : 0; }
 };
 struct HSwish {  // y * min(max(y + 3, 0), 6) / 6
@@ -45,8 +45,9 @@ void sums(const Shape &d, int64_t c, double *totals, First first, Second second)
   }
 }
 
-template <class Float>
-void each(const Shape &d, int64_t c, float *out, Float value) {
+// Sets each pixel of all planes of channel c to value(i).
+template <class Value>
+void each(const Shape &d, int64_t c, float *out, Value value) {
   for (int64_t n = 0; n < d.n; ++n) {
     const int64_t begin = (n * d.c + c) * d.size, end = begin + d.size;
 #pragma omp simd

@@ -165,6 +165,15 @@ def test_a_norm_and_its_gradients_are_those_of_the_definition(operators, activat
             np.testing.assert_allclose(each, expected, rtol=0, atol=error, err_msg=task)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_what_is_no_number_stays_none(operators, activation):
+    x, y = np.full((2, 3, 5, 5), np.nan, np.float32), np.zeros((2, 3, 5, 5), np.float32)
+    mean, variance = np.zeros(3, np.float32), np.zeros(3, np.float32)
+    inputs = [x, CHANNELS, CHANNELS, EPSILON]
+    assert call(operators, f"norm_train_{activation}", inputs, y, mean, variance) == 0
+    assert np.isnan(y).all()
+
+
 X, WEIGHT, Y = (
     np.zeros((2, 3, 8, 8), np.float32),
     np.zeros((3, 1, 3, 3), np.float32),
