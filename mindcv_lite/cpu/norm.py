@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mindspore import Tensor, dtype, nn, ops
 
+NOT_A_NUMBER = float("nan")  # the unbiased variance of a single value, for MindSpore's BatchNorm too
 ACTIVATIONS: dict[type[nn.Cell] | None, str] = {None: "linear", nn.ReLU: "relu", nn.HSwish: "hswish"}
 
 
@@ -34,7 +35,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         batch, _, height, width = x.shape
         count, share = batch * height * width, self.momentum  # of the new statistics
         ops.assign(self.moving_mean, (1 - share) * self.moving_mean + share * mean)
-        unbiased = variance * (count / max(count - 1, 1))
+        unbiased = variance * (count / (count - 1) if count > 1 else NOT_A_NUMBER)
         ops.assign(self.moving_variance, (1 - share) * self.moving_variance + share * unbiased)
         return y
 

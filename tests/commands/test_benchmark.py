@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from mindcv_lite.benchmark.rounds import Plan, in_turn, ratios, spread, timed
 from mindcv_lite.commands.benchmark import main
+from mindcv_lite.cpu.operators import find_compiler
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.errors import UserError
 from tests.conftest import ROOT, SMALLEST
@@ -73,13 +75,20 @@ def test_the_pipeline_is_measured_over_as_many_batches_as_asked_for_and_over_sev
 
 
 def test_the_step_is_measured_on_fixed_data_and_on_photos(benchmark, photos):
-    lines, report = benchmark("step", "--data_dir", photos, "--rounds", 1, "--batches", 3)
+    lines, report = benchmark("step", "--data_dir", photos, "--rounds", 1, "--batches", 3, "--cpu_kernels", "off")
     fixed, fed = report["results"]
     assert lines[3].split() == ["fixed", "data", "with", "photos"]
     assert any(line.startswith("time waiting for data") for line in lines)
     for column in (fixed, fed):
         assert column["rounds"][0]["images"] == 12
         require_consistent(column)
+
+
+@pytest.mark.skipif(not find_compiler(os.environ), reason="no C++ compiler here")
+def test_compiled_operators_are_measured_beside_those_of_mindspore(benchmark):
+    lines, report = benchmark("step", "--num_classes", 2, "--rounds", 1, "--batches", 2)
+    assert [column["name"] for column in report["results"]] == ["fixed data", "MindSpore's operators", "ratio"]
+    assert lines[3].split() == ["fixed", "data", "MindSpore's", "operators", "ratio"]
 
 
 def test_the_evaluation_is_measured_from_end_to_end(benchmark, photos):
