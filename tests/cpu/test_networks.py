@@ -71,7 +71,7 @@ def test_logits_and_all_gradients_are_those_of_the_stock_network(pair, model, co
     for found, wanted in zip(numbers, expected_numbers, strict=True):  # the moving statistics, and logits by them
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     largest = max(np.abs(gradient).max() for gradient in expected_gradients.values())
-    # Some are zero but for rounding, because a BatchNorm takes off what they add. The stock network's own gradients move
+    # Some are zero but for rounding: a BatchNorm takes off what they add. The stock network's own gradients move
     # as much, by up to 2.2e-5 of a parameter's largest, when the last bit of the images does.
     for name, gradient in gradients.items():
         scale = np.abs(expected_gradients[name]).max()
