@@ -1,6 +1,7 @@
 """What a run sets on its device, read as data: what an NPU takes is decided here and cannot be run here."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore
@@ -281,3 +282,10 @@ def test_without_compile_cache_nothing_is_kept_and_where_nothing_can_be_written_
     assert keep_graphs(world, ascend_recipe()) is world
     assert keep_graphs(world, recipe).graphs is None
     assert f"compile_cache: {tmp_path / 'file/graphs'}: cannot be used: Not a directory; graphs are not" in log.text
+
+
+def test_graphs_of_one_library_of_operators_are_not_those_of_another_or_none(recipe, world):
+    alone = world(recipe())
+    libraries = (None, Path("operators-1.so"), Path("operators-2.so"))
+    keys = {key_of(recipe(), facts_of(replace(alone, cpu_operators=library))) for library in libraries}
+    assert len(keys) == 3
