@@ -6,10 +6,12 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 from mindcv_lite.errors import CommandLine, UserError, run_script
-from mindcv_lite.files import require_folder
+from mindcv_lite.files import require_file, require_folder
 from mindcv_lite.recipe import load_recipe, require_paths
 
 log = logging.getLogger("mindcv_lite")
+
+REPORT_FILES = ("report.html", "per_class.csv", "confusion.csv", "predictions.csv")
 
 
 def main() -> None:
@@ -17,7 +19,7 @@ def main() -> None:
     recipe = load_recipe(sys.argv[1:], __doc__, own)
     flags, _ = own.parse_known_args()
     if flags.report is not None:
-        require_folder(flags.report)
+        require_report_folder(flags.report)
     require_paths(recipe)
     if not recipe.model.ckpt_path:
         raise UserError("ckpt_path is not set: --ckpt_path names the checkpoint to check")
@@ -46,6 +48,14 @@ def main() -> None:
         write_report(flags.report, validation_of(score, photos, weights, recipe, world))
 
 
+def require_report_folder(folder: Path) -> None:
+    """Raise `UserError` unless a report can be written there; before the photos are validated."""
+    require_folder(folder)
+    for name in REPORT_FILES:
+        if folder.is_dir():
+            require_file(folder / name)
+
+
 def folder_name(text: str) -> Path:
     if not text:
         raise ArgumentTypeError("expected a folder, got ''")
@@ -55,7 +65,7 @@ def folder_name(text: str) -> Path:
 def command_line() -> CommandLine:
     """The flags that are no keys of a recipe."""
     parser = CommandLine(add_help=False, allow_abbrev=False)
-    text = "folder for report.html and per_class.csv, confusion.csv, predictions.csv; earlier ones are replaced"
+    text = f"folder for {', '.join(REPORT_FILES)}; earlier ones are replaced"
     parser.add_argument_group("report").add_argument("--report", type=folder_name, metavar="DIR", help=text)
     return parser
 

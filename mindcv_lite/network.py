@@ -7,8 +7,8 @@ from mindspore import Parameter, amp, nn
 
 from mindcv_lite import recipe
 from mindcv_lite.blocks import VARIANTS
+from mindcv_lite.cpu import norm
 from mindcv_lite.cpu.depthwise import DepthwiseConv2d
-from mindcv_lite.cpu.norm import batch_norm_act
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.mobilenetv3 import MobileNetV3, Operators
@@ -34,7 +34,7 @@ def build_network(model: recipe.Model, amp_level: str, cpu_operators: Path | Non
     assert model.num_classes, "the recipe's num_classes is filled in from the photos"
     operators = Operators()
     if cpu_operators:
-        operators = Operators(partial(DepthwiseConv2d, cpu_operators), partial(batch_norm_act, cpu_operators))
+        operators = Operators(partial(DepthwiseConv2d, cpu_operators), partial(norm.batch_norm_act, cpu_operators))
     network = MobileNetV3(
         VARIANTS[model.model],
         model.num_classes,

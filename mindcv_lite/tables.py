@@ -10,6 +10,15 @@ from mindcv_lite.files import written_whole
 AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # a file's name may be no text
 
 
+# What would move the cursor or begin a new line, in the name of a file or a class.
+CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+
+
+def on_one_line(text: str) -> str:
+    """The text with its control characters as escapes."""
+    return text.translate(CONTROLS)
+
+
 def aligned(rows: Sequence[Sequence[str]], texts: int = 1) -> Iterator[str]:
     """The rows as lines: the first columns, `texts` of them, to the left, the others, which are numbers, to the
     right."""

@@ -1,6 +1,8 @@
 """What several tests need: small photo folders, recipes, and the shared reference data where it is present."""
 
 import logging
+import platform
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mindcv_lite.cpu.operators import compiled_operators
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe, load_recipe
 
@@ -71,6 +74,16 @@ def world() -> Callable[..., "World"]:
         return World(rank, size, settings_for(recipe, "CPU", size, processors=2))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def operators() -> Path:
+    """The library of compiled operators, which must be made where there is a compiler."""
+    if platform.system() != "Linux" or not any(map(shutil.which, ("g++", "clang++"))):
+        pytest.skip("no C++ compiler here")
+    path = compiled_operators()
+    assert path
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ MAY_IMPORT = {
     ),
     "training.contact_sheet": ("files", "recipe", "data", "training.preparation"),
     "training.results": ("errors", "files"),
-    "training.curves": ("errors", "files", "training.results"),
+    "training.curves": ("errors", "files", "tables", "training.results"),
     "training.tensorboard": ("training.results",),
     "training.publish": ("device", "network", "training.average"),
     "training.train_step": (

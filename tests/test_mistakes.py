@@ -134,6 +134,12 @@ def test_no_folder_for_a_report(told, folder):
     assert told("validate.py", *TINY, "--report", folder).startswith(f"{folder}: no folder to write to: ")
 
 
+def test_a_folder_in_the_place_of_a_report_s_file(told, tmp_path):
+    (tmp_path / "report/confusion.csv").mkdir(parents=True)
+    said = told("validate.py", *TINY, "--report", tmp_path / "report")
+    assert said == f"{tmp_path}/report/confusion.csv: stands there and is no file; give another place"
+
+
 def test_a_report_is_for_validation_alone_and_wants_a_folder(told):
     assert told("train.py", *TINY, "--report", "new").startswith("command line: unknown key 'report'")
     assert told("validate.py", *TINY, "--report=").endswith(

@@ -10,7 +10,7 @@ from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_checkpoint, require_file
 from mindcv_lite.recipe import checked_value
 
-# The file is the same wherever it is made: computed in float32, by operators that every machine has.
+# The file is the same wherever it is made, and holds no operators that would have to be compiled first.
 ON_THE_CPU = {"device_target": "CPU", "cpu_kernels": "off", "dataset_sink_mode": False}
 
 

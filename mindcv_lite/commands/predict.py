@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_checkpoint, require_file
 from mindcv_lite.recipe import KEYS, checked_value
-from mindcv_lite.tables import write_csv
+from mindcv_lite.tables import on_one_line, write_csv
 
 if TYPE_CHECKING:
     from mindcv_lite.classification import Classification
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 TOP, BATCH_SIZE = 5, 32
 RECIPE_KEYS = ("batch_size", "image_resize", "device_target", "num_parallel_workers")
 COLUMNS = ("path", "rank", "class", "output", "probability")
-# What would move the cursor or begin a new line, in the name of a file or a class.
-CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 
 def main(arguments: list[str]) -> None:
@@ -51,7 +49,7 @@ def main(arguments: list[str]) -> None:
     if classification.flaws:
         print(f"{len(classification.flaws)} of {len(paths)} photos could not be read:", file=sys.stderr)
         for path, flaw in classification.flaws.items():
-            print(f"  {path.translate(CONTROLS)}: {flaw}", file=sys.stderr)
+            print(f"  {on_one_line(path)}: {flaw}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -114,7 +112,7 @@ def lines_of(trained: "Trained", classification: "Classification") -> list[str]:
     lines = []
     for path, best in classification.best.items():
         classes = [f"{trained.class_names[output]} {probability:.4f}" for output, probability in best]
-        lines.append("\t".join(field.translate(CONTROLS) for field in (path, *classes)))
+        lines.append("\t".join(map(on_one_line, (path, *classes))))
     return lines
 
 

@@ -1,1 +1,1 @@
-"""Depthwise convolutions for MindSpore's CPU backend, whose own take half of a training step of MobileNetV3."""
+"""Depthwise convolutions and BatchNorm for MindSpore's CPU backend, whose own take most of a training step."""

@@ -1,5 +1,6 @@
 // BatchNorm with the activation behind it, in training with its gradient and in evaluation, for MindSpore's "aot" custom
 // operators on a CPU: NCHW, float32. Channel by channel: what is read again and again stays in the processor's cache.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -77,12 +78,12 @@ void train(const Shape &d, const float *x, const float *gamma, const float *beta
       double totals[2];
       const auto nothing = [](int64_t) { return 0.0f; };
       sums(d, c, totals, [=](int64_t i) { return x[i]; }, nothing);
-      const float mean = totals[0] / d.count();
-      sums(d, c, totals, [=](int64_t i) { return x[i] - mean; }, [=](int64_t i) { return (x[i] - mean) * (x[i] - mean); });
-      const double rest = totals[0] / d.count();  // that float32 left of the mean
-      const float variance = totals[1] / d.count() - rest * rest;
+      const float near = totals[0] / d.count();
+      sums(d, c, totals, [=](int64_t i) { return x[i] - near; }, [=](int64_t i) { return (x[i] - near) * (x[i] - near); });
+      const double rest = totals[0] / d.count();  // from what sums in float32 took for the mean
+      const float mean = near + rest, variance = totals[1] / d.count() - rest * rest;
       normalise<Activation>(d, c, x, gamma[c] / std::sqrt(variance + eps), mean, beta[c], y);
-      means[c] = mean + rest;
+      means[c] = mean;
       variances[c] = variance;
     }
   });
@@ -112,7 +113,7 @@ constexpr char kTrain[] = "xcce" "xcc";        // x, gamma, beta, eps -> y, mean
 constexpr char kGradient[] = "xxcccce" "xcc";  // dy, x, gamma, beta, mean, variance, eps -> dx, dgamma, dbeta
 constexpr char kEvaluate[] = "xcccce" "x";     // x, gamma, beta, mean, variance, eps -> y
 
-// Returns 0, or what is wrong: 1 the number of arrays, 2 their kind, 3 shapes, 5 threads.
+// Returns 0, or what is wrong: 1 the number of arrays, 2 their kind, 3 shapes, 5 memory or threads.
 template <class Activation, const char *Kinds>
 int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **types) {
   if (count != int(std::strlen(Kinds))) return 1;

@@ -13,25 +13,26 @@ ACTIVATIONS: dict[type[nn.Cell] | None, str] = {None: "linear", nn.ReLU: "relu",
 class BatchNormAct2d(nn.BatchNorm2d):
     """float32 (batch, channels, height, width) -> the same.
 
-    Where it is not trained but what comes before is, as in a frozen row, it computes with MindSpore's operators.
+    Where it is not trained but what comes before is, as in a frozen row, it computes with MindSpore's operators. What
+    is no number stays so, where MindSpore's ReLU makes it 0.
     """
 
     def __init__(self, library: Path, channels: int, eps: float, momentum: float, activation: type[nn.Cell] | None):
         # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
         super().__init__(channels, eps=eps, momentum=momentum)
         name = f"{library}:norm_{{}}_{ACTIVATIONS[activation]}"
-        self.train = trained(name)
-        self.evaluate = ops.Custom(name.format("evaluate"), *[lambda x, *_: x] * 2, func_type="aot")
+        self.train_and_normalise = in_training(name)
+        self.normalise = ops.Custom(name.format("evaluate"), *[lambda x, *_: x] * 2, func_type="aot")
         self.activation = activation() if activation else nn.Identity()
         self.epsilon = Tensor([eps], dtype.float32)
 
     def construct(self, x: Tensor) -> Tensor:
         if not self.training:
-            return self.evaluate(x, self.gamma, self.beta, self.moving_mean, self.moving_variance, self.epsilon)
+            return self.normalise(x, self.gamma, self.beta, self.moving_mean, self.moving_variance, self.epsilon)
         if self.use_batch_statistics is not None:
             return self.activation(super().construct(x))
         # pyrefly: ignore [not-iterable]
-        y, mean, variance = self.train(x, self.gamma, self.beta, self.epsilon)
+        y, mean, variance = self.train_and_normalise(x, self.gamma, self.beta, self.epsilon)
         batch, _, height, width = x.shape
         count, share = batch * height * width, self.momentum  # of the new statistics
         ops.assign(self.moving_mean, (1 - share) * self.moving_mean + share * mean)
@@ -40,7 +41,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         return y
 
 
-def trained(name: str) -> ops.Custom:
+def in_training(name: str) -> ops.Custom:
     """x (batch, channels, height, width), gamma, beta (channels,), epsilon (1,) -> y, mean and variance of the batch,
     with the gradients of y. `name`: of the operators, but for their task."""
 

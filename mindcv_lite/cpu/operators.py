@@ -1,5 +1,6 @@
 """The compiled operators: made on this machine when they are first needed, and kept in the user's cache."""
 
+import ctypes
 import hashlib
 import logging
 import os
@@ -18,40 +19,51 @@ log = logging.getLogger(__name__)
 SOURCES = sorted(Path(__file__).parent.glob("*.cc"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fPIC", "-shared", "-pthread")
-STOCK = "depthwise convolutions and BatchNorm are MindSpore's own, which are slower"
 
 
 def compiled_operators() -> Path | None:
     """The shared library of the operators; None, and a line in the log that says why, where it cannot be made."""
-    compiler = find_compiler(os.environ)
-    if platform.system() != "Linux" or not compiler:
-        log.info("%s: a C++ compiler (g++ or clang++, or what CXX names) on Linux makes faster ones", STOCK)
-        return None
-    folder = cache_folder("cpu")
     try:
-        path = folder / f"operators-{key_of(compiler)}.so"
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            compile_to(path, compiler)
-    except (OSError, subprocess.SubprocessError) as error:
-        log.info("%s: %s could not make faster ones in %s: %s", STOCK, compiler, folder, reason_of(error))
+        library = found_or_compiled()
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        log.info("depthwise convolutions and BatchNorm are MindSpore's own, which are slower: %s", reason_of(error))
         return None
-    log.info("depthwise convolutions and BatchNorm are those of %s", path)
-    return path
+    log.info("depthwise convolutions and BatchNorm are those of %s", library)
+    return library
 
 
-def find_compiler(environment: Mapping[str, str]) -> str | None:
-    """The compiler that CXX names, or else the first of the usual ones that is there."""
-    names = [environment["CXX"]] if environment.get("CXX") else ["g++", "clang++"]
-    return next(filter(None, map(shutil.which, names)), None)
+def found_or_compiled() -> Path:
+    """Raises an error that says why there is no library that can be loaded."""
+    if platform.system() != "Linux":
+        raise RuntimeError("faster ones are for Linux")
+    compiler = find_compiler(os.environ)
+    folder = cache_folder("cpu").absolute()
+    if ":" in str(folder):
+        raise RuntimeError(f"{folder}: MindSpore takes no library with a colon in its path")
+    name = f"operators-{key_of(compiler)}"
+    library = next(filter(is_whole, folder.glob(f"{name}-*.so")), None) or compile_to(folder, name, compiler)
+    ctypes.CDLL(str(library))  # raises OSError where libraries must not be run, for one
+    return library
 
 
-def key_of(compiler: str) -> str:
+def find_compiler(environment: Mapping[str, str]) -> list[str]:
+    """The command that CXX names, or else the first of the usual compilers that is there. Raises `RuntimeError`."""
+    given = environment.get("CXX")
+    for command in [[given], given.split()] if given else [["g++"], ["clang++"]]:
+        if command and (path := shutil.which(command[0])):
+            return [path, *command[1:]]
+    raise RuntimeError(
+        f"CXX is {given!r}, which is no C++ compiler"
+        if given
+        else "a C++ compiler (g++ or clang++, or what CXX names) makes faster ones"
+    )
+
+
+def key_of(compiler: list[str]) -> str:
     """A short digest of all that the library depends on: sources, flags, compiler, and what the processor can do."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
+    version = run([*compiler, "--version"])
     sources = (path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS))
-    parts = (*sources, *FLAGS, compiler, version, processor())
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return digest("\n".join((*sources, *FLAGS, *compiler, version, processor())).encode())
 
 
 def processor() -> str:
@@ -62,19 +74,37 @@ def processor() -> str:
     return platform.machine() + next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def compile_to(path: Path, compiler: str) -> None:
-    """Compile to another name, then give it its own: several processes may do so at once."""
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".so")
-    os.close(handle)
-    try:
-        command = [compiler, *FLAGS, "-o", unfinished, *map(str, SOURCES)]
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-        os.replace(unfinished, path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+def compile_to(folder: Path, name: str, compiler: list[str]) -> Path:
+    """Compile elsewhere, then move the library to its name, which ends with its digest: several processes may do so at
+    once."""
+    log.info("compiling operators for this processor, once; it takes some seconds")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="compiling-", ignore_cleanup_errors=True) as workplace:
+        made = Path(workplace, f"{name}.so")
+        run([*compiler, *FLAGS, "-o", str(made), *map(str, SOURCES)], TMPDIR=workplace)  # if we are killed, all goes
+        ctypes.CDLL(str(made))
+        return made.replace(folder / f"{name}-{digest(made.read_bytes())}.so")
 
 
-def reason_of(error: OSError | subprocess.SubprocessError) -> str:
+def is_whole(library: Path) -> bool:
+    """Whether its content is that which its name was made of: to load half a library ends the process."""
+    return library.stem.endswith(digest(library.read_bytes()))
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def run(command: list[str], **environment: str) -> str:
+    """What the command prints."""
+    surroundings = os.environ | environment
+    options = {"capture_output": True, "text": True, "errors": "replace", "check": True, "timeout": 120}
+    return subprocess.run(command, env=surroundings, **options).stdout
+
+
+def reason_of(error: Exception) -> str:
     """What went wrong, in a line."""
-    said = getattr(error, "stderr", None) or getattr(error, "strerror", None) or str(error)
-    return next((line.strip() for line in str(said).splitlines() if "error" in line), str(said).strip().split("\n")[0])
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"{error.cmd[0]} took more than {error.timeout:.0f} s"
+    said = str(getattr(error, "stderr", None) or error).strip().splitlines()
+    return next((line.strip() for line in said if "error: " in line), said[0])

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <thread>
+#include <future>
 #include <vector>
 
 inline int64_t processors() {
@@ -18,11 +18,11 @@ template <class Body>
 void parallel(int64_t count, int64_t flops, Body body) {
   static const int64_t most = processors();
   const int64_t parts = std::max<int64_t>(1, std::min({most, count, flops / 2000000}));
-  std::vector<std::thread> threads;
+  std::vector<std::future<void>> others;  // which wait for their part to end, also when another one fails
   for (int64_t part = 1; part < parts; ++part)
-    threads.emplace_back(body, count * part / parts, count * (part + 1) / parts);
+    others.push_back(std::async(std::launch::async, body, count * part / parts, count * (part + 1) / parts));
   body(0, count / parts);
-  for (auto &thread : threads) thread.join();
+  for (auto &other : others) other.get();
 }
 
 // Defines a function that MindSpore finds by its name; it is called with the inputs and outputs, in this order.

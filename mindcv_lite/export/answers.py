@@ -54,6 +54,7 @@ def export(trained: Trained, target: Path, include_preprocess: bool = False, sof
         images = normalize(Tensor(images)).asnumpy()
     answers = Answers(network, normalize if include_preprocess else None, softmax).set_train(False)
     expected = answers(Tensor(images)).asnumpy()
+    take_signals_back()
     if not np.isfinite(expected).all():
         raise UserError(f"{trained.weights.path}: its answers are not finite: the weights of a run that failed")
 

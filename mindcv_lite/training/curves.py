@@ -11,6 +11,7 @@ import numpy as np
 
 from mindcv_lite.errors import first_line
 from mindcv_lite.files import written_whole
+from mindcv_lite.tables import on_one_line
 from mindcv_lite.training.results import RESULTS, EpochResult, read_results
 
 if TYPE_CHECKING:
@@ -126,6 +127,6 @@ def _finish(axes: "Axes", title: str) -> None:
 
 
 def printable(name: str) -> str:
-    """A folder's name as text, which it need not be, of a length that fits."""
-    text = name.encode("utf-8", "backslashreplace").decode()
+    """A folder's name as text, which it need not be, on one line and of a length that fits."""
+    text = on_one_line(name.encode("utf-8", "backslashreplace").decode())
     return text if len(text) <= 60 else f"…{text[-59:]}"

@@ -78,8 +78,9 @@ def _parsed(line: str, where: str) -> EpochResult:
         epoch, step, *others = line.split(",")
         numbers: list[Any] = [float(number) if number else None for number in others]
         result = EpochResult(int(epoch), int(step), *numbers)
+        needed = result.train_loss, result.rate, result.images_per_second, result.seconds
         scores = {result.top1 is None, result.top5 is None, result.val_loss is None}
-        if len(scores) > 1 or not all(map(math.isfinite, (result.rate, result.images_per_second, result.seconds))):
+        if len(scores) > 1 or not all(map(math.isfinite, needed)):
             raise ValueError
         return result
     except (ValueError, TypeError):

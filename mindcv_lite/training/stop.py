@@ -2,13 +2,14 @@
 
 import logging
 import signal
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
 from mindcv_lite.device import World
-from mindcv_lite.errors import SIGNALS
+from mindcv_lite.errors import SIGNALS, interrupt
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ class StopRequest:
         """The number of the signal, 0 if there was none; every rank must call it and gets the same answer."""
         return int(self.world.gather(np.array([self.number])).max())
 
-    def _note(self, number: int, frame: object) -> None:
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
         if self.number:
-            raise KeyboardInterrupt
+            interrupt(number, frame)
         self.number = number
         log.info("%s: stopping after this step; once more to stop at once", signal.Signals(number).name)

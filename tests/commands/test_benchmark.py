@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import pytest
 
 from mindcv_lite.benchmark.rounds import Plan, in_turn, ratios, spread, timed
 from mindcv_lite.commands.benchmark import main
-from mindcv_lite.cpu.operators import find_compiler
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.errors import UserError
 from tests.conftest import ROOT, SMALLEST
@@ -84,7 +82,7 @@ def test_the_step_is_measured_on_fixed_data_and_on_photos(benchmark, photos):
         require_consistent(column)
 
 
-@pytest.mark.skipif(not find_compiler(os.environ), reason="no C++ compiler here")
+@pytest.mark.usefixtures("operators")
 def test_compiled_operators_are_measured_beside_those_of_mindspore(benchmark):
     lines, report = benchmark("step", "--num_classes", 2, "--rounds", 1, "--batches", 2)
     assert [column["name"] for column in report["results"]] == ["fixed data", "MindSpore's operators", "ratio"]

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from mindcv_lite.commands.report import main, names_of
-from mindcv_lite.training.results import EpochResult, append_result
+from mindcv_lite.errors import UserError
+from mindcv_lite.training.results import COLUMNS, EpochResult, append_result
 
 
 @pytest.fixture
@@ -98,3 +99,9 @@ def test_without_matplotlib_there_is_the_table_and_no_picture(folder, refusal, t
     assert capsys.readouterr().out == ""
     main([whole])
     assert "50.00%" in capsys.readouterr().out
+
+
+def test_an_epoch_without_a_loss_is_damaged(tmp_path):
+    (tmp_path / "results.csv").write_text(",".join(COLUMNS) + "\n1,18,,,,,0.1,1,1,1\n")
+    with pytest.raises(UserError, match=r"results.csv:2: damaged: expected 10 numbers"):
+        main([str(tmp_path)])

@@ -6,18 +6,9 @@ from mindspore import Tensor, nn, ops, set_seed
 
 from mindcv_lite.cpu.depthwise import DepthwiseConv2d
 from mindcv_lite.cpu.norm import BatchNormAct2d
-from mindcv_lite.cpu.operators import compiled_operators
 from mindcv_lite.network import build_network, moving_statistics
 
 PADDINGS = ["mindcv", "symmetric", "same"]
-
-
-@pytest.fixture(scope="module")
-def operators():
-    path = compiled_operators()
-    if not path:
-        pytest.skip("no C++ compiler here")
-    return path
 
 
 @pytest.fixture

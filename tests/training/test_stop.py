@@ -14,8 +14,9 @@ from mindcv_lite.training.stop import StopRequest
 
 
 @pytest.fixture(autouse=True)
-def default_handlers():
-    """Whatever a test does, the test run's own Ctrl-C works afterwards."""
+def default_handlers(monkeypatch):
+    """Whatever a test does, the test run's own Ctrl-C works afterwards, and no signal of it comes again."""
+    monkeypatch.setattr(Interrupted, "latest", None)
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
     for number, handler in zip(SIGNALS, before, strict=True):
@@ -48,8 +49,9 @@ def test_a_signal_is_noted_and_said(alone, log, number):
 def test_a_second_signal_stops_at_once(alone, first, second):
     with StopRequest(alone).listen():
         os.kill(os.getpid(), first)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted) as stopped:
             os.kill(os.getpid(), second)
+    assert stopped.value.number == second
 
 
 def test_the_earlier_handlers_come_back_also_after_an_error(alone):
@@ -71,8 +73,7 @@ def test_signals_that_another_took_are_taken_back(alone):
         assert stop.of_any_rank() == signal.SIGINT
 
 
-def test_an_interruption_that_a_library_has_lost_comes_again(monkeypatch):
-    monkeypatch.setattr(Interrupted, "latest", None)
+def test_an_interruption_that_a_library_has_lost_comes_again():
     take_signals_back()  # there is nothing to come again
     with suppress(Interrupted):
         interrupt(signal.SIGTERM, None)
