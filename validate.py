@@ -6,12 +6,10 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 from mindcv_lite.errors import CommandLine, UserError, run_script
-from mindcv_lite.files import require_file, require_folder
+from mindcv_lite.files import require_folder
 from mindcv_lite.recipe import load_recipe, require_paths
 
 log = logging.getLogger("mindcv_lite")
-
-REPORT_FILES = ("report.html", "per_class.csv", "confusion.csv", "predictions.csv")
 
 
 def main() -> None:
@@ -19,7 +17,7 @@ def main() -> None:
     recipe = load_recipe(sys.argv[1:], __doc__, own)
     flags, _ = own.parse_known_args()
     if flags.report is not None:
-        require_report_folder(flags.report)
+        require_folder(flags.report)
     require_paths(recipe)
     if not recipe.model.ckpt_path:
         raise UserError("ckpt_path is not set: --ckpt_path names the checkpoint to check")
@@ -29,9 +27,11 @@ def main() -> None:
     from mindcv_lite.data.source import validation_photos
     from mindcv_lite.evaluation import EvaluationStep, evaluate
     from mindcv_lite.network import evaluation_network
-    from mindcv_lite.report.writing import validation_of, write_report
+    from mindcv_lite.report.writing import require_place_in, validation_of, write_report
     from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_image_size_of, with_outputs_of
 
+    if flags.report is not None:
+        require_place_in(flags.report)
     world = device.start(recipe)
     weights = read_weights(recipe.model.ckpt_path)
     if weights.card:
@@ -48,14 +48,6 @@ def main() -> None:
         write_report(flags.report, validation_of(score, photos, weights, recipe, world))
 
 
-def require_report_folder(folder: Path) -> None:
-    """Raise `UserError` unless a report can be written there; before the photos are validated."""
-    require_folder(folder)
-    for name in REPORT_FILES:
-        if folder.is_dir():
-            require_file(folder / name)
-
-
 def folder_name(text: str) -> Path:
     if not text:
         raise ArgumentTypeError("expected a folder, got ''")
@@ -65,7 +57,7 @@ def folder_name(text: str) -> Path:
 def command_line() -> CommandLine:
     """The flags that are no keys of a recipe."""
     parser = CommandLine(add_help=False, allow_abbrev=False)
-    text = f"folder for {', '.join(REPORT_FILES)}; earlier ones are replaced"
+    text = "folder for report.html and per_class.csv, confusion.csv, predictions.csv; earlier ones are replaced"
     parser.add_argument_group("report").add_argument("--report", type=folder_name, metavar="DIR", help=text)
     return parser
 

@@ -23,7 +23,7 @@ def training_network(model: recipe.Model, world: World) -> nn.Cell:
 
 def evaluation_network(model: recipe.Model, world: World) -> nn.Cell:
     """The network of a recipe as this device computes it best in evaluation."""
-    return build_network(model, world.settings.val_amp_level, world.cpu_operators).set_train(False)
+    return build_network(model, world.settings.val_amp_level, world.cpu_operators)
 
 
 def build_network(model: recipe.Model, amp_level: str, cpu_operators: Path | None = None) -> nn.Cell:

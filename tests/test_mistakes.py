@@ -136,7 +136,17 @@ def test_no_folder_for_a_report(told, folder):
 
 def test_a_folder_in_the_place_of_a_report_s_file(told, tmp_path):
     (tmp_path / "report/confusion.csv").mkdir(parents=True)
-    said = told("validate.py", *TINY, "--report", tmp_path / "report")
+    (tmp_path / "x.ckpt").touch()
+    said = told(
+        "validate.py",
+        *TINY,
+        "--data_dir",
+        tmp_path,
+        "--ckpt_path",
+        tmp_path / "x.ckpt",
+        "--report",
+        tmp_path / "report",
+    )
     assert said == f"{tmp_path}/report/confusion.csv: stands there and is no file; give another place"
 
 

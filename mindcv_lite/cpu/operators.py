@@ -97,9 +97,16 @@ def digest(content: bytes) -> str:
 
 def run(command: list[str], **environment: str) -> str:
     """What the command prints."""
-    surroundings = os.environ | environment
-    options = {"capture_output": True, "text": True, "errors": "replace", "check": True, "timeout": 120}
-    return subprocess.run(command, env=surroundings, **options).stdout
+    done = subprocess.run(
+        command,
+        env=os.environ | environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=True,
+        timeout=120,
+    )
+    return done.stdout
 
 
 def reason_of(error: Exception) -> str:

@@ -112,7 +112,7 @@ def photos_at(paths: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}  # no set: it has no order
     left_out: list[str] = []
     for path in paths:
-        if os.path.isfile(path):
+        if os.path.isfile(path) or leads_nowhere(path):
             photos, others = [path], []
         elif os.path.isdir(path):
             photos, others = photos_below(Path(path))
@@ -136,9 +136,14 @@ def _photos_matching(pattern: str) -> tuple[list[str], list[str]]:
             inside, beside = photos_below(Path(match))
             photos, others = photos + inside, others + beside
         else:
-            is_photo = match.lower().endswith(EXTENSIONS) and os.path.isfile(match)
+            is_photo = match.lower().endswith(EXTENSIONS) and (os.path.isfile(match) or leads_nowhere(match))
             (photos if is_photo else others).append(match)
     return photos, others
+
+
+def leads_nowhere(path: str) -> bool:
+    """Whether `path` is a link whose target is gone."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def leads_to(kind: Callable[[], bool]) -> bool:

@@ -10,7 +10,7 @@ from mindcv_lite.data.classes import output_titles
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.device import World
 from mindcv_lite.evaluation import Score
-from mindcv_lite.files import written_whole
+from mindcv_lite.files import require_file, written_whole
 from mindcv_lite.recipe import Recipe, plain
 from mindcv_lite.report.page import Validation, page
 from mindcv_lite.report.statistics import class_results, confusion
@@ -42,16 +42,26 @@ def facts_of(photos: Photos, weights: Weights, recipe: Recipe, world: World) -> 
     }
 
 
+PAGE, PER_CLASS, CONFUSION, PREDICTIONS = "report.html", "per_class.csv", "confusion.csv", "predictions.csv"
+
+
+def require_place_in(folder: Path) -> None:
+    """Raise `UserError` where something other than a file stands in the place of one of the report's files."""
+    for name in (PAGE, PER_CLASS, CONFUSION, PREDICTIONS):
+        if (folder / name).exists():
+            require_file(folder / name)
+
+
 def write_report(folder: Path, validation: Validation) -> None:
     """Write the report's files, each of them whole, in place of earlier ones. Raises `UserError` where one cannot be
     written."""
     folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder / "report.html") as unfinished:
+    with written_whole(folder / PAGE) as unfinished:
         unfinished.write_text(page(validation), **AS_TEXT)
-    write_csv(folder / "per_class.csv", per_class_rows(validation))
-    write_csv(folder / "confusion.csv", confusion_rows(validation))
-    write_csv(folder / "predictions.csv", prediction_rows(validation))
-    log.info("%s written, and per_class.csv, confusion.csv and predictions.csv", folder / "report.html")
+    write_csv(folder / PER_CLASS, per_class_rows(validation))
+    write_csv(folder / CONFUSION, confusion_rows(validation))
+    write_csv(folder / PREDICTIONS, prediction_rows(validation))
+    log.info("%s written, and %s, %s and %s", folder / PAGE, PER_CLASS, CONFUSION, PREDICTIONS)
 
 
 def per_class_rows(validation: Validation) -> Iterable[Sequence[object]]:

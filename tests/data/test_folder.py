@@ -152,6 +152,12 @@ def test_photos_come_in_the_order_of_the_paths_each_once(album):
     ]
 
 
+@pytest.mark.parametrize("path", ["album/gone.jpg", "album/g*.jpg"])
+def test_a_link_that_leads_nowhere_is_a_photo_that_cannot_be_read(album, path):
+    Path("album/gone.jpg").symlink_to("nowhere")
+    assert photos_at(["album", path]) == [*album, "album/gone.jpg"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "places"),
     [("album/*", [0, 1, 2, 3]), ("album/**", [0, 1, 2, 3]), ("album/*.jpg", [0]), ("album/b*/*.png", [2])],
