@@ -3,13 +3,13 @@
 import sys
 
 from mindcv_lite.errors import run_script
-from mindcv_lite.recipe import load_recipe, require_packages, require_paths
+from mindcv_lite.recipe import load_recipe, require_extras, require_paths
 
 
 def main() -> None:
     recipe = load_recipe(sys.argv[1:], __doc__)
     require_paths(recipe)
-    require_packages(recipe)
+    require_extras(recipe)
 
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite import device

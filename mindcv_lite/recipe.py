@@ -13,7 +13,6 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ import yaml
 from mindcv_lite import auto_augment
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_checkpoint, require_file, write_text
+from mindcv_lite.packages import require_packages
 
 
 def key(help: str, default: Any = dataclasses.MISSING, **bounds: float) -> Any:
@@ -386,13 +386,10 @@ def require_paths(recipe: Recipe) -> None:
         raise UserError(f"{resume}: no such .ckpt file; --resume alone goes on with the run in ckpt_save_dir")
 
 
-def require_packages(recipe: Recipe) -> None:
+def require_extras(recipe: Recipe) -> None:
     """Raise `UserError` if a key asks for a package that is not installed."""
-    package = find_spec("tensorboard")
-    if recipe.output.tensorboard and (package is None or package.origin is None):  # a folder of that name is no package
-        raise UserError(
-            '--tensorboard needs the package tensorboard, which is missing: pip install -e ".[tensorboard]"'
-        )
+    if recipe.output.tensorboard:
+        require_packages("--tensorboard", "tensorboard", "tensorboard")
 
 
 def require_splits(data_dir: Path, train_split: str, val_split: str) -> None:

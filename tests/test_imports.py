@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "cache": (),
     "files": ("errors",),
     "tables": ("files",),
+    "packages": ("errors",),
     "processes": (),
     "__main__": ("errors",),  # it finds a command by its name
     "benchmark.rounds": ("data.waiting",),
@@ -31,12 +32,12 @@ MAY_IMPORT = {
     "benchmark.first_steps": (
         *("processes", "recipe", "device", "network", "evaluation", "benchmark.rounds", "benchmark.subjects"),
     ),
-    "commands.benchmark": ("errors", "files", "recipe", "device", "benchmark"),
+    "commands.benchmark": ("errors", "files", "packages", "recipe", "device", "benchmark"),
     "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
     "commands.pack": ("errors", "recipe", "data.packing"),
     "commands.summary": ("errors", "files", "recipe", "blocks", "complexity", "weights", "trained"),
-    "commands.export": ("errors", "files", "recipe", "device", "export.answers", "trained"),
+    "commands.export": ("errors", "files", "packages", "recipe", "device", "export.answers", "trained"),
     "folding": (),
     "export.graph": ("recipe", "folding", "blocks", "network"),
     "export.onnx_files": ("export.graph",),
@@ -45,9 +46,9 @@ MAY_IMPORT = {
     "commands.predict": (
         *("errors", "files", "tables", "recipe", "device", "trained", "classification", "data.folder"),
     ),
-    "commands.report": ("errors", "files", "tables", "training.curves", "training.results"),
+    "commands.report": ("errors", "files", "packages", "tables", "training.curves", "training.results"),
     "auto_augment": (),
-    "recipe": ("errors", "files", "auto_augment"),
+    "recipe": ("errors", "files", "packages", "auto_augment"),
     "noise": (),
     "dropout": ("noise",),
     "blocks": (),
@@ -72,11 +73,13 @@ MAY_IMPORT = {
     "data.normalize": (),
     "data.waiting": (),
     "data.sharding": (),
-    "training.loop": (*("errors", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),),
+    "training.loop": (
+        *("errors", "packages", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),
+    ),
     "training.state": ("errors", "recipe", "device", "data", "network", "checkpoint", "training.train_step"),
     "training.stop": ("errors", "device"),
     "training.report": (
-        *("recipe", "device", "data", "network"),
+        *("packages", "recipe", "device", "data", "network"),
         *("training.curves", "training.optimizers", "training.schedules"),
     ),
     "training.contact_sheet": ("files", "recipe", "data", "training.preparation"),
@@ -109,6 +112,7 @@ WITHOUT_MINDSPORE = (
     "cache",
     "files",
     "tables",
+    "packages",
     "folding",
     "auto_augment",
     "blocks",
@@ -253,6 +257,7 @@ def test_a_script_or_command_imports_at_its_top_only_what_answers_at_once(script
     assert {name.rsplit(".", 1)[0] for name in names if name.startswith(PACKAGE)} <= {
         f"{PACKAGE}.errors",
         f"{PACKAGE}.files",
+        f"{PACKAGE}.packages",
         f"{PACKAGE}.tables",
         f"{PACKAGE}.recipe",
     }

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import ANY, FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe, load_recipe, require_packages
+from mindcv_lite.recipe import ANY, FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe, load_recipe, require_extras
 from tests.conftest import ROOT
 
 REQUIRED = "model: mobilenet_v3_small_100\nbatch_size: 4\nepoch_size: 2\nlr: 0.01\nopt: momentum\nscheduler: constant\n"
@@ -697,16 +697,14 @@ def test_help_and_a_wrong_recipe_are_answered_without_mindspore(command):
 
 @pytest.mark.parametrize("found", ["nothing", "a folder"])
 def test_tensorboard_without_its_package_is_refused(recipe, monkeypatch, tmp_path, found):
-    require_packages(recipe(tensorboard=True))
+    require_extras(recipe(tensorboard=True))
     (tmp_path / "tensorboard").mkdir()
     monkeypatch.delitem(sys.modules, "tensorboard", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)] if found == "a folder" else [])
-    require_packages(recipe())
+    require_extras(recipe())
     with pytest.raises(UserError) as error:
-        require_packages(recipe(tensorboard=True))
-    assert str(error.value) == (
-        '--tensorboard needs the package tensorboard, which is missing: pip install -e ".[tensorboard]"'
-    )
+        require_extras(recipe(tensorboard=True))
+    assert str(error.value) == '--tensorboard needs tensorboard, missing here: pip install -e ".[tensorboard]"'
 
 
 def test_a_key_has_one_topic():

@@ -4,7 +4,6 @@ split, by the weights of ckpt_path or by random ones; with `compile` the first t
 batch, in a new process for each round. The others begin with a round that does not count."""
 
 import contextlib
-import importlib.util
 import json
 import logging
 import math
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_file, write_text
+from mindcv_lite.packages import is_installed
 from mindcv_lite.recipe import Recipe, load_recipe, require_paths
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | No
         return None
     if what != "pipeline":
         raise UserError(f"command line: --compare: only pipeline can be compared, not {what}")
-    if importlib.util.find_spec("mindcv") is None:
+    if not is_installed("mindcv"):
         raise UserError("--compare mindcv needs MindCV's package: pip install mindcv")
     folder = flags.compare_dir or recipe.data.data_dir
     if not any(Path(folder, recipe.data.train_split).glob("*/")):

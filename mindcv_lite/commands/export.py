@@ -1,13 +1,13 @@
 """Write the network of a checkpoint for other programs: an ONNX file, or MindSpore's own MINDIR. Both hold the network
 for one size of images and any number of them, and the model card; both are compared with MindSpore's answers first."""
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_checkpoint, require_file
+from mindcv_lite.packages import require_packages
 from mindcv_lite.recipe import checked_value
 
 # The file is the same wherever it is made, and holds no operators that would have to be compiled first.
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     if flags.image_resize is not None:
         wanted["image_resize"] = checked_value("image_resize", flags.image_resize, "command line", from_text=True)
     if flags.format == "onnx":
-        require_packages("onnx", "onnxruntime")
+        require_packages("--format onnx", "export", "onnx", "onnxruntime")
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite import device
@@ -60,9 +60,3 @@ def require_paths(source: Path, target: Path, form: str) -> None:
     if os.path.lexists(target):
         raise UserError(f"{target}: stands there already; remove it, or give another TARGET")
     require_file(target)
-
-
-def require_packages(*names: str) -> None:
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f'--format onnx needs {" and ".join(missing)}, missing here: pip install -e ".[export]"')

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_file
+from mindcv_lite.packages import require_packages
 from mindcv_lite.tables import aligned
 
 if TYPE_CHECKING:
@@ -29,13 +30,12 @@ HEAD = (
 def main(arguments: list[str]) -> None:
     flags = command_line().parse_args(arguments)
     # NumPy takes longer to import than the command line to answer.
-    from mindcv_lite.training.curves import MISSING, can_draw, draw, printable
+    from mindcv_lite.training.curves import draw, printable
     from mindcv_lite.training.results import RESULTS, read_results
 
     if flags.out:
         require_picture(flags.out)
-        if not can_draw():
-            raise UserError(MISSING)
+        require_packages("--out", "plot", "matplotlib")
     runs = {}
     for name, folder in names_of(flags.folders).items():
         runs[name] = read_results(folder / RESULTS)

@@ -3,7 +3,6 @@
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CURVES = "curves.png"
-MISSING = 'the curves are drawn by matplotlib, which is missing: pip install -e ".[plot]"'
 # A panel for each title: columns of results.csv, and what they are called. Several runs get a panel for each column.
 PANELS = {
     "loss": {"train_loss": "training", "val_loss": "validation"},
@@ -31,11 +29,6 @@ PANELS = {
 }
 MOST_MARKED = 60  # points of a curve that are marked; more would run together
 WIDE = 20  # times the median value, from which on an axis is logarithmic: else most of the curve lies on the floor
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed; importing it is left to the first drawing."""
-    return find_spec("matplotlib") is not None
 
 
 def draw_run(folder: Path) -> None:

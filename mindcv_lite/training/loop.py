@@ -19,9 +19,10 @@ from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
 from mindcv_lite.errors import Stopped, TrainingError, UserError, take_signals_back
 from mindcv_lite.evaluation import Score
+from mindcv_lite.packages import is_installed
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.contact_sheet import first_batch
-from mindcv_lite.training.curves import can_draw, draw_run
+from mindcv_lite.training.curves import draw_run
 from mindcv_lite.training.publish import Publish
 from mindcv_lite.training.results import RESULTS, EpochResult, append_result, drop_results_after
 from mindcv_lite.training.state import fixed_facts, numbers_of, put_back, require_same_run, require_same_start
@@ -290,7 +291,7 @@ class Record(Callback):
         append_result(self.folder / RESULTS, result)
         if self.events:
             self.events.add_result(result)
-        if can_draw():
+        if is_installed("matplotlib"):
             draw_run(self.folder)
 
 

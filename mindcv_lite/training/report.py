@@ -8,8 +8,9 @@ from mindspore import nn
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
 from mindcv_lite.network import layer_names
+from mindcv_lite.packages import lack
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.training.curves import CURVES, MISSING, can_draw
+from mindcv_lite.training.curves import CURVES
 from mindcv_lite.training.optimizers import layer_scale
 from mindcv_lite.training.schedules import misfit
 
@@ -46,8 +47,8 @@ def describe(
     if warning := misfit(recipe.schedule, peak, batches.updates):
         log.warning("warning: %s", warning)
     log.info("checkpoints and results.csv go to %s", recipe.output.ckpt_save_dir)
-    if not can_draw():
-        log.info("no %s: %s", CURVES, MISSING)
+    if sentence := lack(CURVES, "plot", "matplotlib"):
+        log.info(sentence)
 
 
 def describe_in_full(recipe: Recipe, peak: float) -> None:

@@ -1,6 +1,5 @@
 """The benchmark command: numbers that belong together, the table and the JSON of them, and what is refused."""
 
-import importlib.util
 import itertools
 import json
 import subprocess
@@ -14,6 +13,7 @@ from mindcv_lite.benchmark.rounds import Plan, in_turn, ratios, spread, timed
 from mindcv_lite.commands.benchmark import main
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.errors import UserError
+from mindcv_lite.packages import is_installed
 from tests.conftest import ROOT, SMALLEST
 
 MODEL = {"model": "mobilenet_v3_small_minimalistic_100", "num_classes": 2, "num_parallel_workers": 1}
@@ -120,7 +120,7 @@ def test_compilation_is_measured_in_processes_of_their_own():
     assert all(each["first_step_seconds"] > each["first_evaluation_seconds"] > 0 for each in column["rounds"])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mindcv") is None, reason="MindCV's package is not installed")
+@pytest.mark.skipif(not is_installed("mindcv"), reason="MindCV's package is not installed")
 def test_mindcv_is_measured_in_turn_with_ours(benchmark, photos):
     lines, report = benchmark("pipeline", "--data_dir", photos, "--compare", "mindcv", "--rounds", 2, "--batches", 5)
     ours, theirs, ratio = report["results"]
@@ -222,13 +222,13 @@ def test_a_mistake_is_answered_by_a_sentence(arguments, sentence):
 
 
 def test_without_mindcv_the_way_to_get_it_is_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("mindcv_lite.commands.benchmark.is_installed", lambda name: False)
     with pytest.raises(UserError, match="pip install mindcv"):
         main(["pipeline", *RECIPE, "--data_dir=.", "--compare=mindcv"])
 
 
 def test_mindcv_is_not_given_what_it_cannot_read(monkeypatch, photos):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr("mindcv_lite.commands.benchmark.is_installed", lambda name: True)
     with pytest.raises(UserError, match="no train/<class>/ in it, and MindCV reads class folders only; --compare_dir"):
         main(["pipeline", *RECIPE, "--data_dir=.", "--compare=mindcv"])
     grey = ["--in_channels=1", "--mean=[0]", "--std=[1]"]

@@ -1,7 +1,6 @@
 """The curves of runs: on the axes are the numbers of results.csv, and a drawing that fails stops nothing."""
 
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -10,7 +9,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.training.curves import can_draw, draw, draw_run, figure_of
+from mindcv_lite.training.curves import draw, draw_run, figure_of
 from mindcv_lite.training.results import EpochResult, append_result
 
 
@@ -156,17 +155,6 @@ def test_a_drawing_that_fails_is_a_line_in_the_log(run_folder, log, monkeypatch)
     draw_run(run_folder)
     assert "curves.png is not drawn: import of matplotlib.figure halted" in log.messages[1]
     assert os.listdir(run_folder) == ["results.csv"]
-
-
-def test_matplotlib_is_looked_for_without_importing_it(monkeypatch):
-    assert can_draw()
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert not can_draw()
-    program = (
-        "import sys; from mindcv_lite.training.curves import can_draw; print(can_draw(), 'matplotlib' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["True", "False"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

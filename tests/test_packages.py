@@ -1,0 +1,29 @@
+"""Packages are looked for, and those that are missing named with what installs them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mindcv_lite.errors import UserError
+from mindcv_lite.packages import is_installed, lack, require_packages
+
+
+def test_a_package_is_looked_for_without_importing_it(monkeypatch):
+    assert is_installed("matplotlib")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not is_installed("matplotlib")
+    program = (
+        "import sys; from mindcv_lite.packages import is_installed; "
+        "print(is_installed('matplotlib'), 'matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_all_that_are_missing_are_named():
+    assert lack("--this", "extra", "pytest") == ""
+    require_packages("--this", "extra", "pytest")
+    with pytest.raises(UserError) as error:
+        require_packages("--this", "extra", "pytest", "no_such_one", "nor_this")
+    assert str(error.value) == '--this needs no_such_one and nor_this, missing here: pip install -e ".[extra]"'
