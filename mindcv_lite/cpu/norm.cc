@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <utility>
 
 #include "parallel.h"
 
@@ -31,8 +32,8 @@ struct Shape {
 
 // Sums of first(i) and second(i) over the pixels of all planes of channel c, where i counts from the array's beginning.
 template <class First, class Second>
-void sums(const Shape &d, int64_t c, double *totals, First first, Second second) {
-  totals[0] = totals[1] = 0;
+std::pair<double, double> sums(const Shape &d, int64_t c, First first, Second second) {
+  std::pair<double, double> totals;
   for (int64_t n = 0; n < d.n; ++n) {
     const int64_t begin = (n * d.c + c) * d.size, end = begin + d.size;
     float a = 0, b = 0;
@@ -41,9 +42,10 @@ void sums(const Shape &d, int64_t c, double *totals, First first, Second second)
       a += first(i);
       b += second(i);
     }
-    totals[0] += a;
-    totals[1] += b;
+    totals.first += a;
+    totals.second += b;
   }
+  return totals;
 }
 
 // Sets each pixel of all planes of channel c to value(i).
@@ -75,13 +77,14 @@ void train(const Shape &d, const float *x, const float *gamma, const float *beta
            float *variances) {
   parallel(d.c, 20 * d.n * d.c * d.size, [=](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
-      double totals[2];
+      const auto value = [=](int64_t i) { return x[i]; };
       const auto nothing = [](int64_t) { return 0.0f; };
-      sums(d, c, totals, [=](int64_t i) { return x[i]; }, nothing);
-      const float near = totals[0] / d.count();
-      sums(d, c, totals, [=](int64_t i) { return x[i] - near; }, [=](int64_t i) { return (x[i] - near) * (x[i] - near); });
-      const double rest = totals[0] / d.count();  // from what sums in float32 took for the mean
-      const float mean = near + rest, variance = totals[1] / d.count() - rest * rest;
+      const float near = sums(d, c, value, nothing).first / d.count();
+      const auto away = [=](int64_t i) { return x[i] - near; };
+      const auto square = [=](int64_t i) { return away(i) * away(i); };
+      const auto [distance, squares] = sums(d, c, away, square);
+      const double rest = distance / d.count();  // from what sums in float32 took for the mean
+      const float mean = near + rest, variance = squares / d.count() - rest * rest;
       normalise<Activation>(d, c, x, gamma[c] / std::sqrt(variance + eps), mean, beta[c], y);
       means[c] = mean;
       variances[c] = variance;
@@ -97,12 +100,11 @@ void gradient(const Shape &d, const float *dy, const float *x, const float *gamm
       const float mean = means[c], inverse = 1 / std::sqrt(variances[c] + eps), scale = gamma[c] * inverse;
       const auto normal = [=](int64_t i) { return (x[i] - mean) * inverse; };
       const auto slope = [=](int64_t i) { return dy[i] * Activation::slope((x[i] - mean) * scale + beta[c]); };
-      double totals[2];
-      sums(d, c, totals, slope, [=](int64_t i) { return slope(i) * normal(i); });
-      const float mean_slope = totals[0] / d.count(), mean_product = totals[1] / d.count();
+      const auto [slopes, products] = sums(d, c, slope, [=](int64_t i) { return slope(i) * normal(i); });
+      const float mean_slope = slopes / d.count(), mean_product = products / d.count();
       each(d, c, dx, [=](int64_t i) { return scale * (slope(i) - mean_slope - normal(i) * mean_product); });
-      dbeta[c] = totals[0];
-      dgamma[c] = totals[1];
+      dbeta[c] = slopes;
+      dgamma[c] = products;
     }
   });
 }
