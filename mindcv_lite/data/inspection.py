@@ -22,7 +22,7 @@ STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": 
 FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-CHUNK = 32  # photos that a process takes at a time; those under way are waited for when the command is stopped
+CHUNK = 8  # photos that a process takes at a time; those under way are waited for when the command is stopped
 
 
 class Facts(NamedTuple):
@@ -54,8 +54,7 @@ def inspect_all(paths: Sequence[str]) -> Iterator[Facts]:
     pool = ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_start_process)
     try:
         with _stop_deferred():
-            pool.submit(int)  # the first task forks the processes
-        facts = pool.map(inspect, paths, chunksize=CHUNK)
+            facts = pool.map(inspect, paths, chunksize=CHUNK)  # forks the processes
         yield from tqdm(facts, "check", len(paths), unit="photo", leave=False, disable=None)
     except BrokenProcessPool:
         text = "a process that decodes photos was killed, most likely for want of memory"
@@ -80,8 +79,8 @@ def _stop_deferred() -> Iterator[None]:
 
 
 def _start_process() -> None:
-    for number in STOP_SIGNALS:  # a process ends without a word: the command speaks for all
-        signal.signal(number, signal.SIG_DFL)
+    for number in STOP_SIGNALS:  # Ctrl-C goes to all processes: the command answers it and ends the others
+        signal.signal(number, signal.SIG_IGN)
     end_with_parent()
 
 

@@ -201,10 +201,11 @@ def at_work(photo_folder) -> Iterator[subprocess.Popen]:
     running.kill()
 
 
-def test_ctrl_c_ends_it_cleanly(at_work):
-    os.killpg(at_work.pid, signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_its_processes_ends_it_cleanly(at_work, number):
+    os.killpg(at_work.pid, number)
     assert at_work.communicate(timeout=10)[1] == "\npython -m mindcv_lite check: interrupted\n"
-    assert at_work.returncode == 130
+    assert at_work.returncode == 128 + number
 
 
 def test_sigterm_ends_it_whenever_it_comes(sound):
