@@ -2,8 +2,9 @@
 
 import os
 import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -53,14 +54,26 @@ def inspect_all(paths: Sequence[str]) -> Iterator[Facts]:
     """The facts of each file, in order, worked out on all cores."""
     pool = ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_start_process)
     try:
-        with _stop_deferred():
-            facts = pool.map(inspect, paths, chunksize=CHUNK)  # forks the processes
-        yield from tqdm(facts, "check", len(paths), unit="photo", leave=False, disable=None)
+        with _stop_deferred():  # the first task forks the processes
+            chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
+            tasks = deque(pool.submit(_inspect_chunk, chunk) for chunk in chunks)
+        yield from tqdm(_results(tasks), "check", len(paths), unit="photo", leave=False, disable=None)
     except BrokenProcessPool:
         text = "a process that decodes photos was killed, most likely for want of memory"
         raise Stopped(signal.SIGKILL, text) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _inspect_chunk(paths: Sequence[str]) -> list[Facts]:
+    return [inspect(path) for path in paths]
+
+
+def _results(tasks: deque[Future[list[Facts]]]) -> Iterator[Facts]:
+    """What the tasks return, in order. `map` of the pool does the same, but where one of its processes is killed, it
+    cancels tasks that the pool's thread is about to fail, which ends that thread by an error, and then waits for it."""
+    while tasks:
+        yield from tasks.popleft().result()
 
 
 @contextmanager

@@ -229,8 +229,28 @@ def test_when_it_is_killed_its_processes_end_too(at_work):
     at_work.communicate(timeout=20)  # until the last of them has closed stderr
 
 
+def first_child(process: subprocess.Popen) -> int:
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+
+
+def test_a_process_killed_amid_very_many_photos_ends_all_of_them(photo_folder):
+    folder = photo_folder({"train": {"a": 1}}, size=(3000, 3000))
+    program = (
+        "from mindcv_lite.data.inspection import inspect_all\n"
+        f"for _ in inspect_all(['{folder}/train/a/0.jpg'] * 200_000): print(flush=True)"
+    )
+    command = [sys.executable, "-c", program]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout
+    running.stdout.readline()  # all tasks are handed in by now
+    os.kill(first_child(running), signal.SIGKILL)
+    errors = running.communicate(timeout=30)[1]
+    assert errors.splitlines()[-1].endswith("was killed, most likely for want of memory")
+    assert "InvalidStateError" not in errors
+
+
 def test_a_process_that_is_killed_is_told_and_is_no_fault_of_the_photos(at_work):
-    os.kill(int(Path(f"/proc/{at_work.pid}/task/{at_work.pid}/children").read_text().split()[0]), signal.SIGKILL)
+    os.kill(first_child(at_work), signal.SIGKILL)
     _, errors = at_work.communicate(timeout=60)
     assert (
         errors
