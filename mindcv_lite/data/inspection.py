@@ -92,8 +92,8 @@ def _stop_deferred() -> Iterator[None]:
 
 
 def _start_process() -> None:
-    for number in STOP_SIGNALS:  # Ctrl-C goes to all processes: the command answers it and ends the others
-        signal.signal(number, signal.SIG_IGN)
+    for number in STOP_SIGNALS:  # a process ends without a word: the command speaks for all, and may have to end it
+        signal.signal(number, signal.SIG_DFL)
     end_with_parent()
 
 
