@@ -244,7 +244,10 @@ def test_a_process_killed_amid_very_many_photos_ends_all_of_them(photo_folder):
     assert running.stdout
     running.stdout.readline()  # all tasks are handed in by now
     os.kill(first_child(running), signal.SIGKILL)
-    errors = running.communicate(timeout=30)[1]
+    try:
+        errors = running.communicate(timeout=30)[1]
+    finally:
+        running.kill()
     assert errors.splitlines()[-1].endswith("was killed, most likely for want of memory")
     assert "InvalidStateError" not in errors
 
