@@ -15,14 +15,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from mindcv_lite.data.encoded import SIGNATURES, decodes, is_hopeless, opened
-from mindcv_lite.errors import Stopped
+from mindcv_lite.errors import SIGNALS, Stopped
 from mindcv_lite.processes import end_with_parent
 
 # What files begin with that are no photos here, but are often named so.
 STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "a web page"}
 FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CHUNK = 8  # photos that a process takes at a time; those under way are waited for when the command is stopped
 
 
@@ -80,7 +79,7 @@ def _results(tasks: deque[Future[list[Facts]]]) -> Iterator[Facts]:
 def _stop_deferred() -> Iterator[None]:
     """Answer signals at the end of the block: amid a fork, Python loses them, or the process that was forked."""
     came: list[int] = []
-    deferred = (*STOP_SIGNALS, signal.SIGALRM)  # the last is how `errors.interrupt` puts off the others
+    deferred = (*SIGNALS, signal.SIGALRM)  # the last is how `errors.interrupt` puts off the others
     handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in deferred}
     try:
         yield
@@ -92,7 +91,7 @@ def _stop_deferred() -> Iterator[None]:
 
 
 def _start_process() -> None:
-    for number in STOP_SIGNALS:  # a process ends without a word: the command speaks for all, and may have to end it
+    for number in SIGNALS:  # a process ends without a word: the command speaks for all, and may have to end it
         signal.signal(number, signal.SIG_DFL)
     end_with_parent()
 
