@@ -22,7 +22,7 @@ from mindcv_lite.processes import end_with_parent
 STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "a web page"}
 FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
-CHUNK = 8  # photos that a process takes at a time; those under way are waited for when the command is stopped
+CHUNK = 32  # photos that a process takes at a time; those under way are waited for when the command is stopped
 
 
 class Facts(NamedTuple):
