@@ -20,12 +20,14 @@ from tqdm import tqdm
 
 from mindcv_lite.compile_cache import KeptGraphs, key_of
 from mindcv_lite.cpu.operators import compiled_operators
-from mindcv_lite.errors import UserError, first_line
+from mindcv_lite.errors import TrainingError, UserError, first_line
 from mindcv_lite.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+SHORTEST = 64  # numbers that `World.sum` adds up at once: all sums of a step or an epoch, of up to 32 ranks
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,11 @@ class World:
         """`numbers` added up over all ranks, in float32 (counts are exact up to 2**24); every rank must call it."""
         if self.all_reduce is None:
             return numbers
-        return self.all_reduce(Tensor(numbers, mindspore.float32)).asnumpy().astype(np.float64)
+        # Each length is a graph of its own, which Ascend's O2 compiles: few numbers all have the same length.
+        padded = np.zeros(-(-numbers.size // SHORTEST) * SHORTEST, np.float32)
+        padded[: numbers.size] = numbers.ravel()
+        total = self.all_reduce(Tensor(padded)).asnumpy()[: numbers.size]
+        return total.reshape(numbers.shape).astype(np.float64)
 
     def gather(self, numbers: np.ndarray) -> np.ndarray:
         """`numbers` (n,) of all ranks, float32 (size, n); every rank must call it."""
@@ -71,10 +77,11 @@ class World:
         self.sum(np.zeros(1))
 
     def all_or_none(self, task: Callable[[], T]) -> T:
-        """What `task` gives this rank. If it raises `UserError` on one rank, all raise one, so that none waits."""
+        """What `task` gives this rank. If it raises `UserError` or `TrainingError` on one rank, all ranks raise, so
+        that none waits: the others a `UserError`. Every rank must call it."""
         try:
             result = task()
-        except UserError:
+        except (UserError, TrainingError):
             self.sum(np.ones(1))
             raise
         if self.sum(np.zeros(1))[0]:

@@ -19,7 +19,7 @@ from mindcv_lite.device import (
     settings_for,
     workers_started,
 )
-from mindcv_lite.errors import UserError
+from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe import Recipe, load_recipe
 from mindcv_lite.training.train_step import loss_scaler
 
@@ -196,13 +196,16 @@ def test_auto_takes_the_npu_where_there_is_one(monkeypatch):
 
 
 class Others:
-    """Stands for the collective of a world whose ranks before this one hold `rows`."""
+    """Stands for the collective of a world whose other ranks hold `numbers`."""
 
-    def __init__(self, rows: np.ndarray):
-        self.rows = rows
+    def __init__(self, numbers: np.ndarray):
+        self.numbers = numbers.ravel()
+        self.shapes: set[tuple[int, ...]] = set()
 
     def __call__(self, numbers: Tensor) -> Tensor:
-        return Tensor(numbers.asnumpy() + self.rows)
+        self.shapes.add(numbers.shape)
+        padding = np.zeros(numbers.size - self.numbers.size, np.float32)
+        return Tensor(numbers.asnumpy() + np.concatenate([self.numbers, padding]))
 
 
 def test_gather_gives_every_ranks_numbers_a_row_to_the_last_bit():
@@ -216,20 +219,35 @@ def test_gather_gives_every_ranks_numbers_a_row_to_the_last_bit():
     assert np.array_equal(gathered, [others[0], numbers, others[2]])
 
 
+def test_sums_and_gathers_of_few_numbers_are_one_graph_and_exact():
+    random, shapes = np.random.default_rng(0), set()
+    for shape in [(1,), (2,), (4,), (8, 1), (8, 2), (8, 1500)]:
+        others, mine = random.normal(size=(2, *shape)).astype(np.float32)
+        total = World(0, 8, settings_for(ascend_recipe(), "CPU"), all_reduce := Others(others)).sum(mine)
+        assert (total.shape, total.dtype) == (shape, np.float64)
+        assert np.array_equal(total, others + mine)
+        shapes |= all_reduce.shapes
+    assert len(shapes) == 2
+
+
 def test_a_lone_ranks_sums_are_its_numbers():
     numbers = np.array([2.0**24 + 1, 0.1])
     assert np.array_equal(World(0, 1, settings_for(ascend_recipe(), "CPU")).sum(numbers), numbers)
 
 
-def fail() -> None:
-    raise UserError("no network")
+def fail(error: type[Exception] = UserError) -> None:
+    raise error("no network")
 
 
-def test_what_all_ranks_do_gives_each_its_result_and_fails_on_all_if_it_fails_on_one():
-    alone = World(0, 1, settings_for(ascend_recipe(), "CPU"))
-    assert alone.all_or_none(lambda: 5) == 5
-    with pytest.raises(UserError, match="no network"):
-        alone.all_or_none(fail)
+@pytest.mark.parametrize("error", [UserError, TrainingError])
+def test_what_all_ranks_do_gives_each_its_result_and_fails_on_all_if_it_fails_on_one(error):
+    told = Others(np.zeros(1, np.float32))
+    world = World(0, 2, settings_for(ascend_recipe(), "CPU"), told)
+    assert world.all_or_none(lambda: 5) == 5
+    told.shapes.clear()
+    with pytest.raises(error, match="no network"):
+        world.all_or_none(lambda: fail(error))
+    assert told.shapes  # the others wait for no one
 
 
 class OneOfTwo(World):
