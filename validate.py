@@ -38,7 +38,7 @@ def main() -> None:
         recipe = settled_by_card(recipe, weights.card, weights.path)
     recipe = with_image_size_of(weights, with_outputs_of(weights, recipe))
     photos = validation_photos(recipe, weights.class_names)
-    world = device.keep_graphs(world, recipe)
+    world = device.keep_graphs(device.for_evaluation(world, recipe, len(photos)), recipe)
     network = evaluation_network(recipe.model, world)
     load_weights(network, weights)
     step, chief = EvaluationStep(network, recipe), world.rank == 0

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
+from glob import glob
 from pathlib import Path
 from typing import TypeVar
 
@@ -108,35 +110,76 @@ class World:
 
 
 def start(recipe: Recipe) -> World:
-    """Choose the device, join the other ranks if msrun started any, set MindSpore's context and the seed."""
-    target = available_target(recipe.system.device_target)
+    """Choose the device, join the other ranks if msrun started any, set MindSpore's context and the seed.
+
+    A process may start again with another recipe, on the same device. Raises `UserError` if the device is not there or
+    cannot be used, or the other ranks cannot be joined.
+    """
+    target, reason = available_target(recipe.system.device_target)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
-    mindspore.set_device(target)
+    _choose_device(target, chosen_npu(target, os.environ))
+    # Joining the ranks makes the device. MindSpore 2.5 may then decide by this level how the device's memory is used.
+    mindspore.set_context(jit_config={"jit_level": settings_for(recipe, target).jit_level})
     rank, size, local_size = 0, 1, 1
     if workers_started(os.environ):
         _join_ranks()
         rank, size, local_size = communication.get_rank(), communication.get_group_size(), _local_size()
+    elif target != "CPU":
+        _try_device(target)
     _start_log(chief=rank == 0)
     if recipe.system.compile_cache:  # only for the graphs that are kept, or their numbers would not be the same
         os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
     settings = settings_for(recipe, target, size, local_size, os.cpu_count() or 1, len(os.sched_getaffinity(0)))
-    mindspore.set_context(jit_config={"jit_level": settings.jit_level})
     if settings.parallel:
         mindspore.set_auto_parallel_context(**settings.parallel)
     mindspore.set_seed(recipe.system.seed)  # the same on every rank: all draw the same weights
     log.info("%s x %d, MindSpore %s, %d data workers each", target, size, mindspore.__version__, settings.workers)
     if target == "CPU":
         log.info("oneDNN may use instructions up to %s (ONEDNN_MAX_CPU_ISA)", os.environ["ONEDNN_MAX_CPU_ISA"])
-    for note in settings.notes:
+    for note in (*filter(None, [reason]), *settings.notes):
         log.info(note)
     cpu_operators = compiled_operators() if settings.cpu_kernels else None
     return World(rank, size, settings, _AllReduce() if size > 1 else None, cpu_operators)
+
+
+def for_evaluation(world: World, recipe: Recipe, photos: int) -> World:
+    """The world in which `photos` are evaluated and nothing is trained: at the graph level that pays for so few."""
+    level, reason = evaluation_level(recipe, world.settings, photos // world.size)
+    if reason:
+        log.info(reason)
+        mindspore.set_context(jit_config={"jit_level": level})
+    return replace(world, settings=replace(world.settings, jit_level=level, sink=False))
+
+
+def evaluation_level(recipe: Recipe, settings: Settings, photos: int) -> tuple[str, str]:
+    """The graph level at which a rank evaluates `photos`, and why if it is not that of the recipe.
+
+    A recipe's O2 is meant for training. On the command line it is meant for this program, and taken.
+    """
+    level = settings.jit_level
+    if level != "O2" or recipe.origin.get("jit_level") == "command line" or photos >= WORTH_A_WHOLE_GRAPH:
+        return level, ""
+    return "O1", (
+        f"jit_level: O1, for {photos} photos a device: compiling the whole graph (O2) would take longer than they do "
+        "(MindCV measured 184 s or more for a training graph; nothing was measured here); --jit_level O2 compiles it"
+    )
+
+
+# What MindCV's training computes on an NPU (75 photos in 54.21 ms) while its small graph compiles (184 s): for fewer,
+# O2 could not pay even if it took no time at all. Both figures are MindCV's; no level was measured on an NPU here.
+WORTH_A_WHOLE_GRAPH = 250_000
 
 
 def keep_graphs(world: World, recipe: Recipe, steps_per_epoch: int = 0) -> World:
     """The world in which graphs are kept, if the recipe that they are built of asks for it; every rank must call it."""
     wish = recipe.system.compile_cache
     if not wish:
+        return world
+    if world.settings.sink:  # MindSpore names the data's queue before the graph, which was compiled with another name
+        log.info(
+            "compile_cache: graphs are not kept where a whole epoch is sent to the device at a time, because no NPU "
+            "has tried it; --dataset_sink_mode False keeps them"
+        )
         return world
     folder = Path(recipe.output.ckpt_save_dir, "graphs") if wish is True else Path(wish)
     graphs, known = None, 0
@@ -247,15 +290,60 @@ def workers_started(environment: Mapping[str, str]) -> int:
     return int(environment.get("MS_WORKER_NUM", "0")) if "MS_ROLE" in environment else 0
 
 
-def available_target(wish: str) -> str:
-    """The device to use: `wish`, or with `auto` Ascend where there is one, else the CPU. Raises `UserError`."""
-    if wish == "auto":
-        return "Ascend" if mindspore.hal.is_available("Ascend") else "CPU"
-    if not mindspore.hal.is_available(wish):
-        raise UserError(f"device_target is {wish}, which MindSpore does not find here; use --device_target auto or CPU")
-    return wish
+def npus() -> int | None:
+    """The number of NPUs that the driver shows this process; None where MindSpore cannot load what Ascend needs.
+
+    No NPU is touched, so one that another program holds counts, too.
+    """
+    if not mindspore.hal.is_available("Ascend"):  # true where CANN is installed, with or without an NPU
+        return None
+    try:
+        return mindspore.hal.device_count("Ascend")
+    except RuntimeError:  # no driver, or a MindSpore that cannot count yet: then the device files tell
+        return sum(os.access(path, os.R_OK | os.W_OK) for path in glob(NPU_FILES))
 
 
+def available_target(wish: str) -> tuple[str, str]:
+    """The device to use, and a sentence if it takes one: `wish`, or with `auto` Ascend where there is an NPU, else the
+    CPU. Raises `UserError`."""
+    if wish not in ("auto", "Ascend"):
+        if not mindspore.hal.is_available(wish):
+            raise UserError(f"device_target is {wish}, which MindSpore does not find here; {OTHER_TARGETS}")
+        return wish, ""
+    found = npus()
+    if found:
+        return "Ascend", ""
+    if wish == "Ascend":
+        missing = f"which MindSpore does not find here; {OTHER_TARGETS}" if found is None else f"but {NO_NPU}"
+        raise UserError(f"device_target is Ascend, {missing}")
+    return "CPU", "" if found is None else f"{NO_NPU}: taking the CPU"
+
+
+NPU_FILES = "/dev/davinci[0-9]*"
+OTHER_TARGETS = "use --device_target auto or CPU"
+NO_NPU = "MindSpore finds Ascend's software (CANN) here and no NPU that this user may take (npu-smi info lists them)"
+
+
+def chosen_npu(target: str, environment: Mapping[str, str]) -> int | None:
+    """The NPU that the variable DEVICE_ID names, as in MindCV; None: MindSpore's choice, and under msrun always.
+
+    Raises `UserError` if there is no such NPU.
+    """
+    text = environment.get("DEVICE_ID")
+    if text is None or target != "Ascend" or workers_started(environment):
+        return None
+    count = npus() or 0
+    if not (text.isascii() and text.isdigit() and int(text) < count):
+        raise UserError(f"the environment variable DEVICE_ID: expected an NPU from 0 to {count - 1}, got {text!r}")
+    return int(text)
+
+
+@cache  # MindSpore lets no process change its device, nor join twice
+def _choose_device(target: str, number: int | None) -> None:
+    mindspore.set_device(target) if number is None else mindspore.set_device(target, number)
+
+
+@cache
 def _join_ranks() -> None:
     try:
         communication.init()
@@ -265,9 +353,21 @@ def _join_ranks() -> None:
 
 def _local_size() -> int:
     try:
-        return communication.get_local_rank_size()
+        local_size = communication.get_local_rank_size()
     except RuntimeError:  # the CPU's collectives of some versions do not know
-        return communication.get_group_size()
+        local_size = 0
+    return local_size or communication.get_group_size()  # a rank alone has none beside it, says the CPU's
+
+
+def _try_device(target: str) -> None:
+    """Raise `UserError` unless the device computes: MindSpore takes it with the first operator."""
+    try:
+        (Tensor(np.ones(1, np.float32)) + 1).asnumpy()
+    except RuntimeError as error:
+        raise UserError(
+            f"the {target} device cannot be used: {first_line(error)}; another program may hold it (npu-smi info); "
+            "the variable DEVICE_ID names another NPU, --device_target CPU takes none"
+        ) from None
 
 
 class _AllReduce(nn.Cell):

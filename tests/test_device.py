@@ -1,7 +1,10 @@
 """What a run sets on its device, read as data: what an NPU takes is decided here and cannot be run here."""
 
 import os
+import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import mindspore
@@ -9,14 +12,20 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from mindcv_lite import device
 from mindcv_lite.compile_cache import KeptGraphs, key_of
 from mindcv_lite.device import (
     World,
     available_target,
+    chosen_npu,
+    evaluation_level,
     facts_of,
+    for_evaluation,
     keep_graphs,
+    npus,
     require_launcher,
     settings_for,
+    start,
     workers_started,
 )
 from mindcv_lite.errors import TrainingError, UserError
@@ -105,6 +114,39 @@ def test_parallel_settings_do_not_depend_on_the_device():
     assert on_cpu.parallel == on_npu.parallel != {}
 
 
+# ------------------------------------------------------------------------------------------------------- evaluation
+
+
+@pytest.mark.parametrize(
+    ("flags", "target", "photos", "level"),
+    [
+        ((), "Ascend", 3, "O1"),
+        ((), "Ascend", 50_000, "O1"),
+        ((), "Ascend", 250_000, "O2"),
+        (("--jit_level=O2",), "Ascend", 3, "O2"),
+        (("--jit_level=O0",), "Ascend", 3, "O0"),
+        ((), "CPU", 3, "O1"),
+    ],
+)
+def test_whole_graphs_are_compiled_for_evaluation_where_that_pays_or_the_user_asks(flags, target, photos, level):
+    recipe = ascend_recipe(*flags)
+    chosen, reason = evaluation_level(recipe, settings_for(recipe, target), photos)
+    assert chosen == level
+    assert bool(reason) == (target == "Ascend" and level == "O1")
+    if reason:
+        assert re.match(f"jit_level: O1, for {photos} photos a device: .*MindCV measured.*--jit_level O2", reason)
+
+
+def test_a_world_for_evaluation_sinks_nothing_and_has_the_level_that_it_says(monkeypatch, log):
+    set_ = {}
+    monkeypatch.setattr(mindspore, "set_context", lambda **keys: set_.update(keys))
+    recipe = ascend_recipe()
+    world = for_evaluation(World(0, 8, settings_for(recipe, "Ascend", size=8)), recipe, 50_000)
+    assert (world.settings.jit_level, world.settings.sink) == ("O1", False)
+    assert set_ == {"jit_config": {"jit_level": "O1"}}
+    assert "jit_level: O1, for 6250 photos a device" in log.text
+
+
 # --------------------------------------------------------------------------------------------------------- workers
 
 
@@ -183,16 +225,144 @@ def test_the_launchers_environment_is_that_of_the_process_unless_given(monkeypat
 # ---------------------------------------------------------------------------------------------------- device, world
 
 
-def test_auto_takes_the_cpu_where_there_is_no_npu(monkeypatch):
-    monkeypatch.setattr(mindspore.hal, "is_available", lambda target: target == "CPU")
-    assert available_target("auto") == available_target("CPU") == "CPU"
+@pytest.fixture
+def host(monkeypatch) -> Callable[..., None]:
+    """A machine with so many NPUs; None: one without Ascend's software."""
+
+    def host(count: int | None) -> None:
+        monkeypatch.setattr(mindspore.hal, "is_available", lambda target: target == "CPU" or count is not None)
+        monkeypatch.setattr(mindspore.hal, "device_count", lambda target: count)
+
+    return host
+
+
+def test_where_ascends_software_is_missing_auto_takes_the_cpu_without_a_word(host):
+    host(None)
+    assert available_target("auto") == available_target("CPU") == ("CPU", "")
     with pytest.raises(UserError, match=r"device_target is Ascend.*--device_target auto or CPU"):
         available_target("Ascend")
 
 
-def test_auto_takes_the_npu_where_there_is_one(monkeypatch):
-    monkeypatch.setattr(mindspore.hal, "is_available", lambda target: target in ("CPU", "Ascend"))
-    assert available_target("auto") == "Ascend"
+def test_auto_takes_the_npu_where_there_is_one(host):
+    host(8)
+    assert available_target("auto") == available_target("Ascend") == ("Ascend", "")
+    assert available_target("CPU") == ("CPU", "")
+
+
+def no_answer(target: str) -> int:
+    raise RuntimeError("drvRetCode=87")
+
+
+def test_where_the_driver_does_not_answer_the_device_files_that_this_user_may_open_tell(host, monkeypatch, tmp_path):
+    host(1)
+    monkeypatch.setattr(mindspore.hal, "device_count", no_answer)
+    for name in ("davinci0", "davinci15", "davinci_manager"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(device, "NPU_FILES", str(tmp_path / Path(device.NPU_FILES).name))
+    assert npus() == 2
+    monkeypatch.setattr(os, "access", lambda path, how: False)
+    assert npus() == 0
+
+
+@pytest.mark.parametrize("count", [lambda target: 0, no_answer])
+def test_where_ascends_software_finds_no_npu_auto_takes_the_cpu_and_says_so(host, monkeypatch, count):
+    host(1)
+    monkeypatch.setattr(mindspore.hal, "device_count", count)
+    monkeypatch.setattr(device, "NPU_FILES", "/nowhere/davinci[0-9]*")
+    target, reason = available_target("auto")
+    assert target == "CPU"
+    assert re.search(r"finds Ascend's software \(CANN\) here and no NPU.*: taking the CPU", reason)
+    with pytest.raises(UserError, match=r"device_target is Ascend.* no NPU.*npu-smi info"):
+        available_target("Ascend")
+
+
+def test_on_one_device_the_variable_device_id_names_the_npu_as_in_mindcv(host):
+    host(8)
+    assert chosen_npu("Ascend", {"DEVICE_ID": "3"}) == 3
+    assert chosen_npu("Ascend", {}) is None
+    assert chosen_npu("CPU", {"DEVICE_ID": "3"}) is None
+    assert chosen_npu("Ascend", WORKER | {"DEVICE_ID": "3"}) is None
+
+
+@pytest.mark.parametrize("text", ["", "8", "-1", "0,1", "npu", "²"])
+def test_a_variable_device_id_that_names_no_npu_is_refused(host, text):
+    host(8)
+    with pytest.raises(UserError, match=f"DEVICE_ID: expected an NPU from 0 to 7, got {text!r}"):
+        chosen_npu("Ascend", {"DEVICE_ID": text})
+
+
+@pytest.fixture
+def calls(monkeypatch, host) -> list[str]:
+    """What is asked of MindSpore on a machine of 8 NPUs, in order; none of it is done."""
+    calls: list[str] = []
+
+    def record(owner: object, name: str, answer: object = None) -> None:
+        def called(*values: object, **keys: object) -> object:
+            given = [str(value) for value in values] + [f"{key}={value}" for key, value in keys.items()]
+            calls.append(f"{name}({', '.join(given)})")
+            return answer
+
+        monkeypatch.setattr(owner, name, called)
+
+    host(8)
+    for name in ("set_context", "set_device", "set_auto_parallel_context", "set_seed"):
+        record(mindspore, name)
+    answers = {"init": None, "get_rank": 1, "get_group_size": 8, "get_local_rank_size": 8}
+    for name, answer in answers.items():
+        record(mindspore.communication, name, answer)
+    for name in ("_try_device", "_start_log", "_AllReduce"):
+        record(device, name)
+    for name in (*SCHEDULER, "MS_NODE_ID", "DEVICE_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for once in (device._choose_device, device._join_ranks):  # as in a new process
+        monkeypatch.setattr(device, once.__name__, cache(once.__wrapped__))
+    return calls
+
+
+def test_mode_device_and_graph_level_are_set_before_the_ranks_are_joined(calls, monkeypatch):
+    for name, value in WORKER.items():
+        monkeypatch.setenv(name, value)
+    world = start(ascend_recipe())
+    assert (world.rank, world.size) == (1, 8)
+    before = ["set_context(mode=0)", "set_device(Ascend)", "set_context(jit_config={'jit_level': 'O2'})", "init()"]
+    assert calls[:4] == before
+    assert [call.split("(")[0] for call in calls if "set" in call][3:] == ["set_auto_parallel_context", "set_seed"]
+
+
+def test_one_npu_is_tried_when_all_is_set_and_a_second_start_sets_the_level_anew(calls, monkeypatch):
+    monkeypatch.setenv("DEVICE_ID", "3")
+    for level in ("O2", "O1"):
+        start(ascend_recipe(f"--jit_level={level}"))
+    mode, seed = "set_context(mode=0)", "set_seed(42)"
+    levels = [f"set_context(jit_config={{'jit_level': '{level}'}})" for level in ("O2", "O1")]
+    trial = ["_try_device(Ascend)", "_start_log(chief=True)", seed]
+    assert calls == [mode, "set_device(Ascend, 3)", levels[0], *trial, mode, levels[1], *trial]
+
+
+def test_ranks_are_joined_once_in_a_process(calls, monkeypatch):
+    for name, value in WORKER.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(2):
+        start(ascend_recipe())
+    assert calls.count("init()") == calls.count("set_device(Ascend)") == 1
+
+
+def test_a_device_that_another_program_holds_is_refused_with_a_sentence(monkeypatch):
+    class Broken:
+        def __init__(self, numbers: np.ndarray):
+            raise RuntimeError("Init device failed\n\n- C++ Call Stack")
+
+    monkeypatch.setattr(device, "Tensor", Broken)
+    with pytest.raises(
+        UserError, match=r"^the Ascend device cannot be used: Init device failed; .*--device_target CPU"
+    ):
+        device._try_device("Ascend")
+
+
+def test_a_rank_alone_has_itself_on_its_machine(monkeypatch):
+    monkeypatch.setattr(mindspore.communication, "get_local_rank_size", lambda: 0)  # as the CPU's collectives do
+    monkeypatch.setattr(mindspore.communication, "get_group_size", lambda: 1)
+    assert device._local_size() == 1
 
 
 class Others:
@@ -300,6 +470,15 @@ def test_without_compile_cache_nothing_is_kept_and_where_nothing_can_be_written_
     assert keep_graphs(world, ascend_recipe()) is world
     assert keep_graphs(world, recipe).graphs is None
     assert f"compile_cache: {tmp_path / 'file/graphs'}: cannot be used: Not a directory; graphs are not" in log.text
+
+
+def test_where_the_device_sinks_graphs_are_not_kept_and_a_line_says_so(tmp_path, log):
+    recipe = ascend_recipe(f"--compile_cache={tmp_path / 'graphs'}")
+    world = World(0, 1, settings_for(recipe, "Ascend"))
+    assert keep_graphs(world, recipe) is world
+    assert "compile_cache: graphs are not kept" in log.text
+    assert "--dataset_sink_mode False keeps them" in log.text
+    assert not (tmp_path / "graphs").exists()
 
 
 def test_graphs_of_one_library_of_operators_are_not_those_of_another_or_none(recipe, world):

@@ -1,5 +1,6 @@
 """What is said of photos: the same as validation counts, of each readable photo once, in order; the rest by reason."""
 
+import contextlib
 import csv
 import os
 import subprocess
@@ -16,15 +17,18 @@ from mindspore import Tensor, nn
 from PIL import Image
 from scipy.special import softmax
 
+from mindcv_lite import device
 from mindcv_lite.checkpoint import save_weights
 from mindcv_lite.classification import best_classes, predict
-from mindcv_lite.commands.predict import COLUMNS, main
+from mindcv_lite.commands.predict import COLUMNS, classified, main
 from mindcv_lite.data.classes import NAMES
 from mindcv_lite.data.folder import Photos, photos_at, read_split
 from mindcv_lite.data.pipeline import evaluation_batches
+from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation import EvaluationStep, evaluate
 from mindcv_lite.network import build_network
+from mindcv_lite.recipe import Recipe
 from mindcv_lite.trained import read_trained
 from mindcv_lite.weights import model_card
 from tests.conftest import ROOT, write_photos
@@ -121,6 +125,28 @@ def test_the_best_classes_are_right_as_often_as_validation_counts(example, ask, 
     right = sum(int(row["output"]) == label for row, label in zip(rows, photos.labels, strict=True))
     assert [row["path"] for row in rows] == photos.paths
     assert score.top1 == right / len(photos)
+
+
+@pytest.mark.parametrize(("few", "answers"), [(10, "CPU"), (9, "Ascend")])
+def test_on_a_host_with_npus_the_cpu_answers_for_few_photos_and_says_so(example, monkeypatch, log, few, answers):
+    class Taken(Exception):
+        """Ends the start, with the device that was asked for."""
+
+    def start(recipe: Recipe) -> World:
+        taken = device.available_target(recipe.system.device_target)[0]
+        if taken == "Ascend":
+            raise Taken
+        return World(0, 1, device.settings_for(recipe, taken, processors=2))
+
+    monkeypatch.setattr(device, "npus", lambda: 8)
+    monkeypatch.setattr(device, "start", start)
+    monkeypatch.setattr("mindcv_lite.commands.predict.FEW_PHOTOS", few)
+    with pytest.raises(Taken) if answers == "Ascend" else contextlib.nullcontext():
+        _, classification = classified(str(example.checkpoint), example.paths, 1, {"num_parallel_workers": 1})
+        assert len(classification.best) == 10
+    assert ("the CPU, which answers for 10 photos or fewer" in log.text) == (answers == "CPU")
+    with pytest.raises(Taken):  # whoever names it gets it
+        classified(str(example.checkpoint), example.paths, 1, {"device_target": "Ascend"})
 
 
 def test_a_pattern_and_a_checkpoint_of_mindcv_without_a_card_give_imagenets_classes(shared, ask):
