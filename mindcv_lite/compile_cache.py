@@ -25,7 +25,9 @@ from mindcv_lite.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-KEPT = 16  # files of each rank in a folder, of 2 MB (small network, 64 pixels) to 4 MB (large, 224)
+# Files of each rank in a folder, of 2 MB (small network, 64 pixels) to 4 MB (large, 224) on a CPU. On Ascend's O2 they
+# hold the graph engine's compiled model (`ge_cache`), too; that size is not known here.
+KEPT = 16
 ORDER = "order.json"  # what the graphs are of, in the order of MindSpore's numbers
 # Keys that no graph can depend on: where photos and weights come from, and what a run reports and keeps.
 # fmt: off

@@ -1,8 +1,10 @@
 """The device and the other processes: the only module that touches MindSpore's context and communication."""
 
+import errno
 import logging
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -345,10 +347,25 @@ def _choose_device(target: str, number: int | None) -> None:
 
 @cache
 def _join_ranks() -> None:
+    if os.environ["MS_ROLE"] == "MS_SCHED":
+        _require_free_port(os.environ["MS_SCHED_HOST"], int(os.environ["MS_SCHED_PORT"]))
     try:
         communication.init()
     except RuntimeError as error:
-        raise UserError(f"cannot join the other ranks that msrun started: {first_line(error)}") from None
+        said = first_line(error).removesuffix(" It may be one of the following reasons:")  # a list of guesses
+        raise UserError(
+            f"cannot join the other ranks that msrun started: {said}; scheduler.log in msrun's log_dir may say more"
+        ) from None
+
+
+def _require_free_port(host: str, port: int) -> None:
+    """Raise `UserError` if another program has the port at which msrun's scheduler is to wait for the ranks: MindSpore
+    does not say so."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"another program has port {port} of {host}; give msrun another --master_port") from None
 
 
 def _local_size() -> int:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -345,6 +346,29 @@ def test_ranks_are_joined_once_in_a_process(calls, monkeypatch):
     for _ in range(2):
         start(ascend_recipe())
     assert calls.count("init()") == calls.count("set_device(Ascend)") == 1
+
+
+def test_a_scheduler_whose_port_another_program_has_says_so_before_it_joins(calls, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for name, value in (SCHEDULER | {"MS_SCHED_PORT": str(port)}).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=f"another program has port {port} of 127.0.0.1; .* another --master_port"):
+            start(ascend_recipe())
+    assert "init()" not in calls
+    start(ascend_recipe())  # once it is free
+    assert "init()" in calls
+
+
+def test_ranks_that_cannot_be_joined_are_told_in_one_line(calls, monkeypatch):
+    def init() -> None:
+        raise RuntimeError("Some processes are missing. It may be one of the following reasons:\n1. A guess.")
+
+    monkeypatch.setattr(mindspore.communication, "init", init)
+    for name, value in WORKER.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"that msrun started: Some processes are missing\.; scheduler\.log in"):
+        start(ascend_recipe())
 
 
 def test_a_device_that_another_program_holds_is_refused_with_a_sentence(monkeypatch):
