@@ -19,16 +19,16 @@ def dropped(p: float, seed: int, x: np.ndarray = X) -> np.ndarray:
     return Dropout(p)(Tensor(x), Tensor(seed, mindspore.int32)).asnumpy()
 
 
-def lowbias32(x: np.ndarray) -> np.ndarray:
-    """As published (https://nullprogram.com/blog/2018/07/31): uint32, whose products wrap and shifts have no sign."""
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+def hashed(x: np.ndarray) -> np.ndarray:
+    """The hash in uint32, whose products wrap around and whose shifts have no sign."""
+    for factor in (0x526B2A1D, 0x225E4A4B):
+        x = (x ^ (x >> np.uint32(16))) * np.uint32(factor)
     return x ^ (x >> np.uint32(16))
 
 
 def kept(p: float, seed: int) -> np.ndarray:
     place = np.arange(np.prod(SHAPE), dtype=np.uint32).reshape(SHAPE)
-    draw = lowbias32(lowbias32(place) + lowbias32(np.array([seed], np.int64).astype(np.uint32)))
+    draw = hashed(hashed(hashed(place)) ^ hashed(np.array([seed], np.int64).astype(np.uint32)))
     return (draw & np.uint32(2**31 - 1)) >= np.uint32(int(p * 2**31))
 
 

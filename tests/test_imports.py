@@ -76,7 +76,9 @@ MAY_IMPORT = {
     "training.loop": (
         *("errors", "packages", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),
     ),
-    "training.state": ("errors", "recipe", "device", "data", "network", "checkpoint", "training.train_step"),
+    "training.state": (
+        *("errors", "recipe", "noise", "device", "data", "network", "checkpoint", "training.train_step"),
+    ),
     "training.stop": ("errors", "device"),
     "training.report": (
         *("packages", "recipe", "device", "data", "network"),

@@ -5,7 +5,7 @@ So the images stay uint8 on their way, and an erased pixel is exactly the value 
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindcv_lite.noise import hashed, normal
+from mindcv_lite.noise import bits, normal
 from mindcv_lite.recipe import Augmentation
 
 
@@ -49,8 +49,5 @@ class Erase(nn.Cell):
 
     def construct(self, x: Tensor, rectangles: Tensor, seed: Tensor) -> Tensor:
         """x float32 (batch, channels, side, side), rectangles int32 (batch, 4), seed int32 () -> like x."""
-        value = normal(x.shape[1:], self.seeds(x.shape[0], seed)) if self.noise else self.value
+        value = normal(x.shape[1:], bits((x.shape[0], 1, 1, 1), seed)) if self.noise else self.value
         return ops.where(inside(rectangles, x.shape[2]), value, x)
-
-    def seeds(self, batch: int, seed: Tensor) -> Tensor:
-        return hashed(seed) + Tensor(np.arange(batch, dtype=np.int32).reshape(-1, 1, 1, 1))

@@ -10,6 +10,14 @@ def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
     return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0] >> 1)
 
 
+def noise_seed(seed: int) -> int:
+    """The seed of the noise in a run's first step on rank 0; each step on each rank has the next one.
+
+    It is below 2**30. So int32 has room for 2**30 more: a thousand times the steps of ImageNet on all ranks.
+    """
+    return epoch_seed(seed, 0) >> 1
+
+
 def epoch_order(
     count: int, seed: int, epoch: int, shuffle: bool, num_samples: int | None = None, repeats: int = 1
 ) -> np.ndarray:

@@ -9,7 +9,7 @@ from mindspore import Tensor
 from PIL import Image, ImageDraw
 
 from mindcv_lite.data.pipeline import TrainingBatches
-from mindcv_lite.data.sharding import epoch_seed
+from mindcv_lite.data.sharding import noise_seed
 from mindcv_lite.files import written_whole
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.preparation import Preparation
@@ -28,7 +28,7 @@ def draw_first_batch(batches: TrainingBatches, recipe: Recipe, class_names: Sequ
 def first_batch(batches: TrainingBatches, recipe: Recipe, class_names: Sequence[str]) -> Image.Image:
     """This rank's first batch of training: its images, normalised and back, above their targets."""
     images, labels, _, *drawn = next(iter(batches.epoch(0)))
-    seed = Tensor(epoch_seed(recipe.system.seed, 0), mindspore.int32)  # that of the first step
+    seed = Tensor(noise_seed(recipe.system.seed), mindspore.int32)
     x, targets = Preparation(recipe)(Tensor(images), Tensor(labels), tuple(map(Tensor, drawn)), seed)
     levels = x.asnumpy().transpose(0, 2, 3, 1) * recipe.augmentation.std + recipe.augmentation.mean
     spread = recipe.loss.label_smoothing / targets.shape[1]  # which each class gets

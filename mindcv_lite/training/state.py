@@ -15,11 +15,13 @@ from mindcv_lite.data.folder import Photos
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.network import moving_statistics
+from mindcv_lite.noise import HASH
 from mindcv_lite.recipe import KEYS, Output, Recipe, plain
 from mindcv_lite.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
 
+NOISE = "hash of the noise"  # in the facts of a run that draws noise; states of earlier versions do not have it
 RANKS = "ranks"  # the numbers that each rank has its own of, a row for each rank
 # What a resumed run may do in another way: where, how fast, how long, what it reports and keeps.
 # fmt: off
@@ -47,9 +49,12 @@ def fixed_facts(recipe: Recipe, photos: Photos, world: World) -> dict[str, Any]:
     content = names.encode("utf-8", "surrogateescape") + photos.labels.tobytes()
     digest = hashlib.sha256(content).hexdigest()[:8]
     keys = {name: value for name, value in recipe.flat().items() if name not in FREE_KEYS}
+    augmentation = recipe.augmentation
+    draws_noise = recipe.model.drop_rate != 0 or (augmentation.re_prob != 0 and augmentation.re_value == "random")
     return keys | {
         "number of devices": world.size,
         "training photos": f"{len(photos)} (hash of names and classes {digest})",
+        **({NOISE: HASH} if draws_noise else {}),
     }
 
 
@@ -60,12 +65,17 @@ def require_same_run(state: State, fixed: dict[str, Any]) -> None:
     differing = [
         f"{name} was {plain(then[name])}, is {plain(value)}"
         for name, value in fixed.items()
-        if plain(then[name]) != plain(value)
+        if name != NOISE and plain(then[name]) != plain(value)
     ]
     if differing:
         raise UserError(
             f"{state.path} is the state of another run: {'; '.join(differing)}; "
             "give the earlier values, or start afresh without --resume"
+        )
+    if then.get(NOISE) != fixed.get(NOISE):
+        raise UserError(
+            f"{state.path}: another version of this program drew the masks of dropout and the noise of random erasing "
+            "by another hash; go on with that version, or start afresh without --resume"
         )
 
 

@@ -2,7 +2,7 @@
 
 from mindspore import Parameter, ParameterTuple, Tensor, amp, dtype, nn, ops
 
-from mindcv_lite.data.sharding import epoch_seed
+from mindcv_lite.data.sharding import noise_seed
 from mindcv_lite.device import World
 from mindcv_lite.recipe import Precision, Recipe
 from mindcv_lite.training.average import MovingAverage
@@ -39,7 +39,7 @@ class TrainStep(nn.Cell):
         self.clip = Clip(recipe.optimizer.clip_value) if recipe.optimizer.clip_grad else None
         self.average = MovingAverage(network, recipe.optimizer.ema_decay) if recipe.optimizer.ema else None
         self.steps_per_epoch = steps_per_epoch
-        self.first_seed, self.rank, self.size = epoch_seed(recipe.system.seed, 0), world.rank, world.size
+        self.first_seed, self.rank, self.size = noise_seed(recipe.system.seed), world.rank, world.size
         self.loss_sum = counter(0.0, "loss_sum")
         self.skipped = counter(0, "skipped")
         self.step = counter(0, "step")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
+from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, noise_seed, shard, steps_of
 
 counts, batches, ranks = st.integers(1, 300), st.integers(1, 70), st.integers(1, 8)
 
@@ -106,6 +106,12 @@ def test_seeds_differ_by_seed_epoch_and_rank_and_fit_into_31_bits():
     assert len(set(seeds)) == len(seeds)  # 8000 draws of 2**31: a pair in 70 such tables would be chance
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert epoch_seed(42, 3, 1) == epoch_seed(42, 3, 1)
+
+
+def test_seeds_of_noise_leave_half_of_int32_to_the_steps():
+    seeds = [noise_seed(seed) for seed in range(10_000)]
+    assert min(seeds) >= 0
+    assert 2**29 < max(seeds) < 2**30
 
 
 @given(st.lists(st.integers(0, 20)), st.lists(st.integers(0, 20)))

@@ -17,6 +17,7 @@ from mindcv_lite.recipe import KEYS
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.state import (
     FREE_KEYS,
+    NOISE,
     RANKS,
     find_common_state,
     fixed_facts,
@@ -155,6 +156,28 @@ def test_a_state_that_is_older_than_a_key_had_its_default(recipe, world):
     require_same_run(older, fixed)
     with pytest.raises(UserError, match=r"another run: mixup was 0\.0, is 0\.2;"):
         require_same_run(older, fixed | {"mixup": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("keys", "draws"),
+    [
+        ({"drop_rate": 0.2}, True),
+        ({"drop_rate": 0}, False),
+        ({"drop_rate": 0, "re_prob": 0.1}, False),
+        ({"drop_rate": 0, "re_prob": 0.1, "re_value": "random"}, True),
+        ({"drop_rate": 0, "re_value": "random"}, False),
+    ],
+)
+def test_a_state_whose_noise_came_from_another_hash_is_refused_where_the_run_draws_noise(recipe, world, keys, draws):
+    fixed = fixed_facts(recipe(**keys), PHOTOS, world(recipe()))
+    older = {name: value for name, value in fixed.items() if name != NOISE}  # earlier versions did not say
+    for then in (older, fixed | {NOISE: "of the future"}) if draws else ():
+        with pytest.raises(
+            UserError, match=r"^x\.state\.ckpt: another version of this program drew the masks of dropout"
+        ):
+            require_same_run(state_with(then), fixed)
+    if not draws:
+        require_same_run(state_with(older), fixed)
 
 
 def test_all_that_differs_is_named_with_both_values(recipe, world):
