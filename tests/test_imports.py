@@ -38,6 +38,8 @@ MAY_IMPORT = {
     "commands.pack": ("errors", "recipe", "data.packing"),
     "commands.summary": ("errors", "files", "recipe", "blocks", "complexity", "weights", "trained"),
     "commands.export": ("errors", "files", "packages", "recipe", "device", "export.answers", "trained"),
+    "doctor.findings": (),
+    "doctor.environment": ("cache", "doctor.findings"),
     "folding": (),
     "export.graph": ("recipe", "folding", "blocks", "network"),
     "export.onnx_files": ("export.graph",),
@@ -141,6 +143,7 @@ WITHOUT_MINDSPORE = (
     "data.standard",
     "data.inspection",
     "data.findings",
+    "doctor.environment",
     "commands.check",
     "commands.report",
 )
