@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
     "commands.pack": ("errors", "recipe", "data.packing"),
+    "commands.sort": ("errors",),
     "commands.summary": ("errors", "files", "recipe", "blocks", "complexity", "weights", "trained"),
     "commands.export": ("errors", "files", "packages", "recipe", "device", "export.answers", "trained"),
     "doctor.findings": (),
@@ -146,6 +147,7 @@ WITHOUT_MINDSPORE = (
     "doctor.environment",
     "commands.check",
     "commands.report",
+    "commands.sort",
 )
 DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm"}
 # What may be missing, and the one module that may ask for it: an extra in pyproject.toml, the user's PyTorch or MindCV.
@@ -157,6 +159,7 @@ EXTRAS = {
     "onnxruntime": "export.onnx_files",
     "matplotlib": "training.curves",
     "tensorboard": "training.tensorboard",
+    "scipy": "commands.sort",  # comes with MindSpore
 }
 # Names by which a program touches MindSpore's context and its communication.
 DEVICE_NAMES = {

@@ -1,0 +1,147 @@
+"""Sort photos that lie in one folder, such as those of ImageNet's validation, into a folder for each class.
+
+Photos are moved to FOLDER/<class>/. None is overwritten, and none is moved if one is missing or does not fit. Killed at
+any moment, the same command goes on.
+"""
+
+import csv
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+from mindcv_lite.errors import CommandLine, UserError, first_line
+
+HEADINGS = ("imageid", "image_id", "image", "photo", "file", "filename", "file_name", "name", "path")
+NUMBERS = "data/ILSVRC2012_validation_ground_truth.txt"
+
+
+def main(arguments: list[str]) -> None:
+    flags = command_line().parse_args(arguments)
+    try:
+        labels = read_labels(flags.labels)
+        moves, left = planned(flags.folder, labels, flags.labels)
+        for source, target in moves.items():
+            target.parent.mkdir(exist_ok=True)
+            source.rename(target)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from None
+    counts = Counter(labels.values()).values()
+    print(f"{flags.folder}: {len(moves)} photos moved, {len(labels) - len(moves)} were in their places already")
+    print(f"{len(labels)} photos in {len(counts)} classes, {min(counts)} to {max(counts)} in a class")
+    if left:
+        print(f"{len(left)} files stay in {flags.folder}, since {flags.labels} does not name them, such as {left[0]}")
+
+
+def command_line() -> CommandLine:
+    parser = CommandLine(usage="%(prog)s sort FOLDER LABELS", description=__doc__, allow_abbrev=False)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder in which the photos lie")
+    parser.add_argument(
+        "labels",
+        type=Path,
+        metavar="LABELS",
+        help="class of each photo: a text or CSV file of lines 'photo class', such as Kaggle's LOC_val_solution.csv; "
+        "ImageNet's development kit, the folder ILSVRC2012_devkit_t12; or the folder of its XML annotations",
+    )
+    return parser
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """The class of each photo, by its name, which may lack the extension. Raises `UserError`, `OSError`."""
+    reader = read_table if not path.is_dir() else read_kit if (path / NUMBERS).is_file() else read_annotations
+    labels: dict[str, str] = {}
+    for photo, name in reader(path):
+        if name.startswith(".") or "/" in name or not name:
+            raise UserError(f"{path}: the class of {photo} is '{name}', which cannot be the name of a class folder")
+        if labels.setdefault(photo, name) != name:
+            raise UserError(f"{path}: {photo} is of two classes, {labels[photo]} and {name}")
+    if not labels:
+        raise UserError(f"{path}: names no photo; --help says what LABELS may be")
+    return labels
+
+
+def read_table(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines `photo class` or `photo,class`; the first may be a heading."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: expected text in UTF-8: lines of a photo and its class") from None
+    kaggle = bool(lines) and lines[0].endswith(",PredictionString")  # the class, the corners of a box, and so on
+    for number, line in enumerate(lines, 1):
+        row = next(csv.reader([line])) if "," in line else line.rsplit(maxsplit=1)
+        if not row or (number == 1 and row[0].lower() in HEADINGS):
+            continue
+        if len(row) < 2 or not row[1].strip():
+            raise UserError(f"{path}: line {number}: expected a photo and its class, got {line!r}")
+        yield row[0].strip(), row[1].split()[0] if kaggle else row[1].strip()
+
+
+def read_kit(path: Path) -> Iterator[tuple[str, str]]:
+    """ImageNet's own labels: a number for each photo, in order, and the wnid of each number in meta.mat. (A number is
+    not the place of its wnid among the sorted ones.)"""
+    from scipy.io import loadmat  # comes with MindSpore
+
+    try:
+        synsets = loadmat(str(path / "data/meta.mat"), squeeze_me=True)["synsets"]
+        wnids = dict(zip(map(int, synsets["ILSVRC2012_ID"]), map(str, synsets["WNID"]), strict=True))
+        found = [wnids[int(number)] for number in (path / NUMBERS).read_text().split()]
+    except OSError:
+        raise
+    except Exception as error:  # of a damaged file, loadmat raises errors of many kinds
+        raise UserError(
+            f"{path / 'data'}: not the files of ImageNet's kit: {first_line(error)}; unpack it anew"
+        ) from None
+    for place, wnid in enumerate(found, 1):
+        yield f"ILSVRC2012_val_{place:08d}", wnid
+
+
+def read_annotations(path: Path) -> Iterator[tuple[str, str]]:
+    """A file <photo>.xml for each photo, which names the class of each object on it."""
+    for file in sorted(path.glob("*.xml")):
+        try:
+            classes = sorted({str(name.text) for name in ElementTree.parse(file).iterfind("object/name")})
+        except ElementTree.ParseError as error:
+            raise UserError(f"{file}: not XML: {error}") from None
+        if len(classes) != 1:
+            raise UserError(f"{file}: expected objects of one class, found {' and '.join(classes) or 'none'}")
+        yield file.stem, classes[0]
+
+
+def planned(folder: Path, labels: dict[str, str], where: Path) -> tuple[dict[Path, Path], list[str]]:
+    """Where each photo that is not in its place goes, and the names of the files that have no label.
+
+    Raises `UserError` if one is missing, or there already under that name; `OSError`.
+    """
+    loose = _files_by_name(folder)
+    sorted_ones = {name: _files_by_name(folder / name) for name in set(labels.values()) if (folder / name).is_dir()}
+    moves: dict[Path, Path] = {}
+    missing = []
+    for photo, name in labels.items():
+        here, there = loose.get(photo, []), sorted_ones.get(name, {}).get(photo, [])
+        if len(here) + len(there) > 1:
+            both = [str(folder / file) for file in here] + [str(folder / name / file) for file in there]
+            raise UserError(f"{where}: {photo} may be {' or '.join(both)}; remove those that are not meant")
+        if not here and not there:
+            missing.append(photo)
+        for file in here:
+            if (folder / file).is_symlink() and not os.path.isabs(os.readlink(folder / file)):
+                raise UserError(f"{folder / file}: a relative link, which would lead nowhere from another folder")
+            moves[folder / file] = folder / name / file
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} of the {len(labels)} photos that {where} names are missing, such as "
+            f"{missing[0]}; nothing was moved: unpack them all, or take their lines out"
+        )
+    left = {file for files in loose.values() for file in files} - {source.name for source in moves}
+    return moves, sorted(left)
+
+
+def _files_by_name(folder: Path) -> dict[str, list[str]]:
+    """The files in a folder by their names with and without the extension."""
+    files = defaultdict(list)
+    for entry in os.scandir(folder):
+        if not entry.is_dir() and not entry.name.startswith("."):
+            for name in {entry.name, os.path.splitext(entry.name)[0]}:
+                files[name].append(entry.name)
+    return files
