@@ -192,6 +192,7 @@ def labels(text: str) -> Callable[[Path], object]:
         (labels(IN_LINES + "lonely\n"), "LABELS: line 7: expected a photo and its class, got 'lonely'"),
         (labels(f"{PHOTOS[0]} ../outside\n"), "cannot be the name of a class folder"),
         (labels(f"{PHOTOS[0]} .\n"), "cannot be the name of a class folder"),
+        (labels(f"{PHOTOS[0]} deep/class\n"), "cannot be the name of a class folder"),
         (labels(f"{PHOTOS[0]},\n"), "line 1: expected a photo and its class"),
         (labels(""), "LABELS: names no photo"),
         (lambda folder: (folder.parent / "labels.txt").write_bytes(b"\xff\xfe"), "LABELS: expected text in UTF-8"),
