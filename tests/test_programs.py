@@ -72,6 +72,11 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(p
     assert files == sorted([*states, *weights, "recipe.yaml", "results.csv", "curves.png", "tensorboard"])
 
     rows = list(csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines()))
+    assert [(row["devices"], row["device"], row["jit_level"]) for row in rows] == 2 * [("1", "CPU", "O1")]
+    assert [bool(row["graph_compile"]) for row in rows] == [True, False]
+    assert log.count("graph compile ") == 1
+    for row in rows:  # 4 steps of 8 photos
+        assert float(row["images_per_second"]) * float(row["ms_per_step"]) == pytest.approx(8000, rel=1e-4)
     events = EventAccumulator(str(tmp_path / "ckpt/tensorboard")).Reload()
     top1 = [(event.step, event.value) for event in events.Scalars("accuracy/top1")]
     assert top1 == [(int(row["step"]), pytest.approx(float(row["top1"]), 1e-5)) for row in rows]

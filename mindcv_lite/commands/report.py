@@ -23,6 +23,8 @@ HEAD = (
     "training loss",
     "validation loss",
     "images/s",
+    "ms/step",
+    "graph compile",
     "trained for",
 )
 
@@ -86,8 +88,26 @@ def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
         f"{last.train_loss:.4f}",
         scores[1],
         f"{median(each.images_per_second for each in results):.1f}",
+        shown(ms_per_step(results), ".2f"),
+        shown(graph_compile(results), ".1f", " s"),
         duration(sum(each.seconds for each in results)),
     )
+
+
+def ms_per_step(results: Sequence["EpochResult"]) -> float | None:
+    """The median of the epochs; None: no epoch tells."""
+    known = [each.ms_per_step for each in results if each.ms_per_step is not None]
+    return median(known) if known else None
+
+
+def graph_compile(results: Sequence["EpochResult"]) -> float | None:
+    """Seconds of the longest compilation: a later start may have found its graphs kept. None: no epoch tells."""
+    return max((each.graph_compile for each in results if each.graph_compile is not None), default=None)
+
+
+def shown(number: float | None, digits: str, unit: str = "") -> str:
+    """A number with its unit, or `-` if it is not known."""
+    return "-" if number is None else f"{number:{digits}}{unit}"
 
 
 def duration(seconds: float) -> str:

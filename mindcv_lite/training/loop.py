@@ -295,8 +295,10 @@ class Record(Callback):
             f"loss in training {watch.loss:.4f}",
             f"rate {watch.last_rate():.4g}",
             f"{watch.images_per_second:.1f} images/s",
+            f"{watch.ms_per_step:.2f} ms/step",
             f"{watch.seconds:.1f} s",
             "" if watch.waited is None else f"{watch.waited:.1f} s ({watch.waited / watch.seconds:.1%}) of it for data",
+            "" if watch.graph_compile is None else f"graph compile {watch.graph_compile:.1f} s",
             f"{replaced} photo{'s' * (replaced > 1)} replaced" if replaced else "",
         ]
         log.info("epoch %d/%d: %s", epoch, self.recipe.schedule.epoch_size, ", ".join(filter(None, facts)))
@@ -304,7 +306,9 @@ class Record(Callback):
             log.info("%d updates skipped so far, because their gradients overflowed", skipped)
         scores = (score.top1, score.top5, score.loss) if score else (None, None, None)
         speed = watch.images_per_second, watch.waited, watch.seconds
-        result = EpochResult(epoch, step, watch.loss, *scores, watch.last_rate(), *speed)
+        machine = self.world.size, self.world.settings.target, self.world.settings.jit_level
+        figures = watch.ms_per_step, watch.graph_compile, *machine
+        result = EpochResult(epoch, step, watch.loss, *scores, watch.last_rate(), *speed, *figures)
         append_result(self.folder / RESULTS, result)
         if self.events:
             self.events.add_result(result)

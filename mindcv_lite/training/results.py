@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,18 @@ class EpochResult:
     rate: float  # of the last update
     images_per_second: float  # in training, of all ranks
     waited: float | None  # seconds of the training for data
-    seconds: float  # of the training, validation not counted
+    seconds: float  # of the training, neither validation nor the graph's compilation counted
+    # The columns from here on are not in the results.csv of earlier versions.
+    ms_per_step: float | None = None
+    graph_compile: float | None = None  # seconds, in the first epoch of each start
+    devices: int | None = None
+    device: str | None = None  # Ascend, GPU or CPU
+    jit_level: str | None = None  # what was used, which may not be what the recipe asks for
 
 
 COLUMNS = tuple(field.name for field in fields(EpochResult))
+EARLIER_COLUMNS = COLUMNS[: COLUMNS.index("ms_per_step")]
+KINDS: dict[str, Callable[[str], Any]] = {"epoch": int, "step": int, "devices": int, "device": str, "jit_level": str}
 
 
 def append_result(path: Path, result: EpochResult) -> None:
@@ -44,7 +53,10 @@ def append_result(path: Path, result: EpochResult) -> None:
 
 
 def read_results(path: Path) -> list[EpochResult]:
-    """The results of all epochs; a last line that was cut short is passed over. Raises `UserError`."""
+    """The results of all epochs; a last line that was cut short is passed over. Raises `UserError`.
+
+    Columns that an earlier version did not write are None.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
@@ -52,15 +64,19 @@ def read_results(path: Path) -> list[EpochResult]:
         raise UserError(f"{path}: cannot be read: {reason}; expected the {RESULTS} of a run") from None
     whole = text[: text.rfind("\n") + 1]
     head, *lines = whole.splitlines() or [""]
-    if whole and head != ",".join(COLUMNS):
+    columns = tuple(head.split(","))
+    if whole and columns not in (COLUMNS, EARLIER_COLUMNS):
         raise UserError(
             f"{path}: not the results of a run: expected the columns {','.join(COLUMNS)}, got {head[:80]!r}"
         )
-    return [_parsed(line, f"{path}:{number}") for number, line in enumerate(lines, 2)]
+    return [_parsed(line, columns, f"{path}:{number}") for number, line in enumerate(lines, 2)]
 
 
 def drop_results_after(path: Path, step: int) -> None:
-    """Take the lines of later steps out of results.csv: a run that goes on from an older state makes them again."""
+    """Take the lines of later steps out of results.csv: a run that goes on from an older state makes them again.
+
+    All lines get the columns of this version.
+    """
     if not path.exists():
         return
     kept = io.StringIO(newline="")
@@ -73,16 +89,16 @@ def _texts(result: EpochResult) -> list[object]:
     return [f"{value:.6g}" if isinstance(value, float) else value for value in astuple(result)]
 
 
-def _parsed(line: str, where: str) -> EpochResult:
+def _parsed(line: str, columns: tuple[str, ...], where: str) -> EpochResult:
     try:
-        epoch, step, *others = line.split(",")
-        numbers: list[Any] = [float(number) if number else None for number in others]
-        result = EpochResult(int(epoch), int(step), *numbers)
-        needed = result.train_loss, result.rate, result.images_per_second, result.seconds
+        cells = zip(columns, line.split(","), strict=True)
+        values: dict[str, Any] = {name: KINDS.get(name, float)(text) if text else None for name, text in cells}
+        result = EpochResult(**values)
+        needed = result.epoch, result.step, result.train_loss, result.rate, result.images_per_second, result.seconds
         scores = {result.top1 is None, result.top5 is None, result.val_loss is None}
         if len(scores) > 1 or not all(map(math.isfinite, needed)):
             raise ValueError
         return result
     except (ValueError, TypeError):
-        expected = f"{len(COLUMNS)} numbers between commas"
+        expected = f"{len(columns)} values between commas"
         raise UserError(f"{where}: damaged: expected {expected}, got {line[:80]!r}; take the line out") from None

@@ -19,6 +19,7 @@ SCALARS = {
     "accuracy/top5": "top5",
     "rate": "rate",
     "images_per_second": "images_per_second",
+    "ms_per_step": "ms_per_step",
     "waited": "waited",
 }
 

@@ -1,7 +1,9 @@
 """The command report: runs in a table, and drawn into one picture."""
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -9,18 +11,20 @@ from PIL import Image
 from mindcv_lite.commands.report import main, names_of
 from mindcv_lite.errors import UserError
 from mindcv_lite.training.results import COLUMNS, EpochResult, append_result
+from tests.training.test_results import EARLIER
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Make the folder of a run: an epoch for each top-1; None: not validated."""
 
-    def folder(name: str, *scores: float | None) -> Path:
+    def folder(name: str, *scores: float | None, **machine: Any) -> Path:
         path = tmp_path / name
         path.mkdir(parents=True)
         for epoch, top1 in enumerate(scores, 1):
             loss = None if top1 is None else 1.25
-            result = EpochResult(epoch, epoch, 2 / epoch, top1, top1, loss, 0.1, 100.0 * epoch, None, 1800.4)
+            speed = 100.0 * epoch, None, 1800.4, 60.0 - epoch, 184.0 if epoch == 1 else None
+            result = EpochResult(epoch, epoch, 2 / epoch, top1, top1, loss, 0.1, *speed, **machine)
             append_result(path / "results.csv", result)
         return path
 
@@ -29,10 +33,29 @@ def folder(tmp_path):
 
 def test_a_table_has_a_line_for_each_run(folder, capsys):
     main([str(folder("first", 0.25, 0.75, None, 0.5)), str(folder("second", None))])
-    assert capsys.readouterr().out.splitlines() == [
-        "run     epochs  best top-1  in epoch  last top-1  training loss  validation loss  images/s  trained for",
-        "first        4      75.00%         2      50.00%         0.5000           1.2500     250.0      2:00:02",
-        "second       1           -         -           -         2.0000                -     100.0      0:30:00",
+    head, first, second = (re.split("  +", line) for line in capsys.readouterr().out.splitlines())
+    assert dict(zip(head, first, strict=True)) == {
+        "run": "first",
+        "epochs": "4",
+        "best top-1": "75.00%",
+        "in epoch": "2",
+        "last top-1": "50.00%",
+        "training loss": "0.5000",
+        "validation loss": "1.2500",
+        "images/s": "250.0",
+        "ms/step": "57.50",
+        "graph compile": "184.0 s",
+        "trained for": "2:00:02",
+    }
+    assert second == ["second", "1", "-", "-", "-", "2.0000", "-", "100.0", "59.00", "184.0 s", "0:30:00"]
+
+
+def test_a_run_of_an_earlier_version_has_no_figures_that_it_did_not_write(tmp_path, capsys):
+    (tmp_path / "results.csv").write_text(EARLIER)
+    main([str(tmp_path)])
+    head, run = (re.split("  +", line) for line in capsys.readouterr().out.splitlines())
+    assert [dict(zip(head, run, strict=True))[name] for name in ("images/s", "ms/step", "graph compile")] == [
+        *("122.2", "-", "-"),
     ]
 
 
@@ -102,6 +125,6 @@ def test_without_matplotlib_there_is_the_table_and_no_picture(folder, refusal, t
 
 
 def test_an_epoch_without_a_loss_is_damaged(tmp_path):
-    (tmp_path / "results.csv").write_text(",".join(COLUMNS) + "\n1,18,,,,,0.1,1,1,1\n")
-    with pytest.raises(UserError, match=r"results.csv:2: damaged: expected 10 numbers"):
+    (tmp_path / "results.csv").write_text(",".join(COLUMNS) + "\n1,18,,,,,0.1,1,1,1,,,,,\n")
+    with pytest.raises(UserError, match=r"results.csv:2: damaged: expected 15 values"):
         main([str(tmp_path)])

@@ -5,9 +5,15 @@ import pytest
 from mindcv_lite.errors import UserError
 from mindcv_lite.training.results import COLUMNS, EpochResult, append_result, drop_results_after, read_results
 
-FIRST = EpochResult(1, 10, 2.30259, 0.125, 0.5, 2.25, 0.05, 123.457, 0.25, 8.5)
-SECOND = EpochResult(2, 20, 1.5, None, None, None, 0.1, 120.0, None, 9.0)  # not validated, on a sinking device
-THIRD = EpochResult(3, 30, 1.25, 0.75, 1.0, 1.125, 0.0, 121.0, 0.0, 9.25)
+FIRST = EpochResult(1, 10, 2.30259, 0.125, 0.5, 2.25, 0.05, 123.457, 0.25, 8.5, 54.21, 184.5, 8, "Ascend", "O2")
+SECOND = EpochResult(2, 20, 1.5, None, None, None, 0.1, 120.0, None, 9.0, 60.0)  # not validated, on a sinking device
+THIRD = EpochResult(3, 30, 1.25, 0.75, 1.0, 1.125, 0.0, 121.0, 0.0, 9.25)  # as read from an earlier version's file
+
+EARLIER = """\
+epoch,step,train_loss,top1,top5,val_loss,rate,images_per_second,waited,seconds
+1,10,2.30259,0.125,0.5,2.25,0.05,123.457,0.25,8.5
+3,30,1.25,0.75,1,1.125,0,121,0,9.25
+"""
 
 
 @pytest.fixture
@@ -20,9 +26,24 @@ def results(tmp_path):
 
 def test_results_are_lines_of_six_digits_under_their_columns_and_are_read_back(results):
     first, *lines = results.read_text().splitlines()
-    assert first == "epoch,step,train_loss,top1,top5,val_loss,rate,images_per_second,waited,seconds"
-    assert lines[:2] == ["1,10,2.30259,0.125,0.5,2.25,0.05,123.457,0.25,8.5", "2,20,1.5,,,,0.1,120,,9"]
+    earlier = "epoch,step,train_loss,top1,top5,val_loss,rate,images_per_second,waited,seconds"
+    assert first == f"{earlier},ms_per_step,graph_compile,devices,device,jit_level"
+    assert lines[:2] == [
+        "1,10,2.30259,0.125,0.5,2.25,0.05,123.457,0.25,8.5,54.21,184.5,8,Ascend,O2",
+        "2,20,1.5,,,,0.1,120,,9,60,,,,",
+    ]
     assert read_results(results) == [FIRST, SECOND, THIRD]
+
+
+def test_a_file_of_an_earlier_version_is_read_and_gone_on_with_under_the_columns_of_this_one(results):
+    results.write_text(EARLIER)
+    first, third = read_results(results)
+    assert third == THIRD
+    assert (first.seconds, first.ms_per_step, first.graph_compile, first.devices, first.jit_level) == (8.5, *4 * [None])
+    drop_results_after(results, 10)
+    append_result(results, SECOND)
+    assert results.read_text().splitlines()[0] == ",".join(COLUMNS)
+    assert read_results(results) == [first, SECOND]
 
 
 def test_results_of_later_steps_are_made_again(results):
@@ -40,7 +61,9 @@ def test_without_results_there_is_nothing_to_drop(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("torn", ["", "3", "30,3", "3,30,1.25,", "3,30,1.25,0.75,1,1.125,0,121,0,9.2", "\0\0\ufffd"])
+@pytest.mark.parametrize(
+    "torn", ["", "3", "30,3", "3,30,1.25,", "3,30,1.25,0.75,1,1.125,0,121,0,9.25,,,,", "\0\0\ufffd"]
+)
 def test_a_line_that_was_cut_short_is_passed_over_and_dropped(results, torn):
     whole = results.read_text().splitlines()
     results.write_text("\n".join([*whole[:-1], torn]))
@@ -62,8 +85,16 @@ def test_a_file_that_was_cut_short_in_its_head_is_begun_anew(results, start):
 @pytest.mark.parametrize(
     "line",
     [
-        *("3,30", "3,30,x,0.75,1,1.125,0,121,0,9", "3,30,1,1,1,1,1,1,1,1,1", "", "\0", "3.5,1" + 8 * ",1"),
-        *("3,30,1,0.75,1,1,0,121,0,nan", "3,30,1,0.75,1,1,0,inf,0,9", "3,30,1,0.75,1,,0,121,0,9"),
+        *(
+            "3,30",
+            "3,30,x,0.75,1,1.125,0,121,0,9,,,,,",
+            "3,30,1,1,1,1,1,1,1,1,1",
+            "",
+            "\0",
+            "3.5,1" + 8 * ",1" + ",,,,,",
+        ),
+        *("3,30,1,0.75,1,1,0,121,0,nan,,,,,", "3,30,1,0.75,1,1,0,inf,0,9,,,,,", "3,30,1,0.75,1,,0,121,0,9,,,,,"),
+        *(",30,1,0.75,1,1,0,121,0,9,,,,,", "3,30,1,0.75,1,1,0,121,0,9,54.2,184,8.5,CPU,O1"),
     ],
 )
 def test_a_line_that_is_damaged_is_named(results, line):
@@ -72,7 +103,7 @@ def test_a_line_that_is_damaged_is_named(results, line):
     with pytest.raises(UserError) as error:
         read_results(results)
     assert str(error.value) == (
-        f"{results}:5: damaged: expected 10 numbers between commas, got {line!r}; take the line out"
+        f"{results}:5: damaged: expected 15 values between commas, got {line!r}; take the line out"
     )
 
 
