@@ -49,7 +49,10 @@ MAY_IMPORT = {
     "commands.predict": (
         *("errors", "files", "tables", "recipe", "device", "trained", "classification", "data.folder"),
     ),
-    "commands.report": ("errors", "files", "packages", "tables", "training.curves", "training.results"),
+    "commands.report": (
+        *("errors", "files", "packages", "tables", "recipe", "blocks", "complexity"),
+        *("training.curves", "training.results"),
+    ),
     "auto_augment": (),
     "recipe": ("errors", "files", "packages", "auto_augment"),
     "noise": (),

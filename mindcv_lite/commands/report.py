@@ -1,13 +1,17 @@
-"""Compare runs of training by their results.csv: a line each, and with --out their curves on top of each other."""
+"""Compare runs of training by their results.csv: a line each, and with --out their curves on top of each other.
+With --markdown the lines are rows of a model zoo's table."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_file
 from mindcv_lite.packages import require_packages
+from mindcv_lite.recipe import Recipe, load_recipe
 from mindcv_lite.tables import aligned
 
 if TYPE_CHECKING:
@@ -27,6 +31,11 @@ HEAD = (
     "graph compile",
     "trained for",
 )
+# As MindCV's documentation has them.
+ZOO_HEAD = (
+    *("model name", "params(M)", "cards", "batch size", "resolution", "jit level", "graph compile", "ms/step", "img/s"),
+    *("acc@top1", "acc@top5", "recipe", "weight"),
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -38,21 +47,30 @@ def main(arguments: list[str]) -> None:
     if flags.out:
         require_picture(flags.out)
         require_packages("--out", "plot", "matplotlib")
-    runs = {}
-    for name, folder in names_of(flags.folders).items():
+    folders, runs = names_of(flags.folders), {}
+    for name, folder in folders.items():
         runs[name] = read_results(folder / RESULTS)
         if not runs[name]:
             raise UserError(f"{folder / RESULTS}: no epoch is done yet")
-    print("\n".join(aligned([HEAD, *((printable(name), *summary(results)) for name, results in runs.items())])))
+    if flags.markdown:
+        rows = [ZOO_HEAD, ("---",) * len(ZOO_HEAD), *(zoo_row(folders[name], runs[name]) for name in runs)]
+        print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    else:
+        print("\n".join(aligned([HEAD, *((printable(name), *summary(results)) for name, results in runs.items())])))
     if flags.out:
         draw(runs, flags.out)
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s report CKPT_DIR [CKPT_DIR ...] [--out FILE]"
+    usage = "%(prog)s report CKPT_DIR [CKPT_DIR ...] [--markdown] [--out FILE]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="CKPT_DIR", help="folder of a run, which holds its results.csv")
+    add(
+        "--markdown",
+        action="store_true",
+        help="print a model zoo's table, with what the runs' folders tell; -: not known",
+    )
     add("--out", type=Path, metavar="FILE", help=f"picture of the curves: a file that ends in {', '.join(PICTURES)}")
     return parser
 
@@ -77,10 +95,9 @@ def names_of(folders: Sequence[Path]) -> dict[str, Path]:
 def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
     """A run in the columns of the table."""
     *_, last = results
-    validated = [each for each in results if each.top1 is not None]
-    scores = ["-"] * 3, "-"
-    if validated:
-        best, latest = max(validated, key=lambda each: each.top1 or 0), validated[-1]
+    best, scores = best_of(results), (["-"] * 3, "-")
+    if best:
+        *_, latest = (each for each in results if each.top1 is not None)
         scores = [f"{best.top1:.2%}", str(best.epoch), f"{latest.top1:.2%}"], f"{latest.val_loss:.4f}"
     return (
         str(last.epoch),
@@ -92,6 +109,64 @@ def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
         shown(graph_compile(results), ".1f", " s"),
         duration(sum(each.seconds for each in results)),
     )
+
+
+def zoo_row(folder: Path, results: Sequence["EpochResult"]) -> tuple[str, ...]:
+    """A run in the columns of a model zoo's table, with the score of its best epoch; `-`: not known."""
+    path, best = folder / "recipe.yaml", best_of(results)
+    recipe = load_recipe(["--config", str(path)], "") if path.is_file() else None
+    jit_levels = dict.fromkeys(each.jit_level for each in results if each.jit_level)
+    accuracy = [f"{100 * (score or 0):.2f}" for score in (best.top1, best.top5)] if best else ["-", "-"]
+    side = recipe.augmentation.image_resize if recipe else None
+    return (
+        recipe.model.model if recipe else "-",
+        shown(millions_of_parameters(recipe) if recipe else None, ".2f"),
+        cards(results[-1]),
+        str(recipe.data.batch_size) if recipe else "-",
+        f"{side}x{side}" if side else "-",
+        ", ".join(jit_levels) or "-",
+        shown(graph_compile(results), ".0f", "s"),
+        shown(ms_per_step(results), ".2f"),
+        f"{median(each.images_per_second for each in results):.2f}",
+        *accuracy,
+        link("yaml", path if recipe else None),
+        link("weights", weights_in(folder, validated=best is not None)),
+    )
+
+
+def millions_of_parameters(recipe: Recipe) -> float | None:
+    """With BatchNorm's statistics, as MindCV counts them. None: the recipe leaves the number of classes open."""
+    from mindcv_lite.blocks import VARIANTS
+    from mindcv_lite.complexity import complexity_of
+
+    model = recipe.model
+    if model.num_classes is None:
+        return None
+    lines = complexity_of(VARIANTS[model.model], model.num_classes, model.in_channels, recipe.augmentation.image_resize)
+    return sum(line.trainable + line.statistics for line in lines) / 1e6
+
+
+def cards(result: "EpochResult") -> str:
+    """The number of NPUs; of other devices with their kind, so that no reader takes them for NPUs."""
+    if result.devices is None:
+        return "-"
+    return str(result.devices) if result.device == "Ascend" else f"{result.devices} ({result.device})"
+
+
+def weights_in(folder: Path, validated: bool) -> Path | None:
+    """The weights of the best epoch; those of the latest, where no epoch was validated."""
+    pattern = "mobilenet_v3_*_best.ckpt" if validated else "mobilenet_v3_*-*_*.ckpt"
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def link(text: str, path: Path | None) -> str:
+    return f"[{text}]({quote(os.fsencode(path))})" if path else "-"
+
+
+def best_of(results: Sequence["EpochResult"]) -> "EpochResult | None":
+    """The epoch of the highest top-1. None: no epoch was validated."""
+    validated = [each for each in results if each.top1 is not None]
+    return max(validated, key=lambda each: each.top1 or 0, default=None)
 
 
 def ms_per_step(results: Sequence["EpochResult"]) -> float | None:

@@ -85,6 +85,53 @@ def test_curves_are_drawn_and_drawn_anew(folder, tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def rows_of(markdown: str) -> list[list[str]]:
+    """The cells of a Markdown table, without the line under its head."""
+    head, line, *rows = ([cell.strip() for cell in row.strip("|").split("|")] for row in markdown.splitlines())
+    assert set(line) == {"---"}
+    return [head, *rows]
+
+
+def test_markdown_is_the_row_of_a_model_zoo(folder, recipe, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    path = folder("my runs/small", 0.25, 0.68074, None, 0.5, devices=8, device="Ascend", jit_level="O2")
+    imagenet = recipe(num_classes=1000, batch_size=75, image_resize=224)
+    imagenet.save(path / "recipe.yaml")
+    for name in ("mobilenet_v3_small_100_best.ckpt", "mobilenet_v3_small_100-4_4.ckpt"):
+        (path / name).touch()
+    main(["my runs/small", "--markdown"])
+    head, row = rows_of(capsys.readouterr().out)
+    assert dict(zip(head, row, strict=True)) == {
+        "model name": "mobilenet_v3_small_100",
+        "params(M)": "2.55",
+        "cards": "8",
+        "batch size": "75",
+        "resolution": "224x224",
+        "jit level": "O2",
+        "graph compile": "184s",
+        "ms/step": "57.50",
+        "img/s": "250.00",
+        "acc@top1": "68.07",
+        "acc@top5": "68.07",
+        "recipe": "[yaml](my%20runs/small/recipe.yaml)",
+        "weight": "[weights](my%20runs/small/mobilenet_v3_small_100_best.ckpt)",
+    }
+
+
+def test_markdown_leaves_open_what_is_not_known(folder, recipe, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier/results.csv").write_text(EARLIER)
+    cpu = folder("cpu", None, devices=1, device="CPU", jit_level="O1")
+    recipe(model="mobilenet_v3_large_100", num_classes=10).save(cpu / "recipe.yaml")
+    (cpu / "mobilenet_v3_large_100-1_1.ckpt").touch()
+    main(["earlier", "cpu", "--markdown"])
+    _, earlier, alone = rows_of(capsys.readouterr().out)
+    assert earlier == [*8 * ["-"], "122.23", "75.00", "100.00", "-", "-"]
+    assert alone[:6] == ["mobilenet_v3_large_100", "4.24", "1 (CPU)", "4", "32x32", "O1"]
+    assert alone[9:] == ["-", "-", "[yaml](cpu/recipe.yaml)", "[weights](cpu/mobilenet_v3_large_100-1_1.ckpt)"]
+
+
 @pytest.mark.parametrize("name", ["x.pdf", "x.svg"])
 def test_curves_may_be_drawn_for_print(folder, tmp_path, name):
     main([str(folder("ckpt", 0.25)), "--out", str(tmp_path / name)])
