@@ -1,6 +1,7 @@
 """Photos to batches: images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,)."""
 
 import itertools
+import logging
 from collections.abc import Iterator
 
 import mindspore.dataset as ds
@@ -16,6 +17,8 @@ from mindcv_lite.data.transforms import evaluation_transforms, training_transfor
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError, first_line, take_signals_back
 from mindcv_lite.recipe import Augmentation, Data, Recipe
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ["image", "label", "weight"]
 ON_CORRUPT = {"error": ds.config.ErrorSamplesMode.RETURN, "replace": ds.config.ErrorSamplesMode.REPLACE}
@@ -45,25 +48,32 @@ class TrainingBatches:
         self.accumulated = min(recipe.optimizer.gradient_accumulation_steps, self.steps)
         self.updates = -(-self.steps // self.accumulated)
         self.global_batch = data.batch_size * world.size * self.accumulated
-        self.failure: UserError | TrainingError | None = None
+        self.failure: UserError | TrainingError | None = None  # what ended the input of this rank,
+        self.failed_epoch = -1  # and the epoch, counted from 0, whose input that was
         self.replaced: dict[int, list[str]] = {}  # by epoch, on this rank; whole when the epoch's last batch is there
-        self._next_epoch = self._passed_over = 0
 
     def update_of(self, step: int) -> int:
         """The update that a step of the run contributes to; both are counted from 0."""
         epoch, position = divmod(step, self.steps)
         return epoch * self.updates + position // self.accumulated
 
-    def dataset(self, first_step: int = 0) -> ds.Dataset:
+    def dataset(self, first_step: int = 0) -> "RunDataset":
         """All epochs from that of `first_step` (counted from 0) on; or the rest of that epoch, if it began before."""
-        self._next_epoch, self._passed_over = divmod(first_step, self.steps)
-        columns = COLUMNS + drawn_columns(self.recipe.augmentation)
-        batches = ds.GeneratorDataset(
-            self, columns, shuffle=False, num_parallel_workers=1, python_multiprocessing=False
+        return RunDataset(Epochs(self, first_step), blank_batch(self.recipe))
+
+    def fail(self, epoch: int, error: Exception) -> None:
+        """Note that the input of this rank ended in `epoch`, counted from 0."""
+        self.failed_epoch = epoch
+        self.failure = (
+            error
+            if isinstance(error, UserError | TrainingError)
+            else TrainingError(f"reading the photos failed: {type(error).__name__}: {first_line(error)}")
         )
-        batches.output_shapes()  # MindSpore draws a batch to find the shapes, once: now, not in place of an epoch
-        self._next_epoch, self._passed_over = divmod(first_step, self.steps)
-        return batches
+
+    def require_whole(self, epoch: int) -> None:
+        """Raise what ended the input of this rank in `epoch`, counted from 0, or before it."""
+        if self.failure and self.failed_epoch <= epoch:
+            raise self.failure
 
     def epoch(self, epoch: int) -> "Batches":
         """The batches of one epoch, counted from 0."""
@@ -82,20 +92,69 @@ class TrainingBatches:
         drawn = draws(augmentation, data.batch_size, epoch_seed(seed, epoch, world.rank))
         return Batches(self.photos, indices, weights, transforms, data, world.settings.workers, drawn)
 
+
+class Epochs:
+    """What MindSpore's pipeline passes through again and again: each pass is the next epoch of this rank.
+
+    A sinking device runs an epoch to its end, whatever becomes of its input: it would wait for the next batch, and the
+    other ranks for it, until they run out of time. So it gets blank batches after an error, which is told at once, and
+    `TrainingBatches.require_whole` ends the run when the epoch is over.
+    """
+
+    def __init__(self, batches: TrainingBatches, first_step: int):
+        self.batches = batches
+        self.next_epoch, self.passed_over = divmod(first_step, batches.steps)
+
     def __len__(self) -> int:
-        return self.steps - self._passed_over
+        return self.batches.steps - self.passed_over
 
     def __iter__(self) -> Iterator[tuple]:
-        epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
-        passed_over, self._passed_over = self._passed_over, 0
+        epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
+        passed_over, self.passed_over = self.passed_over, 0
+        given = passed_over
         try:
-            # Batches of steps that were made before are drawn all the same: augmentation is a stream of random numbers.
-            batches = self.epoch(epoch)
-            self.replaced[epoch] = batches.replaced
-            yield from itertools.islice(batches, passed_over, None)
-        except (UserError, TrainingError) as error:  # kept: MindSpore passes on its text alone, in a long message
-            self.failure = error
-            raise
+            if not self.batches.failure:
+                batches = self.batches.epoch(epoch)
+                self.batches.replaced[epoch] = batches.replaced
+                # Batches of steps that were made before are drawn all the same: augmentation is a stream of random
+                # numbers.
+                for batch in itertools.islice(batches, passed_over, None):
+                    yield batch
+                    given += 1
+        except Exception as error:  # kept: MindSpore passes on its text alone, in a long message
+            self.batches.fail(epoch, error)
+            if not self.batches.world.settings.sink:
+                raise
+            log.error("epoch %d: %s; the run ends with this epoch", epoch + 1, self.batches.failure)
+        yield from itertools.repeat(blank_batch(self.batches.recipe), self.batches.steps - given)
+
+
+class RunDataset(ds.GeneratorDataset):
+    """The epochs of a run as the one dataset that MindSpore's Model takes: each pass through it is the next epoch.
+
+    Model asks a dataset for its shapes and types before it begins, a sinking one several times. To answer, MindSpore
+    would draw a batch each time, and with it open an epoch; here the blank batch answers, and no epoch is opened.
+    """
+
+    def __init__(self, epochs: Epochs, blank: tuple[np.ndarray, ...]):
+        columns = COLUMNS + drawn_columns(epochs.batches.recipe.augmentation)
+        super().__init__(epochs, columns, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)
+        self.shapes, self.types = [list(column.shape) for column in blank], [column.dtype for column in blank]
+
+    def output_shapes(self, estimate: bool = False) -> list[list[int]]:
+        return self.shapes
+
+    def output_types(self) -> list[np.dtype]:
+        return self.types
+
+
+def blank_batch(recipe: Recipe) -> tuple[np.ndarray, ...]:
+    """A batch of the shapes and types of all others, whose images are black and weigh nothing."""
+    augmentation, channels, count = recipe.augmentation, recipe.model.in_channels, recipe.data.batch_size
+    side = augmentation.image_resize
+    images = np.zeros((count, side, side, channels) if channels > 1 else (count, side, side), np.uint8)
+    drawn = next(draws(augmentation, count, seed=0))
+    return images, np.zeros(count, np.int32), np.zeros(count, np.float32), *drawn
 
 
 def draws(augmentation: Augmentation, batch_size: int, seed: int) -> Iterator[tuple[np.ndarray, ...]]:
@@ -163,7 +222,11 @@ class Batches:
     def _explained(self, error: RuntimeError, awaited: list[int]) -> UserError | TrainingError:
         ahead = awaited[: 64 * self.batch_size + 2000]  # more photos than MindSpore's queues can hold
         try:
-            broken = next((index for photo, index in contents_of(self.photos, ahead) if not decodes(photo)), None)
+            # Most have no content: that is seen without decoding the photos before them.
+            signs = (lambda photo: not len(photo), lambda photo: not decodes(photo))
+            broken = next(
+                (index for sign in signs for photo, index in contents_of(self.photos, ahead) if sign(photo)), None
+            )
         except RuntimeError:  # a file of packed photos is damaged: the first error says more
             broken = None
         if broken is None:

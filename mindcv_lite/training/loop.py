@@ -57,7 +57,9 @@ def fit(step: TrainStep, batches: TrainingBatches, recipe: Recipe, world: World,
         if epoch < epochs:
             dataset = batches.dataset(epoch * batches.steps)
             model.train(epochs, dataset, callbacks, dataset_sink_mode=sink, initial_epoch=epoch)
-    except RuntimeError:
+    except TrainingError:
+        raise
+    except RuntimeError:  # of MindSpore's pipeline
         if batches.failure:
             raise batches.failure from None
         raise
@@ -132,6 +134,8 @@ class Watch(Callback):
 
     def on_train_epoch_end(self, run_context) -> None:
         self.bar.close()
+        epoch = run_context.original_args().cur_epoch_num
+        self.world.all_or_none(lambda: self.batches.require_whole(epoch - 1))
         self.seconds = time.perf_counter() - self.began
         steps = self.done - self.first
         self.images_per_second = self.batches.count * steps / self.batches.steps / self.seconds

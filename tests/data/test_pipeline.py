@@ -68,7 +68,7 @@ def test_all_ranks_together_train_on_each_photo_exactly_once(photos, recipe, wor
     shares = [list(rank.epoch(0)) for rank in ranks]
     assert sorted(seen for share in shares for seen in seen_of(share)) == list(range(COUNT))
     for rank, share in zip(ranks, shares, strict=True):
-        assert len(share) == rank.steps == len(rank) == -(-COUNT // (batch_size * size))
+        assert len(share) == rank.steps == -(-COUNT // (batch_size * size))
         assert rank.count == COUNT
         for images, labels, weights in share:
             assert (images.shape, images.dtype) == ((batch_size, 32, 32, 3), np.uint8)

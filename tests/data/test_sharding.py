@@ -1,5 +1,7 @@
 """Shares of an epoch: exact for any count, batch and number of ranks."""
 
+import hashlib
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -30,6 +32,14 @@ def test_every_photo_comes_exactly_once_over_all_ranks(count, batch_size, size, 
     else:
         assert seen == dict.fromkeys(range(count), 1)
         assert filling == steps * batch_size * size - count < batch_size * size
+
+
+def test_who_trains_on_which_photo_when_stays_as_it_was():
+    digest = hashlib.sha256()
+    for epoch, rank in itertools.product(range(3), range(3)):
+        indices, weights = shard(epoch_order(1000, 42, epoch, shuffle=True), 8, rank, 3, drop_remainder=False)
+        digest.update(indices.astype(np.int64).tobytes() + weights.tobytes())
+    assert digest.hexdigest() == "3755d241b5533bca289b3e7902aecf1f1fef695e10ac63eb4b6b8c9c86419fc9"
 
 
 @given(counts, batches, ranks, st.booleans())
