@@ -26,8 +26,8 @@ MAY_IMPORT = {
     "benchmark.report": ("recipe", "device", "tables", "benchmark.rounds"),
     "benchmark.mindcv": ("errors", "recipe", "benchmark.rounds"),
     "benchmark.subjects": (
-        *("recipe", "device", "data", "network", "weights", "evaluation", "benchmark.rounds", "benchmark.mindcv"),
-        *("training.optimizers", "training.train_step"),
+        *("errors", "recipe", "device", "data", "network", "weights", "evaluation", "benchmark.rounds"),
+        *("benchmark.mindcv", "training.optimizers", "training.train_step"),
     ),
     "benchmark.first_steps": (
         *("processes", "recipe", "device", "network", "evaluation", "benchmark.rounds", "benchmark.subjects"),

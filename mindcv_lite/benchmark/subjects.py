@@ -1,8 +1,9 @@
 """What is measured: the training input, the training step, the evaluation."""
 
 import itertools
+import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,10 +11,12 @@ from mindspore import Tensor
 
 from mindcv_lite.benchmark import mindcv
 from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch, Work, in_turn, timed
-from mindcv_lite.data.pipeline import TrainingBatches, draws
+from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.pipeline import TrainingBatches, blank_batch
 from mindcv_lite.data.source import training_photos, validation_photos, with_num_classes
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.device import World
+from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation import EvaluationStep, evaluate
 from mindcv_lite.network import evaluation_network, training_network
 from mindcv_lite.recipe import Recipe
@@ -22,9 +25,28 @@ from mindcv_lite.training.train_step import TrainStep
 from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_outputs_of
 
 
-def pipeline(recipe: Recipe, world: World, plan: Plan, mindcv_dir: str | None) -> dict[str, list[Round]]:
-    """The training input alone; with `mindcv_dir`, MindCV's over that folder in turn with it."""
+@dataclass(frozen=True)
+class LatePhotos(Photos):
+    """Photos of a file system that takes so many seconds to give a file, as one that many machines share may do."""
+
+    latency: float
+
+    def content(self, index: int) -> np.ndarray:
+        time.sleep(self.latency)
+        return super().content(index)
+
+
+def pipeline(
+    recipe: Recipe, world: World, plan: Plan, latency: float, mindcv_dir: str | None
+) -> dict[str, list[Round]]:
+    """The training input alone, from files that come `latency` seconds late; with `mindcv_dir`, MindCV's over that
+    folder in turn with it."""
     batches, recipe = training_batches(recipe, world)
+    if latency:
+        photos = batches.photos
+        if type(photos) is not Photos:
+            raise UserError(f"--latency: {recipe.data.data_dir} is no folder of photos, whose files can be late")
+        batches.photos = LatePhotos(photos.paths, photos.labels, photos.class_names, latency)
 
     def ours() -> Work:
         for epoch in itertools.count():
@@ -113,15 +135,12 @@ def training_batches(recipe: Recipe, world: World) -> tuple[TrainingBatches, Rec
 
 def random_batch(recipe: Recipe) -> tuple[Tensor, ...]:
     """A batch of the shapes that the recipe's pipeline gives."""
-    augmentation, model, batch = recipe.augmentation, recipe.model, recipe.data.batch_size
-    assert model.num_classes, "the recipe's num_classes is given, or filled in from the photos"
+    assert recipe.model.num_classes, "the recipe's num_classes is given, or filled in from the photos"
     random = np.random.default_rng(recipe.system.seed)
-    side = augmentation.image_resize
-    channels = (model.in_channels,) if model.in_channels > 1 else ()
-    images = random.integers(0, 256, (batch, side, side, *channels), np.uint8)
-    labels = random.integers(0, model.num_classes, batch, np.int32)
-    drawn = next(draws(augmentation, batch, recipe.system.seed))
-    return tuple(Tensor(array) for array in (images, labels, np.ones(batch, np.float32), *drawn))
+    images, labels, weights, *drawn = blank_batch(recipe)
+    images = random.integers(0, 256, images.shape, images.dtype)
+    labels = random.integers(0, recipe.model.num_classes, labels.shape, labels.dtype)
+    return tuple(map(Tensor, (images, labels, np.ones_like(weights), *drawn)))
 
 
 def build_step(recipe: Recipe, world: World, steps_per_epoch: int) -> TrainStep:

@@ -48,11 +48,15 @@ def main(arguments: list[str]) -> None:
 def command_line() -> CommandLine:
     """The flags that are no keys of a recipe."""
     usage = f"%(prog)s benchmark {'|'.join(SUBJECTS)} --config FILE [--rounds R] [--seconds S | --batches N]"
-    parser = CommandLine(usage=f"{usage} [--json FILE] [any key of a recipe]", add_help=False, allow_abbrev=False)
+    parser = CommandLine(
+        usage=f"{usage} [--latency MS] [--json FILE] [any key of a recipe]", add_help=False, allow_abbrev=False
+    )
     add = parser.add_argument_group("benchmark").add_argument
     add("--rounds", type=int, default=ROUNDS, metavar="R", help=f"rounds that count; default {ROUNDS}")
     add("--seconds", type=float, metavar="S", help=f"pipeline, step: length of a round; default {SECONDS:g}")
     add("--batches", type=int, metavar="N", help="pipeline, step: length of a round, in place of --seconds")
+    late = "pipeline: milliseconds that each file of a folder takes to come, beside those of this disk; default 0"
+    add("--latency", type=float, default=0.0, metavar="MS", help=late)
     add("--json", metavar="FILE", help="write the numbers as JSON, those of each round too; -: to stdout, no table")
     add("--compare", choices=("mindcv",), help="pipeline: in turn with MindCV's, by the same recipe")
     add("--compare_dir", metavar="DIR", help="folder of class folders for MindCV; default: data_dir")
@@ -64,6 +68,10 @@ def require_numbers(what: str, flags: "Namespace") -> None:
         value = getattr(flags, name)
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"command line: --{name}: expected a finite number above 0, got {value}")
+    if not 0 <= flags.latency < math.inf:
+        raise UserError(f"command line: --latency: expected a finite number from 0 on, got {flags.latency}")
+    if flags.latency and what != "pipeline":
+        raise UserError(f"command line: --latency: only pipeline reads late files, not {what}")
     given = [name for name in ("seconds", "batches") if getattr(flags, name) is not None]
     if len(given) == 2:
         raise UserError("command line: --seconds and --batches both say how long a round is; give one of them")
@@ -97,6 +105,8 @@ def comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | No
             f"{folder}: no {recipe.data.train_split}/<class>/ in it, and MindCV reads class folders only; "
             "--compare_dir names such a folder"
         )
+    if flags.latency:
+        raise UserError("command line: --latency: MindCV's files cannot be late; leave out --compare")
     if recipe.model.in_channels != 3:
         raise UserError("--compare: MindCV gives colour images only; --in_channels 3")
     return folder
@@ -125,7 +135,7 @@ def measure(what: str, recipe: Recipe, flags: "Namespace", compare_dir: str | No
     load = os.getloadavg()[0]
     plan = Plan(flags.rounds, flags.seconds or SECONDS, flags.batches)
     if what == "pipeline":
-        results = subjects.pipeline(recipe, world, plan, compare_dir)
+        results = subjects.pipeline(recipe, world, plan, flags.latency / 1000, compare_dir)
     elif what == "step":
         results = subjects.step(recipe, world, plan)
     elif what == "validate":

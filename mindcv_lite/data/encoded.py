@@ -1,6 +1,7 @@
 """Encoded photos, the content of a .jpg or .png: which of them can be decoded; images made into such."""
 
 import io
+import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -19,11 +20,22 @@ FORMATS = ("JPEG", "PNG", "BMP")  # what Pillow is asked to decode
 
 def read_photo(path: str) -> np.ndarray:
     """The content of a file, uint8 (bytes,); empty where there is none, or none that can be decoded at all."""
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError:
-        return np.zeros(0, np.uint8)
+    content, _ = read_file(path)
     return content[:0] if is_hopeless(content) else content
+
+
+def read_file(path: str) -> tuple[np.ndarray, int]:
+    """The content of a file, uint8 (bytes,), and a number that is another one when the file has changed; empty and 0
+    where there is none."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            facts = os.fstat(file)
+            return np.frombuffer(os.read(file, facts.st_size), np.uint8), facts.st_mtime_ns ^ facts.st_size
+        finally:
+            os.close(file)
+    except OSError:
+        return np.zeros(0, np.uint8), 0
 
 
 # What Pillow raises on a photo that is no photo, or broken.

@@ -5,11 +5,12 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from mindcv_lite.data.encoded import decodes, read_photo
+from mindcv_lite.data.encoded import decodes, is_hopeless, read_file, read_photo
 from mindcv_lite.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,19 @@ class Photos:
         return len(self.paths)
 
     def content(self, index: int) -> np.ndarray:
-        """The encoded photo, uint8 (bytes,); empty where none can be read."""
-        return read_photo(self.paths[index])
+        """The encoded photo, uint8 (bytes,); empty where none can be read. A file is looked at once, and again when it
+        has changed."""
+        content, version = read_file(self.paths[index])
+        if version != self.sound_versions[index]:
+            if is_hopeless(content):
+                return content[:0]
+            self.sound_versions[index] = version
+        return content
+
+    @cached_property
+    def sound_versions(self) -> np.ndarray:
+        """int64, of each photo: what `read_file` said of its file when that was found sound."""
+        return np.zeros(len(self), np.int64)
 
 
 def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> Photos:

@@ -15,6 +15,7 @@ from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.errors import UserError
 from mindcv_lite.packages import is_installed
 from tests.conftest import ROOT, SMALLEST
+from tests.data.test_standard import write_all
 
 MODEL = {"model": "mobilenet_v3_small_minimalistic_100", "num_classes": 2, "num_parallel_workers": 1}
 RECIPE = [f"--{name}={value}" for name, value in (SMALLEST | MODEL).items()]
@@ -108,6 +109,19 @@ def test_a_photo_that_cannot_be_decoded_is_named(what, photos):
     broken.write_bytes(broken.read_bytes()[:400])
     with pytest.raises(UserError, match=f"{broken}: this photo cannot be decoded"):
         main([what, *RECIPE, f"--data_dir={photos}", "--rounds=1", "--batches=9"])
+
+
+def test_files_may_come_late_as_those_of_a_shared_file_system_do(benchmark, photos):
+    _, report = benchmark("pipeline", "--data_dir", photos, "--rounds", 1, "--batches", 20, "--latency", 50)
+    (column,) = report["results"]
+    assert column["rounds"][0]["seconds"] > 0.05
+    assert column["rounds"][0]["images"] == 80
+
+
+def test_photos_of_no_folder_cannot_come_late(tmp_path):
+    write_all(tmp_path, "cifar10")
+    with pytest.raises(UserError, match=f"--latency: {tmp_path} is no folder of photos"):
+        main(["pipeline", *RECIPE, "--dataset=cifar10", "--num_classes=10", f"--data_dir={tmp_path}", "--latency=2"])
 
 
 @pytest.mark.slow
@@ -211,6 +225,8 @@ def test_ratios_are_of_pairs_and_the_spread_is_of_rounds():
         ("step --json=", "--json: expected a file to write, or -"),
         ("step --compare mindcv", "--compare: only pipeline can be compared, not step"),
         ("pipeline --data_dir . --compare_dir .", "--compare_dir is for --compare mindcv"),
+        ("pipeline --data_dir . --latency -1", "--latency: expected a finite number from 0 on, got -1.0"),
+        ("step --latency 2", "--latency: only pipeline reads late files, not step"),
         ("pipeline --data_dir . --compare timm", "--compare: invalid choice: 'timm'"),
     ],
 )

@@ -120,6 +120,15 @@ def test_a_class_of_nothing_but_broken_photos_is_refused_and_one_with_a_sound_ph
         read_split(str(folder), "train")
 
 
+def test_a_photo_that_breaks_after_it_was_read_is_found_broken_and_one_that_is_mended_sound(photo_folder):
+    photos = read_split(str(photo_folder({"train": {"a": 1}})), "train")
+    path = Path(photos.paths[0])
+    sound = path.read_bytes()
+    for content, whole in ((sound, True), (sound, True), (sound[:300], False), (sound, True), (b"", False)):
+        path.write_bytes(content)
+        assert photos.content(0).tobytes() == (content if whole else b"")
+
+
 def test_photos_behind_links_count_and_links_back_do_not_loop(photo_folder, tmp_path):
     folder = photo_folder({"train": {"a": 2}, "elsewhere": {"more": 3}})
     (folder / "train/a/more").symlink_to(folder / "elsewhere/more")
