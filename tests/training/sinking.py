@@ -7,7 +7,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from mindspore import Tensor, context
+import numpy as np
+from mindspore import Tensor, context, nn
 from mindspore.dataset.engine import datasets
 from mindspore.train import _utils, dataset_helper, model
 
@@ -58,11 +59,15 @@ class DeviceQueue(datasets.TransferDataset):
 class SinkingNetwork:
     """What Model calls once an epoch: the step, for all batches of the epoch."""
 
-    def __init__(self, step: Callable[..., Any], helper: dataset_helper.DatasetHelper):
+    def __init__(self, step: nn.Cell, helper: dataset_helper.DatasetHelper):
         self.step, self.helper, self.training, self.phase = step, helper, True, "train"
 
     def set_train(self, mode: bool = True) -> None:
         self.training = mode
+
+    def compile(self) -> None:
+        types, shapes = self.helper.types_shapes()
+        self.step.compile(*(Tensor(np.zeros(shape), kind) for kind, shape in zip(types, shapes, strict=True)))
 
     def __call__(self) -> Any:
         queue = self.helper.iter.dataset.__transfer_dataset__

@@ -18,7 +18,7 @@ from mindcv_lite.training.train_step import TrainStep
 from tests.training.test_state import Layer
 
 STEPS, BATCH = 4, 2
-BATCHES: Any = SimpleNamespace(steps=STEPS, count=STEPS * BATCH)
+BATCHES: Any = SimpleNamespace(steps=STEPS, count=STEPS * BATCH, require_whole=lambda epoch: None)
 
 
 @pytest.fixture
