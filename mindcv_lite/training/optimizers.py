@@ -23,6 +23,7 @@ OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
     "lamb": lambda groups, rate, o: nn.Lamb(groups, rate, eps=o.eps),
 }
 
+AT_ONCE = 2**16  # rates that are computed at once: millions in float64 take hundreds of MB
 # What weight decay spares, by the endings of MindSpore's parameter names (gamma and beta are BatchNorm's).
 SPARED = {"disable": (), "auto": ("gamma", "beta"), "norm_and_bias": ("gamma", "beta", "bias")}
 
@@ -40,11 +41,18 @@ def layer_scale(layer: int, recipe: Recipe) -> float:
 
 
 class RateTable(LearningRateSchedule):
-    """The learning rate of each update, looked up by the optimizer's own step count."""
+    """The learning rate of each update, looked up by the optimizer's own step count.
 
-    def __init__(self, rate: Callable[[int], float], updates: int):
+    `rate`: of an array of updates, counted from 0.
+    """
+
+    def __init__(self, rate: Callable[[np.ndarray], np.ndarray | float], updates: int):
         super().__init__()
-        self.rates = Tensor(np.array([rate(step) for step in range(updates)], np.float32))
+        rates = np.empty(updates, np.float32)
+        for first in range(0, updates, AT_ONCE):
+            part = rates[first : first + AT_ONCE]
+            part[:] = rate(np.arange(first, first + len(part)))
+        self.rates = Tensor(rates)
         self.last = updates - 1
 
     def construct(self, global_step: Tensor) -> Tensor:

@@ -1,26 +1,37 @@
-"""Learning-rate schedules: warm-up, then one of `SHAPES`. Plain functions of the step, without MindSpore.
+"""Learning-rate schedules: warm-up, then one of `SHAPES`. Plain NumPy, without MindSpore.
 
 The rates are those of MindCV 0.3 (`mindcv/scheduler`), so that its published recipes train as published; a comment
 marks each place that differs on purpose.
 """
 
 import math
-from bisect import bisect_right
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, overload
+
+import numpy as np
 
 from mindcv_lite.recipe import Schedule
 
 
-class Position(NamedTuple):
-    """A step of the run, counted from the end of the warm-up."""
+class Rate(Protocol):
+    """The rate of an update, counted from 0; or of many."""
 
-    step: int  # first is 0
+    @overload
+    def __call__(self, step: int) -> float: ...
+
+    @overload
+    def __call__(self, step: np.ndarray) -> np.ndarray: ...
+
+
+class Position(NamedTuple):
+    """Steps of the run, counted from the end of the warm-up."""
+
+    step: np.ndarray  # first is 0
     steps: int  # from the end of the warm-up to the end of the run
     steps_per_epoch: int
 
 
-def learning_rate(schedule: Schedule, lr: float, steps_per_epoch: int) -> Callable[[int], float]:
+def learning_rate(schedule: Schedule, lr: float, steps_per_epoch: int) -> Rate:
     """The rate of each update of a run, as a function of the step: 0 ... epoch_size * steps_per_epoch - 1.
 
     `lr` is the peak, already scaled to the global batch. A run of at most `warmup_epochs` epochs is all warm-up.
@@ -29,12 +40,14 @@ def learning_rate(schedule: Schedule, lr: float, steps_per_epoch: int) -> Callab
     warmup_steps = schedule.warmup_epochs * steps_per_epoch
     steps = schedule.epoch_size * steps_per_epoch - warmup_steps
 
-    def rate(step: int) -> float:
+    def rate(step: Any) -> Any:
+        step = np.asarray(step)
         if schedule.lr_epoch_stair:
-            step -= step % steps_per_epoch
-        if step < warmup_steps:
-            return _linear(schedule.warmup_factor * lr, lr, step / warmup_steps)
-        return shape(schedule, lr, Position(step - warmup_steps, steps, steps_per_epoch))
+            step = step - step % steps_per_epoch
+        warms_up, rates = step < warmup_steps, np.empty(step.shape)
+        rates[warms_up] = _linear(schedule.warmup_factor * lr, lr, step[warms_up] / warmup_steps)
+        rates[~warms_up] = shape(schedule, lr, Position(step[~warms_up] - warmup_steps, steps, steps_per_epoch))
+        return rates if rates.ndim else float(rates)
 
     return rate
 
@@ -77,58 +90,56 @@ def constant(schedule: Schedule, lr: float, at: Position) -> float:
     return lr
 
 
-def cosine_decay(schedule: Schedule, lr: float, at: Position) -> float:
+def cosine_decay(schedule: Schedule, lr: float, at: Position) -> np.ndarray:
     """Half cosines from lr to min_lr, `num_cycles` of `decay_epochs` each; min_lr after the last one."""
     # Left out, decay_epochs is an equal share of the run, maybe no whole number: hence the count in step * cycles.
     cycles = schedule.num_cycles
     span = cycles * schedule.decay_epochs * at.steps_per_epoch if schedule.decay_epochs else at.steps
-    cycle, position = divmod(at.step * cycles, span)
-    if cycle >= cycles:
-        return schedule.min_lr
+    cycle, position = np.divmod(at.step * cycles, span)
     # MindCV's later cycles start below min_lr, and rise, where cycle_decay is that small.
-    top = max(lr * schedule.cycle_decay**cycle, schedule.min_lr)
-    return _half_cosine(top, schedule.min_lr, position / span)
+    top = np.maximum(lr * schedule.cycle_decay**cycle, schedule.min_lr)
+    return np.where(cycle < cycles, _half_cosine(top, schedule.min_lr, position / span), schedule.min_lr)
 
 
-def exponential_decay(schedule: Schedule, lr: float, at: Position) -> float:
+def exponential_decay(schedule: Schedule, lr: float, at: Position) -> np.ndarray:
     """`decay_rate` per epoch."""
     return lr * schedule.decay_rate ** (at.step / at.steps_per_epoch)
 
 
-def step_decay(schedule: Schedule, lr: float, at: Position) -> float:
+def step_decay(schedule: Schedule, lr: float, at: Position) -> np.ndarray:
     """`decay_rate` every `decay_epochs`, never if left out."""
     decay_epochs = schedule.decay_epochs or schedule.epoch_size
     return lr * schedule.decay_rate ** (at.step // (decay_epochs * at.steps_per_epoch))
 
 
-def multi_step_decay(schedule: Schedule, lr: float, at: Position) -> float:
+def multi_step_decay(schedule: Schedule, lr: float, at: Position) -> np.ndarray:
     """`decay_rate` at each milestone; as in MindCV, milestones count epochs from the end of the warm-up."""
     epoch = at.step // at.steps_per_epoch
-    return lr * schedule.decay_rate ** bisect_right(schedule.multi_step_decay_milestones, epoch)
+    return lr * schedule.decay_rate ** np.searchsorted(schedule.multi_step_decay_milestones, epoch, side="right")
 
 
-def polynomial_decay(schedule: Schedule, lr: float, at: Position) -> float:
+def polynomial_decay(schedule: Schedule, lr: float, at: Position) -> np.ndarray:
     """From lr to 0 over the run; the power is `decay_rate`."""
     return lr * (1 - at.step / at.steps) ** schedule.decay_rate
 
 
-def one_cycle(schedule: Schedule, lr: float, at: Position) -> float:
+def one_cycle(schedule: Schedule, lr: float, at: Position) -> np.ndarray:
     """Half cosines from lr / 25 up to lr, in 0.3 of the run, and down to min_lr (https://arxiv.org/abs/1708.07120)."""
     peak, last = 0.3 * at.steps - 1, at.steps - 1  # in steps; the peak may lie between two
-    if at.step <= peak:
-        return _half_cosine(lr / 25, lr, at.step / peak)
+    rising = _half_cosine(lr / 25, lr, at.step / peak)
     # MindCV goes by way of lr / 25 / min_lr, and fails on a min_lr of 0.
-    return _half_cosine(lr, schedule.min_lr, (at.step - peak) / (last - peak))
+    falling = _half_cosine(lr, schedule.min_lr, (at.step - peak) / (last - peak))
+    return np.where(at.step <= peak, rising, falling)
 
 
-def cyclic(schedule: Schedule, lr: float, at: Position) -> float:
+def cyclic(schedule: Schedule, lr: float, at: Position) -> np.ndarray:
     """`num_cycles` triangles from min_lr up to lr and back (https://arxiv.org/abs/1506.01186)."""
     # MindCV cuts half a cycle to whole steps: one cycle more begins before the run ends, and half of one step is 0.
     position = at.step * schedule.num_cycles % at.steps / at.steps
-    return _linear(lr, schedule.min_lr, abs(2 * position - 1))
+    return _linear(lr, schedule.min_lr, np.abs(2 * position - 1))
 
 
-SHAPES: dict[str, Callable[[Schedule, float, Position], float]] = {
+SHAPES: dict[str, Callable[[Schedule, float, Position], np.ndarray | float]] = {
     "constant": constant,
     "cosine_decay": cosine_decay,
     "exponential_decay": exponential_decay,
@@ -140,9 +151,11 @@ SHAPES: dict[str, Callable[[Schedule, float, Position], float]] = {
 }
 
 
-def _linear(start: float, end: float, progress: float) -> float:
+def _linear(start: float, end: float, progress: np.ndarray) -> np.ndarray:
     return start + (end - start) * progress
 
 
-def _half_cosine(start: float, end: float, progress: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+def _half_cosine(start: np.ndarray | float, end: float, progress: np.ndarray) -> np.ndarray:
+    # The cosine of complex numbers is that of the C library. NumPy's own differs from processor to processor in its
+    # last bit, which 1 + cos makes a large one towards the end of a run.
+    return end + (start - end) * (1 + np.cos(math.pi * progress + 0j).real) / 2

@@ -14,6 +14,7 @@ from mindcv_lite.mobilenetv3 import MobileNetV3
 from mindcv_lite.network import layer_of
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.optimizers import (
+    AT_ONCE,
     OPTIMIZERS,
     RateTable,
     build_optimizer,
@@ -38,7 +39,7 @@ def recipe_of(recipe) -> Callable[..., Recipe]:
 
 
 def rate_table(rates: tuple[float, ...] = RATES) -> RateTable:
-    return RateTable(lambda step: rates[step], len(rates))
+    return RateTable(lambda steps: np.array(rates)[steps], len(rates))
 
 
 def parameter(name: str = "classifier.3.weight", value: np.ndarray = START) -> Parameter:
@@ -171,6 +172,19 @@ def test_the_peak_rate_is_in_proportion_to_the_global_batch_if_a_base_is_given(
 ):
     given = recipe(lr=0.77, **({"base_batch_size": base} if base else {}))
     assert peak_rate(given.optimizer, 75 * accumulated * devices) == pytest.approx(peak)
+
+
+def test_a_table_of_more_rates_than_are_computed_at_once_has_the_rate_of_each_update():
+    calls = []
+
+    def rate(steps: np.ndarray) -> np.ndarray:
+        calls.append(len(steps))
+        return 1.0 / (1 + steps)
+
+    updates = 2 * AT_ONCE + 3
+    expected = (1.0 / np.arange(1, updates + 1)).astype(np.float32)
+    assert np.array_equal(RateTable(rate, updates).rates.asnumpy(), expected)
+    assert calls == [AT_ONCE, AT_ONCE, 3]
 
 
 # ------------------------------------------------------------------------------------------------- rates by the layer

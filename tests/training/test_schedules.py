@@ -5,6 +5,7 @@ import typing
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -181,6 +182,13 @@ def runs(draw: st.DrawFn) -> tuple[Schedule, float, int]:
 def test_every_rate_is_finite_and_between_zero_and_the_peak(run):
     _, lr, _ = run
     assert all(0 <= rate <= lr * (1 + 1e-15) for rate in rates(*run))  # one rounding of float64; nan fails too
+
+
+@given(runs())
+def test_the_rates_of_many_updates_at_once_are_those_of_each(run):
+    schedule, _, steps_per_epoch = run
+    many = learning_rate(*run)(np.arange(schedule.epoch_size * steps_per_epoch))
+    assert many.tolist() == rates(*run)
 
 
 @given(runs())

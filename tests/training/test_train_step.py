@@ -42,7 +42,7 @@ def step_of(recipe, world) -> Callable[..., TrainStep]:
         given = recipe(**{"weight_decay": 0.0, "momentum": 0.9, "num_classes": CLASSES} | keys)
         network = Layer()
         optimizer = build_optimizer(
-            network.trainable_params(), given, RateTable(lambda step: RATES[step], len(RATES)), "CPU"
+            network.trainable_params(), given, RateTable(lambda steps: np.array(RATES)[steps], len(RATES)), "CPU"
         )
         step = TrainStep(network, optimizer, given, world(given), steps_per_epoch)
         step.set_train()
