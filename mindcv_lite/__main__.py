@@ -64,15 +64,11 @@ def help_page() -> str:
 
 def versions() -> str:
     """Ours, and that of the MindSpore that is installed; to import it would take seconds."""
-    from importlib import metadata
-
     from mindcv_lite import __version__
+    from mindcv_lite.packages import mindspore_version
 
-    try:
-        mindspore = f"MindSpore {metadata.version('mindspore')}"
-    except metadata.PackageNotFoundError:
-        mindspore = "no MindSpore"
-    return f"mindcv_lite {__version__}, {mindspore}"
+    version = mindspore_version()
+    return f"mindcv_lite {__version__}, {f'MindSpore {version}' if version else 'no MindSpore'}"
 
 
 if __name__ == "__main__":

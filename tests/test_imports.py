@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "tables": ("files",),
     "packages": ("errors",),
     "processes": (),
-    "__main__": ("errors",),  # it finds a command by its name
+    "__main__": ("errors", "packages"),  # it finds a command by its name
     "benchmark.rounds": ("data.waiting",),
     "benchmark.report": ("recipe", "device", "tables", "benchmark.rounds"),
     "benchmark.mindcv": ("errors", "recipe", "benchmark.rounds"),
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "commands.summary": ("errors", "files", "recipe", "blocks", "complexity", "weights", "trained"),
     "commands.export": ("errors", "files", "packages", "recipe", "device", "export.answers", "trained"),
     "doctor.findings": (),
-    "doctor.environment": ("cache", "doctor.findings"),
+    "doctor.environment": ("cache", "packages", "doctor.findings"),
     "folding": (),
     "export.graph": ("recipe", "folding", "blocks", "network"),
     "export.onnx_files": ("export.graph",),

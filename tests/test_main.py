@@ -10,6 +10,7 @@ import pytest
 
 import mindcv_lite
 from mindcv_lite.__main__ import COMMANDS
+from mindcv_lite.packages import mindspore_version
 from tests.conftest import ROOT
 
 MODULE, SCRIPT = "python -m mindcv_lite", "mindcv-lite"
@@ -59,7 +60,7 @@ def test_the_help_page_has_a_line_for_each_command(way, started, arguments):
 
 
 def test_the_version_is_that_of_the_package_and_of_the_mindspore_that_is_installed(started):
-    line = f"mindcv_lite {mindcv_lite.__version__}, MindSpore {importlib.metadata.version('mindspore')}\n"
+    line = f"mindcv_lite {mindcv_lite.__version__}, MindSpore {mindspore_version()}\n"
     assert started("--version") == (0, line, "")
 
 

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.packages import is_installed, lack, require_packages
+from mindcv_lite.packages import is_installed, lack, mindspore_version, require_packages, version_of
 
 
 def test_a_package_is_looked_for_without_importing_it(monkeypatch):
@@ -27,3 +28,17 @@ def test_all_that_are_missing_are_named():
     with pytest.raises(UserError) as error:
         require_packages("--this", "extra", "pytest", "no_such_one", "nor_this")
     assert str(error.value) == '--this needs no_such_one and nor_this, missing here: pip install -e ".[extra]"'
+
+
+def test_versions_are_told_without_an_import_also_that_of_a_development_wheel(monkeypatch):
+    assert version_of("no_such_one", "pytest") == pytest.__version__
+    assert version_of("no_such_one") == ""
+    wheels = {"mindspore-dev": "2.6.0.dev20250323"}
+
+    def version(name: str) -> str:
+        if name not in wheels:
+            raise metadata.PackageNotFoundError(name)
+        return wheels[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert mindspore_version() == "2.6.0.dev20250323"

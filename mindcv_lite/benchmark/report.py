@@ -3,9 +3,10 @@
 import os
 import platform
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import mindspore
 
 from mindcv_lite.benchmark.rounds import Round, spread
 from mindcv_lite.device import Settings
@@ -38,7 +39,7 @@ def report_of(
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average": load,
-        "mindspore": version("mindspore"),
+        "mindspore": mindspore.__version__,
         "device": settings.target,
         "workers": settings.workers,
         "config": next((where for where in recipe.origin.values() if where != "command line"), None),

@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 from mindcv_lite import __version__
 from mindcv_lite.cache import cache_folder
 from mindcv_lite.doctor.findings import Finding, Verdict
+from mindcv_lite.packages import mindspore_version, version_of
 
 # MindCV's own table of what it measured the published figures with. (CANN's own files call 8.0.0.beta1 "8.0.0".)
 PUBLISHED = {"MindSpore": "2.5.0", "driver": "24.1.0", "firmware": "7.5.0.3.220", "CANN toolkit": "8.0.0.beta1"}
@@ -63,23 +63,13 @@ VARIABLES = (
 )
 
 
-def version_of(*packages: str) -> str:
-    """The version of the first of these packages that is installed; nothing if none is."""
-    for package in packages:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return ""
-
-
 @dataclass(frozen=True)
 class Machine:
     """Where to read: `root` is what paths begin at, `variables` the environment of the process."""
 
     root: Path = Path("/")
     variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    mindspore: str = field(default_factory=lambda: version_of("mindspore", "mindspore-dev"))
+    mindspore: str = field(default_factory=mindspore_version)
 
     def at(self, path: str | Path) -> Path:
         return self.root / str(path).lstrip("/")

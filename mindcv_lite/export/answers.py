@@ -2,12 +2,12 @@
 
 import json
 import logging
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindcv_lite import __version__
 from mindcv_lite.data.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError, take_signals_back
 from mindcv_lite.export.graph import network_graph
@@ -77,7 +77,7 @@ def export(trained: Trained, target: Path, include_preprocess: bool = False, sof
 
 def metadata_of(trained: Trained) -> dict[str, str]:
     """The model card for a file's metadata: texts as they are, all else as JSON."""
-    card = model_card(trained.recipe, trained.class_names, mindcv_lite=version("mindcv_lite"))
+    card = model_card(trained.recipe, trained.class_names, mindcv_lite=__version__)
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in card.items()}
 
 

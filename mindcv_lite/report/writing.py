@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
+
+import mindspore
 
 from mindcv_lite.data.classes import output_titles
 from mindcv_lite.data.folder import Photos
@@ -37,7 +38,7 @@ def facts_of(photos: Photos, weights: Weights, recipe: Recipe, world: World) -> 
         **{f"{name}, by the model card": plain(value) for name, value in results.items()},
         "photos": f"{recipe.data.data_dir or recipe.data.dataset}, {recipe.data.val_split}",
         "classes of the photos": str(len(photos.class_names)),
-        "device": f"{world.settings.target} x {world.size}, MindSpore {version('mindspore')}",
+        "device": f"{world.settings.target} x {world.size}, MindSpore {mindspore.__version__}",
         "date": datetime.now().astimezone().isoformat(" ", "seconds"),
     }
 
