@@ -316,8 +316,8 @@ def available_target(wish: str) -> tuple[str, str]:
     if found:
         return "Ascend", ""
     if wish == "Ascend":
-        missing = f"which MindSpore does not find here; {OTHER_TARGETS}" if found is None else f"but {NO_NPU}"
-        raise UserError(f"device_target is Ascend, {missing}")
+        missing = "which MindSpore does not find here" if found is None else f"but {NO_NPU}"
+        raise UserError(f"device_target is Ascend, {missing}; {OTHER_TARGETS}")
     return "CPU", "" if found is None else f"{NO_NPU}: taking the CPU"
 
 
