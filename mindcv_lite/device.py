@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -306,23 +307,40 @@ def npus() -> int | None:
 
 
 def available_target(wish: str) -> tuple[str, str]:
-    """The device to use, and a sentence if it takes one: `wish`, or with `auto` Ascend where there is an NPU, else the
-    CPU. Raises `UserError`."""
+    """The device to use, and a sentence if it takes one: `wish`, or with `auto` Ascend where there is an NPU that
+    computes, else the CPU. Raises `UserError`."""
     if wish not in ("auto", "Ascend"):
         if not mindspore.hal.is_available(wish):
             raise UserError(f"device_target is {wish}, which MindSpore does not find here; {OTHER_TARGETS}")
         return wish, ""
     found = npus()
     if found:
-        return "Ascend", ""
+        # Under msrun all ranks must decide alike.
+        surely = wish == "Ascend" or workers_started(os.environ)
+        usable = surely or can_compute("Ascend", chosen_npu("Ascend", os.environ))
+        return ("Ascend", "") if usable else ("CPU", f"{BUSY_NPU}: taking the CPU")
     if wish == "Ascend":
         missing = "which MindSpore does not find here" if found is None else f"but {NO_NPU}"
         raise UserError(f"device_target is Ascend, {missing}; {OTHER_TARGETS}")
     return "CPU", "" if found is None else f"{NO_NPU}: taking the CPU"
 
 
+@cache
+def can_compute(target: str, number: int | None) -> bool:
+    """Whether a device, one of several by its number, can be taken now. A process of its own tries: one that has taken
+    a device cannot leave it for another."""
+    device = [target] if number is None else [target, number]
+    trial = f"import mindspore; mindspore.set_device(*{device}); (mindspore.ops.ones(1) + 1).asnumpy()"
+    try:
+        return subprocess.run([sys.executable, "-c", trial], capture_output=True, timeout=LONGEST_TRIAL).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+LONGEST_TRIAL = 120  # seconds
 NPU_FILES = "/dev/davinci[0-9]*"
 OTHER_TARGETS = "use --device_target auto or CPU"
+BUSY_NPU = "no NPU can be taken, another program may hold them (npu-smi info); --device_target Ascend says more"
 NO_NPU = "MindSpore finds Ascend's software (CANN) here and no NPU that this user may take (npu-smi info lists them)"
 
 

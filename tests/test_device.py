@@ -18,6 +18,7 @@ from mindcv_lite.compile_cache import KeptGraphs, key_of
 from mindcv_lite.device import (
     World,
     available_target,
+    can_compute,
     chosen_npu,
     evaluation_level,
     facts_of,
@@ -244,10 +245,31 @@ def test_where_ascends_software_is_missing_auto_takes_the_cpu_without_a_word(hos
         available_target("Ascend")
 
 
-def test_auto_takes_the_npu_where_there_is_one(host):
+def test_auto_takes_the_npu_where_there_is_one(host, monkeypatch):
     host(8)
+    monkeypatch.setenv("DEVICE_ID", "3")
+    monkeypatch.setattr(device, "can_compute", lambda *device: device == ("Ascend", 3))
     assert available_target("auto") == available_target("Ascend") == ("Ascend", "")
     assert available_target("CPU") == ("CPU", "")
+
+
+def test_where_no_npu_can_be_taken_auto_takes_the_cpu_and_says_so(host, monkeypatch):
+    host(8)
+    monkeypatch.setattr(device, "can_compute", lambda *device: False)
+    target, reason = available_target("auto")
+    assert target == "CPU"
+    assert re.search(r"no NPU can be taken.*npu-smi info.*: taking the CPU", reason)
+    assert available_target("Ascend") == ("Ascend", "")  # and the sentence comes when it is taken
+    for name, value in WORKER.items():  # a rank must not decide alone
+        monkeypatch.setenv(name, value)
+    assert available_target("auto") == ("Ascend", "")
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_tells_whether_a_device_can_be_taken():
+    assert can_compute("CPU", None)
+    assert not can_compute("Ascend", None)
+    assert not can_compute("Ascend", 3)
 
 
 def no_answer(target: str) -> int:
@@ -311,6 +333,7 @@ def calls(monkeypatch, host) -> list[str]:
     answers = {"init": None, "get_rank": 1, "get_group_size": 8, "get_local_rank_size": 8}
     for name, answer in answers.items():
         record(mindspore.communication, name, answer)
+    monkeypatch.setattr(device, "can_compute", lambda *device: True)
     for name in ("_try_device", "_start_log", "_AllReduce"):
         record(device, name)
     for name in (*SCHEDULER, "MS_NODE_ID", "DEVICE_ID"):

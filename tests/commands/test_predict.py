@@ -139,6 +139,7 @@ def test_on_a_host_with_npus_the_cpu_answers_for_few_photos_and_says_so(example,
         return World(0, 1, device.settings_for(recipe, taken, processors=2))
 
     monkeypatch.setattr(device, "npus", lambda: 8)
+    monkeypatch.setattr(device, "can_compute", lambda *device: True)
     monkeypatch.setattr(device, "start", start)
     monkeypatch.setattr("mindcv_lite.commands.predict.FEW_PHOTOS", few)
     with pytest.raises(Taken) if answers == "Ascend" else contextlib.nullcontext():
