@@ -77,6 +77,7 @@ MAY_IMPORT = {
     "data.encoded": ("data.jpeg",),
     "data.jpeg": (),
     "data.normalize": (),
+    "data.paths": (),
     "data.waiting": (),
     "data.sharding": (),
     "training.loop": (
@@ -143,6 +144,7 @@ WITHOUT_MINDSPORE = (
     "data.digits",
     "data.folder",
     "data.packed",
+    "data.paths",
     "data.source",
     "data.standard",
     "data.inspection",

@@ -22,11 +22,11 @@ def main(arguments: list[str]) -> None:
     flags = command_line().parse_args(arguments)
     require_splits(Path(flags.data_dir), flags.train_split, flags.val_split)
     # NumPy and Pillow take longer to import than the command line to answer.
-    from mindcv_lite.data.findings import Survey, findings_of, list_split
+    from mindcv_lite.data.findings import Survey, findings_of, list_split, paths_of
     from mindcv_lite.data.inspection import inspect_all
 
     train, val = (list_split(flags.data_dir, split) for split in (flags.train_split, flags.val_split))
-    paths = train.photos.paths + val.photos.paths
+    paths = paths_of(train.photos, val.photos)
     survey = Survey(len(paths), inspect_all(paths))
     findings = findings_of(train, val, survey)
     print("\n".join([*overview(train, val, survey), *listed(findings)]))

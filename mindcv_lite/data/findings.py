@@ -4,6 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from mindcv_lite.data.folder import (
     small_classes,
 )
 from mindcv_lite.data.inspection import Facts
+from mindcv_lite.data.paths import Paths
 
 
 class Finding(NamedTuple):
@@ -57,17 +59,24 @@ def list_split(data_dir: str, split: str) -> Listing:
     folder = Path(data_dir) / split
     names = class_names_of(data_dir, split) if has_split(data_dir, split) else ()
     left_out = [entry.path for entry in os.scandir(folder) if not leads_to(entry.is_dir)] if names else []
-    paths, labels, unlisted = [], [], []
+    paths, counts, unlisted = Paths(), [0] * len(names), []
     for label, name in enumerate(names):
         try:
             photos, others = photos_below(folder / name)
         except OSError as error:
             unlisted.append(f"{error.filename}: {error.strerror}")
             continue
-        paths += photos
-        labels += [label] * len(photos)
+        paths.extend(photos)
+        counts[label] = len(photos)
         left_out += others
-    return Listing(folder, Photos(paths, np.array(labels, np.int32), names), left_out, unlisted)
+    return Listing(
+        folder, Photos(paths, np.repeat(np.arange(len(names), dtype=np.int32), counts), names), left_out, unlisted
+    )
+
+
+def paths_of(train: Photos, val: Photos) -> Paths:
+    """The paths of the photos to train on, then of those to validate on."""
+    return Paths(chain(train.paths, val.paths))
 
 
 class Survey:
@@ -99,7 +108,7 @@ def findings_of(train: Listing, val: Listing, survey: Survey) -> list[Finding]:
     findings = [*split_findings(train, val)]
     for listing in (train, val):
         findings += [*class_findings(listing), *left_out_findings(listing)]
-    findings += [*photo_findings(survey, train.photos.paths + val.photos.paths)]
+    findings += [*photo_findings(survey, paths_of(train.photos, val.photos))]
     findings += [*duplicate_findings(survey, train.photos, val.photos)]
     return [finding for finding in findings if finding.lines]
 
@@ -151,7 +160,7 @@ def photo_findings(survey: Survey, paths: Sequence[str]) -> Iterator[Finding]:
 
 def duplicate_findings(survey: Survey, train: Photos, val: Photos) -> Iterator[Finding]:
     """Photos that are there twice: in both splits, under two classes, or in one class."""
-    paths = train.paths + val.paths
+    paths = paths_of(train, val)
     classes = [photos.class_names[label] for photos in (train, val) for label in photos.labels.tolist()]
     leaks, contradictions, copies = [], [], []
     for places in survey.same_content():  # each in ascending order

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mindcv_lite.data.encoded import decodes, is_hopeless, read_file, read_photo
+from mindcv_lite.data.paths import Paths
 from mindcv_lite.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ FEW = 5  # photos of a class; with fewer than these it will hardly be learned
 class Photos:
     """Paths, labels (int32, one for each path: the output of the network that is right) and the class folders."""
 
-    paths: list[str]
+    paths: Sequence[str]
     labels: np.ndarray
     class_names: tuple[str, ...]
 
@@ -54,22 +55,20 @@ def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) 
     """
     folder = _split_folder(data_dir, split)
     names = class_names_of(data_dir, split)
-    paths: list[str] = []
-    labels: list[int] = []
-    skipped: list[str] = []
-    for label, name in zip(outputs or range(len(names)), names, strict=True):
+    paths, counts, skipped, example = Paths(), [], 0, ""
+    for name in names:
         photos, others = photos_below(folder / name)
         if not photos:
             kinds = ", ".join(EXTENSIONS)
             raise UserError(f"{folder / name}: no photo ({kinds}) in this class; add some, or remove the folder")
         _require_readable(photos, folder / name)
-        paths += photos
-        labels += [label] * len(photos)
-        skipped += others
+        paths.extend(photos)
+        counts.append(len(photos))
+        skipped, example = skipped + len(others), example or next(iter(others), "")
     log.info("%s: %d photos in %d classes", folder, len(paths), len(names))
     if skipped:
-        log.info("%s: %d files are no photos and left out, such as %s", folder, len(skipped), skipped[0])
-    return Photos(paths, np.array(labels, np.int32), names)
+        log.info("%s: %d files are no photos and left out, such as %s", folder, skipped, example)
+    return Photos(paths, np.repeat(np.array(outputs or range(len(names)), np.int32), counts), names)
 
 
 def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:

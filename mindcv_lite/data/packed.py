@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.paths import Paths
 from mindcv_lite.errors import UserError
 
 FACTS = "packed.json"  # beside the files
@@ -34,8 +35,8 @@ def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) 
     facts = _split_facts(data_dir, split)
     for name, size in facts["files"].items():
         _require_whole(Path(data_dir) / name, size)
-    classes: dict[str, list[str]] = facts["classes"]
-    paths = [f"{data_dir}:{split}/{name}/{photo}" for name, photos in classes.items() for photo in photos]
+    classes: dict[str, Paths] = facts["classes"]
+    paths = Paths(f"{data_dir}:{split}/{name}/{photo}" for name, photos in classes.items() for photo in photos)
     counts = [len(photos) for photos in classes.values()]
     labels = np.repeat(np.array(outputs or range(len(classes)), np.int32), counts)
     gone = [each["number"] for each in facts["left_out"]]
@@ -75,6 +76,8 @@ def _splits(data_dir: str) -> dict[str, Any]:
         )
     if checksum != checksum_of(splits):  # a name that is gone would give other photos its label
         raise UserError(f"{path}: changed since it was written; copy it again, or pack the photos again")
+    for facts in splits.values():
+        facts["classes"] = {name: Paths(photos) for name, photos in facts["classes"].items()}
     return splits
 
 

@@ -91,7 +91,7 @@ def shares_of(split: str, photos: Photos, files: int | None) -> list[Share]:
     count = min(len(photos), files or min(MOST_FILES, max(FEWEST_FILES, len(photos) // PHOTOS_PER_FILE)))
     ends, name = np.linspace(0, len(photos), count + 1).astype(int), quote(os.fsencode(split), safe="")
     return [
-        Share(f"{name}-{place:05}.mindrecord", first, photos.paths[first:end], photos.labels[first:end].tolist())
+        Share(f"{name}-{place:05}.mindrecord", first, list(photos.paths[first:end]), photos.labels[first:end].tolist())
         for place, (first, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
     ]
 

@@ -1,7 +1,5 @@
 """Who sees which photo when. Plain NumPy, the same on every rank, so that no rank has to ask another."""
 
-from collections import Counter
-
 import numpy as np
 
 
@@ -44,17 +42,16 @@ def shard(
     Over all ranks every index of `order` comes exactly once with weight 1. Without `drop_remainder` the last batch is
     filled up with repeated photos of weight 0, so that one compiled graph and any number of ranks serve any count.
     """
-    total = steps_of(len(order), batch_size, size, drop_remainder) * batch_size * size
-    weights = (np.arange(total) < len(order)).astype(np.float32)
-    return np.resize(order, total)[rank::size], weights[rank::size]
+    places = np.arange(rank, steps_of(len(order), batch_size, size, drop_remainder) * batch_size * size, size)
+    return order[places % len(order)], (places < len(order)).astype(np.float32)
 
 
 def missing(expected: np.ndarray, came: np.ndarray) -> list[int]:
     """The indices of `expected` that did not come, in order; each as often as it is missing."""
-    left, lost = Counter(came.tolist()), []
-    for index in expected.tolist():
-        if left[index]:
-            left[index] -= 1
-        else:
-            lost.append(index)
-    return lost
+    if np.array_equal(expected, came):
+        return []
+    order, came = np.argsort(expected, kind="stable"), np.sort(came)
+    ordered = expected[order]
+    nth = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)  # of those that are equal, from 0
+    times = np.searchsorted(came, ordered, "right") - np.searchsorted(came, ordered)
+    return expected[np.sort(order[nth >= times])].tolist()

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import zlib
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,25 @@ def find_common_state(output: Output, world: World) -> State | None:
 
 def fixed_facts(recipe: Recipe, photos: Photos, world: World) -> dict[str, Any]:
     """What must not change from one part of a run to the next."""
-    names = "\n".join([*photos.class_names, *map(os.path.basename, photos.paths)])
-    content = names.encode("utf-8", "surrogateescape") + photos.labels.tobytes()
-    digest = hashlib.sha256(content).hexdigest()[:8]
     keys = {name: value for name, value in recipe.flat().items() if name not in FREE_KEYS}
     augmentation = recipe.augmentation
     draws_noise = recipe.model.drop_rate != 0 or (augmentation.re_prob != 0 and augmentation.re_value == "random")
     return keys | {
         "number of devices": world.size,
-        "training photos": f"{len(photos)} (hash of names and classes {digest})",
+        "training photos": f"{len(photos)} (hash of names and classes {names_and_labels(photos)})",
         **({NOISE: HASH} if draws_noise else {}),
     }
+
+
+def names_and_labels(photos: Photos) -> str:
+    """A hash of the names of the classes and of the photos, a line each, and of the labels."""
+    names = chain(photos.class_names, map(os.path.basename, photos.paths))
+    digest, before = hashlib.sha256(), ""
+    while lines := list(islice(names, 10_000)):  # not all at once, which takes 100 MB
+        digest.update((before + "\n".join(lines)).encode("utf-8", "surrogateescape"))
+        before = "\n"
+    digest.update(photos.labels.tobytes())
+    return digest.hexdigest()[:8]
 
 
 def require_same_run(state: State, fixed: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def test_the_splits_are_those_of_the_folder(pair):
         ours, theirs = packed.read_split(target, split), folder.read_split(photos, split)
         assert packed.has_split(target, split)
         assert packed.class_names_of(target, split) == ours.class_names == theirs.class_names == ("a", "b", "c")
-        assert ours.paths == [path.replace(f"{photos}/", f"{target}:") for path in theirs.paths]
+        assert list(ours.paths) == [path.replace(f"{photos}/", f"{target}:") for path in theirs.paths]
         assert np.array_equal(ours.labels, theirs.labels)
         assert ours.labels.dtype == np.int32
     assert packed.read_split(target, "val", (134, 0, 7)).labels[[0, 4, 5]].tolist() == [134, 0, 7]

@@ -1,5 +1,6 @@
 """A state holds every number that a run goes on from, and is refused by any other run."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from mindspore import Tensor, nn
 
 from mindcv_lite.checkpoint import State, find_state, save_state
 from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.paths import Paths
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe import KEYS
@@ -21,6 +23,7 @@ from mindcv_lite.training.state import (
     RANKS,
     find_common_state,
     fixed_facts,
+    names_and_labels,
     numbers_of,
     put_back,
     require_same_run,
@@ -214,6 +217,14 @@ def test_the_same_photos_elsewhere_are_the_same_run(recipe, world):
     given = recipe()
     moved = Photos([f"/elsewhere/{path}" for path in PHOTOS.paths], PHOTOS.labels, PHOTOS.class_names)
     require_same_run(state_with(fixed_facts(given, PHOTOS, world(given))), fixed_facts(given, moved, world(given)))
+
+
+def test_the_hash_of_the_photos_is_that_of_all_lines_at_once():
+    paths = [f"x/{number % 3}/\udcff{number}.jpg" for number in range(20_001)]  # more than two parts
+    photos = Photos(Paths(paths), np.arange(len(paths), dtype=np.int32) % 3, ("a", "é", "c"))
+    lines = "\n".join(["a", "é", "c", *(path[4:] for path in paths)])
+    content = lines.encode("utf-8", "surrogateescape") + photos.labels.tobytes()
+    assert names_and_labels(photos) == hashlib.sha256(content).hexdigest()[:8]
 
 
 class RankBeside(World):
