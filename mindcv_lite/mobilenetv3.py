@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindcv_lite.blocks import Row, Variant, make_divisible
@@ -46,11 +46,23 @@ def batch_norm_act(channels: int, eps: float, momentum: float, activation: Activ
     return [norm, activation()] if activation else [norm]
 
 
+def spatial_mean(x: Tensor) -> Tensor:
+    """Mean over height and width: (batch, channels, height, width) -> (batch, channels, 1, 1)."""
+    return ops.mean(x, (2, 3), keep_dims=True)
+
+
+def scale_channels(x: Tensor, gates: Tensor) -> Tensor:
+    """(batch, channels, height, width) times (batch, channels, 1, 1)."""
+    return x * gates
+
+
 class Operators(NamedTuple):
-    """What makes the cells that others than MindSpore's own may compute faster."""
+    """What a device may compute faster in another way than the textbook's: makers of cells, then functions."""
 
     depthwise: Callable[[int, int, int, bool], nn.Conv2d] = depthwise_convolution
     batch_norm_act: Callable[[int, float, float, Activation | None], list[nn.Cell]] = batch_norm_act
+    spatial_mean: Callable[[Tensor], Tensor] = spatial_mean
+    scale_channels: Callable[[Tensor, Tensor], Tensor] = scale_channels
 
 
 class MobileNetV3(nn.Cell):
@@ -90,11 +102,12 @@ class MobileNetV3(nn.Cell):
         features = [stem, *norm_act(channels, activation)]
         for row in variant.scaled_rows():
             same = conv_padding != "symmetric"
-            features.append(Bottleneck(channels, row, same, norm_act, operators.depthwise))
+            features.append(Bottleneck(channels, row, same, norm_act, operators))
             channels = row.out
         last = 6 * channels
         features += [convolution(channels, last), *norm_act(last, activation)]
         self.features = nn.SequentialCell(features)
+        self.spatial_mean = operators.spatial_mean
 
         hidden = variant.scaled(variant.hidden)
         self.classifier = nn.SequentialCell(
@@ -106,7 +119,8 @@ class MobileNetV3(nn.Cell):
         """`dropout_seed`: in training, an int32 that is another one in each step."""
         expand, activation, dropout, classify = self.classifier
         x = self.features(x)  # (batch, last, height / 32, width / 32)
-        x = activation(expand(spatial_mean(x)))  # (batch, hidden)
+        x = self.spatial_mean(x).reshape(x.shape[:2])  # (batch, last)
+        x = activation(expand(x))  # (batch, hidden)
         if dropout_seed is not None:
             x = dropout(x, dropout_seed)
         return classify(x)  # (batch, num_classes)
@@ -115,15 +129,15 @@ class MobileNetV3(nn.Cell):
 class Bottleneck(nn.Cell):
     """An inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1; with a shortcut if shapes agree."""
 
-    def __init__(self, in_channels: int, row: Row, same: bool, norm_act: Callable, depthwise: Callable):
+    def __init__(self, in_channels: int, row: Row, same: bool, norm_act: Callable, operators: Operators):
         super().__init__()
         activation, width = ACTIVATIONS[row.activation], row.expanded
         layers: list[nn.Cell] = []
         if width != in_channels:
             layers += [convolution(in_channels, width), *norm_act(width, activation)]
-        layers += [depthwise(width, row.kernel, row.stride, same), *norm_act(width, activation)]
+        layers += [operators.depthwise(width, row.kernel, row.stride, same), *norm_act(width, activation)]
         if row.squeeze:
-            layers += [SqueezeExcite(width)]
+            layers += [SqueezeExcite(width, operators)]
         layers += [convolution(width, row.out), *norm_act(row.out, None)]
         self.layers = nn.SequentialCell(layers)
         self.shortcut = row.stride == 1 and in_channels == row.out
@@ -135,28 +149,19 @@ class Bottleneck(nn.Cell):
 class SqueezeExcite(nn.Cell):
     """Scale each channel by a gate in 0..1 that the spatial means of all channels decide (paper, section 5.3)."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, operators: Operators):
         super().__init__()
         squeezed = make_divisible(channels / 4)
         self.conv_reduce = convolution(channels, squeezed, has_bias=True)
         self.relu = nn.ReLU()
         self.conv_expand = convolution(squeezed, channels, has_bias=True)
         self.gate = nn.HSigmoid()
+        self.spatial_mean, self.scale_channels = operators.spatial_mean, operators.scale_channels
 
     def construct(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        s = spatial_mean(x).reshape(batch, channels, 1, 1)
-        s = self.gate(self.conv_expand(self.relu(self.conv_reduce(s))))  # (batch, channels, 1, 1)
-        # In two dimensions the product and its gradient need no broadcast over four: faster on a CPU.
-        x = x.reshape(batch * channels, height * width) * s.reshape(batch * channels, 1)
-        return x.reshape(batch, channels, height, width)
-
-
-def spatial_mean(x: Tensor) -> Tensor:
-    """Mean over height and width: (batch, channels, height, width) -> (batch, channels), summed in two dimensions."""
-    batch, channels, height, width = x.shape
-    total = x.reshape(batch * channels, height * width).sum(axis=1)
-    return (total * (1.0 / (height * width))).reshape(batch, channels)
+        s = self.spatial_mean(x)  # (batch, channels, 1, 1)
+        s = self.gate(self.conv_expand(self.relu(self.conv_reduce(s))))
+        return self.scale_channels(x, s)
 
 
 def initialise(network: nn.Cell) -> None:

@@ -7,7 +7,7 @@ from mindspore import Parameter, amp, nn
 
 from mindcv_lite import recipe
 from mindcv_lite.blocks import VARIANTS
-from mindcv_lite.cpu import norm
+from mindcv_lite.cpu import norm, pooling
 from mindcv_lite.cpu.depthwise import DepthwiseConv2d
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
@@ -18,23 +18,30 @@ STEM = 3  # features: convolution, BatchNorm and activation of the stem, then th
 
 def training_network(model: recipe.Model, world: World) -> nn.Cell:
     """The network of a recipe as this device computes it best in training."""
-    return build_network(model, world.settings.amp_level, world.cpu_operators)
+    return build_network(model, world.settings.amp_level, world.settings.target, world.cpu_operators)
 
 
 def evaluation_network(model: recipe.Model, world: World) -> nn.Cell:
     """The network of a recipe as this device computes it best in evaluation."""
-    return build_network(model, world.settings.val_amp_level, world.cpu_operators)
+    return build_network(model, world.settings.val_amp_level, world.settings.target, world.cpu_operators)
 
 
-def build_network(model: recipe.Model, amp_level: str, cpu_operators: Path | None = None) -> nn.Cell:
+def build_network(
+    model: recipe.Model, amp_level: str, target: str = "CPU", cpu_operators: Path | None = None
+) -> nn.Cell:
     """Freshly drawn; float32 parameters whatever the `amp_level` of the arithmetic, float32 logits.
 
-    `cpu_operators`: the library of `cpu.operators`, where the network is to compute with it.
+    `target`: the device that is to compute it; `cpu_operators`: the library of `cpu.operators`, where it has one.
     """
     assert model.num_classes, "the recipe's num_classes is filled in from the photos"
     operators = Operators()
+    if target == "CPU":
+        operators = operators._replace(spatial_mean=pooling.spatial_mean, scale_channels=pooling.scale_channels)
     if cpu_operators:
-        operators = Operators(partial(DepthwiseConv2d, cpu_operators), partial(norm.batch_norm_act, cpu_operators))
+        operators = operators._replace(
+            depthwise=partial(DepthwiseConv2d, cpu_operators),
+            batch_norm_act=partial(norm.batch_norm_act, cpu_operators),
+        )
     network = MobileNetV3(
         VARIANTS[model.model],
         model.num_classes,

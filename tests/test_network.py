@@ -1,10 +1,14 @@
 """Which layer a parameter belongs to, and what freezing keeps still."""
 
+from typing import Any
+
 import mindspore
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
+from mindcv_lite import mobilenetv3
+from mindcv_lite.cpu import pooling
 from mindcv_lite.errors import UserError
 from mindcv_lite.network import build_network, layer_names, layer_of, moving_statistics
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
@@ -46,6 +50,23 @@ def test_a_parameter_belongs_to_the_layer_of_its_place(model):
     names = layer_names(model)
     assert len(names) == max(LAYERS[model].values()) + 1
     assert (names[0], names[1], names[-3:]) == ("stem", "row 1", [f"row {len(names) - 3}", "last convolution", "head"])
+
+
+def test_pooling_and_squeeze_excite_on_a_cpu_are_those_of_an_accelerator_in_two_dimensions(recipe, pynative_mode):
+    assert build_network(recipe(num_classes=5).model, "O0", "Ascend").spatial_mean is mobilenetv3.spatial_mean
+    assert build_network(recipe(num_classes=5).model, "O0").spatial_mean is pooling.spatial_mean
+    random = np.random.default_rng(0)
+    x, dy = (Tensor(random.standard_normal((2, 3, 5, 7)).astype(np.float32)) for _ in range(2))
+    gates = Tensor(random.random((2, 3, 1, 1)).astype(np.float32))
+    answers = []
+    for ways in (mobilenetv3, pooling):
+
+        def excited(x: Tensor, gates: Tensor, ways: Any = ways) -> Tensor:
+            return (ways.scale_channels(x, gates + ways.spatial_mean(x)) * dy).sum()
+
+        answers.append([ways.spatial_mean(x), ways.scale_channels(x, gates), *ops.grad(excited, (0, 1))(x, gates)])
+    for accelerated, flat in zip(*answers, strict=True):
+        np.testing.assert_allclose(flat.asnumpy(), accelerated.asnumpy(), rtol=1e-5, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------ freezing

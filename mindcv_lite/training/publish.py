@@ -1,6 +1,5 @@
 """From the network that is trained to the one that is scored and saved, on the device, in one graph."""
 
-import mindspore
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindcv_lite.device import World
@@ -31,10 +30,10 @@ class Publish(nn.Cell):
         self.means = ParameterTuple(self.parameters[name] for name in means)
         self.others = ParameterTuple(statistics if average else [])  # of the trained network, not published
         self.sum_over_ranks = ops.AllReduce() if world.size > 1 else ops.identity
-        self.size = world.size
+        self.size = float(world.size)
 
     def construct(self) -> Tensor:
-        done = Tensor(0, mindspore.int32)
+        done = self.copied[-1].sum()  # a device may leave out what a constant waits for
         for weight, target in zip(self.copied, self.copies):  # noqa: B905  (graphs know no strict=)
             done = ops.depend(done, ops.assign(target, weight))
         for statistic, target in zip(self.averaged, self.means):  # noqa: B905
@@ -46,4 +45,4 @@ class Publish(nn.Cell):
         return done
 
     def mean_over_ranks(self, statistic: Parameter) -> Tensor:
-        return ops.div(self.sum_over_ranks(statistic), self.size)
+        return self.sum_over_ranks(statistic) / self.size

@@ -1,6 +1,6 @@
 """One training step as one graph: normalise, forward, loss, gradients; after some steps, an update by their mean."""
 
-from mindspore import Parameter, ParameterTuple, Tensor, amp, dtype, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, amp, dtype, jit_class, nn, ops
 
 from mindcv_lite.data.sharding import noise_seed
 from mindcv_lite.device import World
@@ -159,8 +159,22 @@ def counter(start: float, name: str) -> Parameter:
     return Parameter(Tensor(start, kind), name=f"train_step.{name}", requires_grad=False)
 
 
+@jit_class
+class DynamicLossScaler(amp.DynamicLossScaler):
+    """MindSpore's, but for a product of int32 and bool, whose types an accelerator would have to make equal."""
+
+    def adjust(self, grads_finite: Tensor) -> None:
+        scale = self.scale_value
+        larger = scale * self.scale_factor
+        raised = ops.logical_and(self.counter == self.scale_window - 1, ops.isfinite(larger))
+        lowered = ops.maximum(scale / self.scale_factor, Tensor(1.0, dtype.float32))
+        ops.assign(self.scale_value, ops.select(grads_finite, ops.select(raised, larger, scale), lowered))
+        counted = (self.counter + 1) % self.scale_window
+        ops.assign(self.counter, ops.select(grads_finite, counted, ops.zeros_like(counted)))
+
+
 def loss_scaler(precision: Precision) -> amp.StaticLossScaler | amp.DynamicLossScaler:
     """Fixed, or halved on overflow and doubled after 2000 updates without one."""
     if precision.loss_scale_type == "dynamic":
-        return amp.DynamicLossScaler(precision.loss_scale, scale_factor=2, scale_window=2000)
+        return DynamicLossScaler(precision.loss_scale, scale_factor=2, scale_window=2000)
     return amp.StaticLossScaler(precision.loss_scale)

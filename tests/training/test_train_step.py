@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor, amp, nn, ops
 from scipy.special import expit, log_softmax, softmax
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
-from mindcv_lite.training.train_step import Clip, TrainStep
+from mindcv_lite.training.train_step import Clip, DynamicLossScaler, TrainStep
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -188,6 +188,28 @@ def test_skips_between_updates_do_not_advance_the_rate(step_of, recipe):
     _, *gradients = loss_and_gradients(recipe(**keys), WEIGHT, BIAS, WEIGHTS)
     for ours, start, gradient in zip(weights_of(step), (WEIGHT, BIAS), gradients, strict=True):
         np.testing.assert_allclose(ours, start - RATES[1] * gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_the_dynamic_scale_and_its_counter_move_as_mindspores():
+    class Both(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.ours, self.theirs = (kind(4.0, 2, 3) for kind in (DynamicLossScaler, amp.DynamicLossScaler))
+
+        def construct(self, finite: Tensor) -> Tensor:
+            self.theirs.adjust(finite)
+            return ops.depend(finite, self.ours.adjust(finite))
+
+    both = Both()
+    for scaler, name in ((both.ours, "ours"), (both.theirs, "theirs")):
+        scaler.scale_value.name, scaler.counter.name = f"{name}.scale_value", f"{name}.counter"
+    scales = []
+    for finite in "fff tttt f tttttt ttf f tt".replace(" ", ""):
+        both(Tensor(finite == "t"))
+        found, expected = ((s.scale_value.asnumpy(), s.counter.asnumpy()) for s in (both.ours, both.theirs))
+        assert found == expected
+        scales.append(float(found[0]))
+    assert (min(scales), max(scales)) == (1, 4)  # it halves down to 1, and doubles after three without an overflow
 
 
 def test_drop_overflow_update_skips_with_a_fixed_scale_and_keeps_it(step_of):
