@@ -1,16 +1,24 @@
 """Train MobileNetV3 by a recipe, on one device, or on all devices that msrun started this script for."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from mindcv_lite.errors import run_script
-from mindcv_lite.recipe import load_recipe, require_extras, require_paths
+from mindcv_lite.recipe import Recipe, load_recipe, require_extras, require_paths
+
+if TYPE_CHECKING:
+    from mindcv_lite.training.loop import Record
 
 
 def main() -> None:
     recipe = load_recipe(sys.argv[1:], __doc__)
     require_paths(recipe)
     require_extras(recipe)
+    train(recipe)
 
+
+def train(recipe: Recipe) -> "Record | None":
+    """The record of the run, with its step, scores and files; None if the recipe asks for a dry run."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite import device
     from mindcv_lite.data.pipeline import TrainingBatches
@@ -54,7 +62,8 @@ def main() -> None:
     if recipe.system.show_batch and world.rank == 0:
         draw_first_batch(batches, recipe, train_photos.class_names)
     if recipe.system.dry_run:
-        return describe_in_full(recipe, peak)
+        describe_in_full(recipe, peak)
+        return None
     world = device.keep_graphs(world, recipe, batches.steps)
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
@@ -67,6 +76,7 @@ def main() -> None:
     record.start(state)
     with stop.listen():
         fit(step, batches, recipe, world, [watch, record])
+    return record
 
 
 if __name__ == "__main__":

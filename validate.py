@@ -4,10 +4,14 @@ import logging
 import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindcv_lite.errors import CommandLine, UserError, run_script
 from mindcv_lite.files import require_folder
-from mindcv_lite.recipe import load_recipe, require_paths
+from mindcv_lite.recipe import Recipe, load_recipe, require_paths
+
+if TYPE_CHECKING:
+    from mindcv_lite.evaluation import Score
 
 log = logging.getLogger("mindcv_lite")
 
@@ -21,7 +25,11 @@ def main() -> None:
     require_paths(recipe)
     if not recipe.model.ckpt_path:
         raise UserError("ckpt_path is not set: --ckpt_path names the checkpoint to check")
+    validate(recipe, flags.report)
 
+
+def validate(recipe: Recipe, report: Path | None = None) -> "Score":
+    """The score of the recipe's checkpoint. `report`: a folder for more about it."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite import device
     from mindcv_lite.data.source import validation_photos
@@ -30,8 +38,8 @@ def main() -> None:
     from mindcv_lite.report.writing import require_place_in, validation_of, write_report
     from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_image_size_of, with_outputs_of
 
-    if flags.report is not None:
-        require_place_in(flags.report)
+    if report is not None:
+        require_place_in(report)
     world = device.start(recipe)
     weights = read_weights(recipe.model.ckpt_path)
     if weights.card:
@@ -42,10 +50,11 @@ def main() -> None:
     network = evaluation_network(recipe.model, world)
     load_weights(network, weights)
     step, chief = EvaluationStep(network, recipe), world.rank == 0
-    score = evaluate(step, photos, recipe, world, bar=chief, keep=flags.report is not None)
+    score = evaluate(step, photos, recipe, world, bar=chief, keep=report is not None)
     log.info("%s, %d photos, %.1f images/s", score, score.photos, score.images_per_second)
-    if flags.report is not None and chief:
-        write_report(flags.report, validation_of(score, photos, weights, recipe, world))
+    if report is not None and chief:
+        write_report(report, validation_of(score, photos, weights, recipe, world))
+    return score
 
 
 def folder_name(text: str) -> Path:
