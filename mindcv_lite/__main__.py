@@ -12,6 +12,7 @@ COMMANDS = {
     "benchmark": "what the training input, the training step, the evaluation or the graph's compilation cost here",
     "check": "whether a folder of photos will train well: broken, misplaced and repeated photos, classes that differ",
     "convert": "weights of torchvision, timm, TensorFlow or MindCV to a checkpoint, and a checkpoint to theirs",
+    "doctor": "whether this machine trains as it should, checked in minutes: device, graphs, photos, ranks, speed",
     "export": "a checkpoint to an ONNX or MINDIR file, for onnxruntime, phones and servers",
     "pack": "a folder of photos to MindRecord files, as they are or made smaller, for train.py and validate.py to read",
     "predict": "what is on photos: the best classes of each, on screen and as CSV",

@@ -16,3 +16,11 @@ class Finding:
     verdict: Verdict
     text: str
     figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Failed(Exception):
+    """What a check found wrong, and what to do."""
+
+
+class NotRun(Exception):
+    """Why a check was not run, and what would let it run."""

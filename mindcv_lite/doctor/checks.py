@@ -1,0 +1,128 @@
+"""What the doctor checks, in order."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from mindcv_lite import device
+from mindcv_lite.data.source import training_photos
+from mindcv_lite.device import World
+from mindcv_lite.doctor import trainings
+from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits
+from mindcv_lite.doctor.examination import Answer, Check, Examination
+from mindcv_lite.doctor.findings import Finding
+from mindcv_lite.doctor.order import order_of_photos
+from mindcv_lite.doctor.photos import write_photos
+from mindcv_lite.doctor.ranks import exact_sums
+from mindcv_lite.doctor.recipes import SMALL, Bench, recipe_of
+from mindcv_lite.doctor.speed import Speed
+from mindcv_lite.doctor.starts import dying_rank, two_ranks, two_starts
+from mindcv_lite.doctor.trainings import Trainings
+
+STEPS = 6  # of an epoch
+SHORT, LONG = 300.0, 1500.0  # seconds; MindCV measured 184 s for the compilation of one graph on an NPU
+
+
+def check_device(examination: Examination, target: str, folder: Path | None, quick: bool, profile: Path | None) -> None:
+    """All checks and figures of this process's device, with the other ranks if msrun started any.
+
+    `folder`: where to write, the same for all ranks; None: one that the ranks agree on.
+    """
+    benches: list[Bench] = []
+    if not examination.run("device", lambda heard: start(benches, examination, target, folder), SHORT):
+        return
+    (bench,) = benches
+    check = partial(examination.run, limit=SHORT)
+    train = partial(examination.run, limit=LONG)
+    check("integers", quiet(integers))
+    check("noise", quiet(noise_bits))
+    check("network, float32", lambda heard: logits(bench.world, "O0", bench.folder))
+    check("network, float16", lambda heard: logits(bench.world, "O3", bench.folder))
+    check("sums over ranks", lambda heard: exact_sums(bench.world))
+    train("order of the photos", lambda heard: order(bench))
+    ways = Trainings(bench)
+    if not quick:
+        train("training, sinking at O2", lambda heard: ways.sinking("O2"))
+    if not quick or bench.has_npu:
+        train("training, sinking at O1", lambda heard: ways.sinking("O1"))
+    if not quick or not bench.has_npu:
+        train("training without sinking", lambda heard: ways.fed())
+    train("validation of its checkpoint", lambda heard: ways.validated())
+    if quick:
+        return
+    train("resumed training", lambda heard: ways.resumed())
+    train("EMA and clipping", lambda heard: trainings.ema_and_clip(bench))
+    train("dynamic loss scale", lambda heard: trainings.dynamic_scale(bench))
+    train("accumulation", lambda heard: trainings.accumulation(bench))
+    train("erasing and mixing", lambda heard: trainings.erasing_and_mixing(bench))
+    train("damaged photo: error", lambda heard: trainings.damaged_photo(bench, heard, "error"))
+    train("damaged photo: replace", lambda heard: trainings.damaged_photo(bench, heard, "replace"))
+    examination.title("speed: the small network, 224 x 224")
+    speed = Speed(bench)
+    train("training", lambda heard: speed.trained(), verdict="noted")
+    train("input alone", lambda heard: speed.input_alone(), verdict="noted")
+    if profile:
+        train("profile", lambda heard: speed.profiled(profile), verdict="noted")
+
+
+def quiet(check: Callable[[], Answer]) -> Check:
+    return lambda heard: check()
+
+
+def start(benches: list[Bench], examination: Examination, target: str, folder: Path | None) -> Answer:
+    """Take the device, join the other ranks, and write the photos."""
+    launched = device.workers_started(os.environ) > 0
+    world = device.start(recipe_of(device_target=target, distribute=launched))
+    examination.world, examination.rank = world, world.rank
+    bench = Bench(world, folder or common_folder(world), launched)
+    examination.clean_up = partial(shutil.rmtree, bench.folder, ignore_errors=True)
+    # MindSpore leaves files of its own in the working directory.
+    bench.folder.mkdir(exist_ok=True)
+    os.chdir(bench.folder)
+    for purpose in ("training", "error", "replace"):
+        write_photos(bench.photos(purpose), train=STEPS * SMALL["batch_size"] * world.size, val=29, size=(80, 72))
+    world.wait_for_all()
+    benches.append(bench)
+    settings = world.settings
+    figures = {"target": settings.target, "ranks": world.size, "sinks": settings.sink, "workers": settings.workers}
+    return f"{settings.target} x {world.size}, {settings.workers} data workers each", figures
+
+
+def common_folder(world: World) -> Path:
+    """A new folder for temporary files, of the same name on all ranks."""
+    number = world.sum(np.array([secrets.randbelow(2**24) if world.rank == 0 else 0], np.float64))[0]
+    return Path(tempfile.gettempdir(), f"mindcv_lite-doctor-{int(number):06x}")
+
+
+def order(bench: Bench) -> Answer:
+    recipe = bench.recipe("order")
+    return order_of_photos(recipe, training_photos(recipe)[0], bench.world)
+
+
+# What takes programs of their own, on a device that no other process holds.
+PROGRAMS = {
+    "two starts with compile_cache": two_starts,
+    "two ranks": two_ranks,
+    "a rank that dies": dying_rank,
+}
+
+
+def check_programs(examination: Examination, folder: Path) -> None:
+    """The programs, on the device that was checked before. `folder`: where to write."""
+    target = examination.figures_of("device").get("target")
+    if target:
+        examination.title("programs")
+        write_photos(folder / "photos/training", train=2 * STEPS * SMALL["batch_size"], val=29, size=(80, 72))
+        for name, program in PROGRAMS.items():
+            examination.run(name, quiet(partial(program, folder, target, LONG)), 3 * LONG)
+
+
+def refuse_programs(examination: Examination) -> None:
+    for name in PROGRAMS:
+        examination.add(Finding(name, "not run", "msrun started this doctor: one without it tries that"))

@@ -1,0 +1,186 @@
+"""Checks one after the other: each says its line as it comes, and none may take for ever."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mindcv_lite.doctor.findings import Failed, Finding, NotRun, Verdict
+from mindcv_lite.doctor.programs import end_all
+from mindcv_lite.errors import Stopped, TrainingError, UserError, first_line, interruption_in
+from mindcv_lite.files import write_text
+
+if TYPE_CHECKING:
+    from mindcv_lite.device import World
+
+Answer = tuple[str, Mapping[str, Any]]  # what was found, in one sentence, and its numbers
+Check = Callable[["Heard"], Answer]  # raises `NotRun`, `Failed`, or any error of what it tries
+
+
+class Heard(io.TextIOBase):
+    """What a run says, with the time of each piece."""
+
+    def __init__(self):
+        self.pieces: list[tuple[float, str]] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append((time.perf_counter(), text))
+        return len(text)
+
+    def first_time(self, *parts: str) -> float | None:
+        """When the first piece was said that has all these parts."""
+        return next((when for when, text in self.pieces if all(part in text for part in parts)), None)
+
+
+class Examination:
+    """The findings so far. Rank 0 says them; another rank only what failed on it.
+
+    `transcript`: a file that gets a line for each check that begins and each finding, for another process to read.
+    `world`: from the check on that joins the ranks. `clean_up`: removes what the checks have written.
+    """
+
+    def __init__(
+        self, json_file: Path | None, clean_up: Callable[[], None] = lambda: None, transcript: Path | None = None
+    ):
+        self.json_file, self.clean_up, self.transcript = json_file, clean_up, transcript
+        self.rank = int(os.environ.get("RANK_ID", "0"))
+        self.world: World | None = None
+        self.findings: list[Finding] = []
+        self.began = time.perf_counter()
+        self.out = sys.stdout
+
+    @property
+    def failed(self) -> int:
+        return sum(finding.verdict == "failed" for finding in self.findings)
+
+    def figures_of(self, name: str) -> Mapping[str, Any]:
+        return next((finding.figures for finding in self.findings if finding.name == name), {})
+
+    def describe(self, environment: Iterable[Finding]) -> None:
+        """Say what the machine is made of."""
+        self.title(f"mindcv_lite doctor, {time.strftime('%Y-%m-%d %H:%M')}")
+        for finding in environment:
+            self.add(finding)
+        self.title("checks")
+
+    def title(self, text: str) -> None:
+        if self.rank == 0:
+            self.say(f"\n{text}")
+
+    def say(self, line: str) -> None:
+        print(line if self.rank == 0 else f"rank {self.rank}: {line}", file=self.out, flush=True)
+
+    def add(self, finding: Finding, seconds: float | None = None) -> None:
+        """Say a finding, and keep it."""
+        finding = replace(finding, text=presentable(finding.text))
+        if seconds is not None:
+            finding = replace(finding, figures={**finding.figures, "check_seconds": round(seconds, 2)})
+        self.findings.append(finding)
+        self._note(asdict(finding))
+        if self.rank == 0 or finding.verdict == "failed":
+            took = "" if seconds is None else f"  ({seconds:.1f} s)"
+            self.say(f"{finding.name:<{NAME_WIDTH}} {finding.verdict:<8} {finding.text}{took}")
+
+    def run(self, name: str, check: Check, limit: float, verdict: Verdict = "ok") -> bool:
+        """Run a check; whether it did not fail. `verdict`: if it returns an answer.
+
+        What it prints and logs is heard by the check alone. After `limit` seconds without an answer the process ends.
+        """
+        self._note({"begins": name})
+        watchdog = threading.Timer(limit, self.give_up, (name, limit))
+        watchdog.daemon = True
+        watchdog.start()
+        began, heard = time.perf_counter(), Heard()
+        try:
+            with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
+                finding = self._agreed(found(name, verdict, lambda: check(heard)))
+        finally:
+            watchdog.cancel()
+        self.add(finding, time.perf_counter() - began)
+        return finding.verdict != "failed"
+
+    def _agreed(self, finding: Finding) -> Finding:
+        """The same verdict on all ranks: failed if it is on one."""
+        if self.world is None or self.world.size == 1:
+            return finding
+        failures = int(self.world.sum(np.array([finding.verdict == "failed"], np.float64))[0])
+        if failures and finding.verdict != "failed":
+            return replace(finding, verdict="failed", text=f"on {failures} other ranks: see their logs, worker_*.log")
+        return finding
+
+    def give_up(self, name: str, limit: float) -> None:
+        """End the process: a device that hangs answers to nothing else."""
+        text = (
+            f"no answer after {limit:.0f} s, so no more is checked; the logs of MindSpore and of the device may say "
+            "more (under msrun worker_*.log; on Ascend ~/ascend/log)"
+        )
+        self.add(Finding(name, "failed", text), limit)
+        end_all()
+        with contextlib.suppress(UserError):
+            self.close()
+        self.clean_up()
+        os._exit(1)
+
+    def take_over(self, transcript: Path, status: int) -> None:
+        """Keep the findings of another process, which has said them. `status`: with which it ended."""
+        lines = [json.loads(line) for line in transcript.read_text().splitlines()] if transcript.exists() else []
+        self.findings += [Finding(**line) for line in lines if "begins" not in line]
+        unanswered = lines[-1].get("begins") if lines else "device"
+        if unanswered:
+            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+            text = f"the process ended with {how} in this check, so no more is checked on the device"
+            self.add(Finding(unanswered, "failed", text))
+
+    def close(self) -> None:
+        """Say how many there are of each verdict, and write the JSON, if it is asked for. Raises `UserError`."""
+        if self.rank or self.transcript:
+            return
+        verdicts = Counter(finding.verdict for finding in self.findings)
+        counts = {verdict: verdicts[verdict] for verdict in ("ok", "failed", "not run")}
+        summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        self.say(f"\n{summary}; {time.perf_counter() - self.began:.0f} s")
+        if self.json_file:
+            content = {"counts": counts, "findings": [asdict(finding) for finding in self.findings]}
+            write_text(self.json_file, json.dumps(content, indent=2, default=str) + "\n")
+
+    def _note(self, line: dict[str, Any]) -> None:
+        if self.transcript:
+            with open(self.transcript, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line, default=str) + "\n")
+
+
+NAME_WIDTH = 36
+
+
+def found(name: str, verdict: Verdict, check: Callable[[], Answer]) -> Finding:
+    """What a check found; an error of a library is a check that failed."""
+    try:
+        text, figures = check()
+        return Finding(name, verdict, text, figures)
+    except NotRun as reason:
+        return Finding(name, "not run", str(reason))
+    except (Failed, UserError, TrainingError) as error:
+        return Finding(name, "failed", str(error))
+    except Stopped:
+        raise
+    except Exception as error:
+        if stop := interruption_in(error):
+            raise stop from None
+        return Finding(name, "failed", f"{type(error).__name__}: {first_line(error)}")
+
+
+def presentable(text: str) -> str:
+    """On one line, without the path of the user's home."""
+    home = str(Path.home())
+    return " ".join(text.split()).replace(home, "~" if len(home) > 1 else home)

@@ -1,0 +1,66 @@
+"""The order of the photos, as the device sees it."""
+
+import numpy as np
+from mindspore import Parameter, Tensor, dtype, nn, ops
+from mindspore.train import Model
+
+from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.pipeline import TrainingBatches
+from mindcv_lite.data.sharding import epoch_order, shard
+from mindcv_lite.device import World
+from mindcv_lite.doctor.examination import Answer
+from mindcv_lite.doctor.findings import Failed
+from mindcv_lite.recipe import Recipe
+
+
+class Witness(nn.Cell):
+    """In place of a training step: keeps the labels of each step, int32 (steps, batch)."""
+
+    def __init__(self, steps: int, batch: int):
+        super().__init__()
+        self.rows = Tensor(np.arange(steps, dtype=np.int32)[:, None])
+        self.seen = Parameter(Tensor(np.full((steps, batch), -1, np.int32)), name="seen", requires_grad=False)
+        self.step = Parameter(Tensor(0, dtype.int32), name="witnessed", requires_grad=False)
+
+    def construct(self, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        here = ops.equal(self.rows, self.step).astype(dtype.int32)  # (steps, 1)
+        seen = self.seen * (1 - here) + labels.reshape(1, -1) * here
+        done = ops.depend(weights.sum(), ops.assign(self.seen, seen))
+        return ops.depend(done, ops.assign_add(self.step, 1))
+
+
+def order_of_photos(recipe: Recipe, photos: Photos, world: World) -> Answer:
+    """Train a witness for the recipe's epochs on photos that have a label each, then from the second epoch on."""
+    numbered = Photos(photos.paths, np.arange(len(photos), dtype=np.int32), photos.class_names)
+    epochs = recipe.schedule.epoch_size
+    for first in (0, 1):
+        batches = TrainingBatches(numbered, recipe, world)
+        witness = Witness((epochs - first) * batches.steps, recipe.data.batch_size)
+        witness.set_train()
+        Model(witness).train(
+            epochs,
+            batches.dataset(first * batches.steps),
+            dataset_sink_mode=world.settings.sink,
+            initial_epoch=first,
+        )
+        seen = witness.seen.asnumpy().reshape(epochs - first, -1)
+        for epoch, came in enumerate(seen, first):
+            expected = expected_order(epoch, len(photos), recipe, world)
+            if not np.array_equal(came, expected):
+                raise Failed(f"epoch {epoch + 1}: {differences(came, len(photos), recipe, world)}")
+    how = "whole epochs sent ahead" if world.settings.sink else "fed batch by batch"
+    return f"{epochs} epochs, and {epochs - 1} resumed after the first, {how}: each photo in its place", {}
+
+
+def expected_order(epoch: int, count: int, recipe: Recipe, world: World) -> np.ndarray:
+    data = recipe.data
+    order = epoch_order(count, recipe.system.seed, epoch, data.shuffle, data.num_samples)
+    return shard(order, data.batch_size, world.rank, world.size, data.drop_remainder)[0]
+
+
+def differences(came: np.ndarray, count: int, recipe: Recipe, world: World) -> str:
+    """What came in place of an epoch's photos, if that is known."""
+    for epoch in range(recipe.schedule.epoch_size + 2):
+        if np.array_equal(came, expected_order(epoch, count, recipe, world)):
+            return f"the device saw the photos of epoch {epoch + 1}"
+    return f"the device saw other photos or another order, beginning with {came[:8].tolist()}"

@@ -1,0 +1,126 @@
+"""How fast: the graph's compilation, the steps, the input alone, the device alone; and where the time goes."""
+
+import csv
+import itertools
+from pathlib import Path
+
+import mindspore
+
+from mindcv_lite.benchmark.rounds import Plan, Work, timed
+from mindcv_lite.benchmark.subjects import random_batch, steps_on
+from mindcv_lite.data.pipeline import TrainingBatches
+from mindcv_lite.doctor.examination import Answer
+from mindcv_lite.doctor.findings import Failed, NotRun
+from mindcv_lite.doctor.photos import write_photos
+from mindcv_lite.doctor.recipes import Bench
+from mindcv_lite.doctor.scripts import Run, train
+from mindcv_lite.training.loop import fit
+
+STEPS = 20  # of an epoch
+BATCH, BATCH_ON_CPU = 75, 8  # the published recipes' batch; a CPU takes a second for 40 photos
+MOST_EXPENSIVE = 10
+
+
+class Speed:
+    """The small network at 224 pixels, as the published recipe trains it; on a CPU in small batches."""
+
+    def __init__(self, bench: Bench):
+        self.bench = bench
+        self.batch = BATCH if bench.has_npu else BATCH_ON_CPU
+        self.run: Run | None = None
+
+    def trained(self) -> Answer:
+        photos = self.bench.photos("speed")
+        different = 10 * self.batch  # the others are further names of these
+        write_photos(photos, train=different, val=0, size=(500, 375), names=-(-STEPS * self.bench.world.size // 10))
+        self.bench.world.wait_for_all()
+        self.run = train(
+            self.bench.recipe(
+                "speed",
+                data_dir=photos,
+                num_samples=STEPS * self.batch * self.bench.world.size,
+                image_resize=224,
+                batch_size=self.batch,
+                num_classes=1000,
+                val_while_train=False,
+                color_jitter=0.4,
+            )
+        )
+        watch = self.run.record.watch
+        compiled = self.run.results[0].graph_compile if self.run.results else None
+        figures = {
+            "graph_compile": compiled,
+            "ms_per_step": watch.ms_per_step,
+            "images_per_second": watch.images_per_second,
+            "batch": self.batch,
+        }
+        text = (
+            f"{watch.images_per_second:.1f} images/s, {watch.ms_per_step:.1f} ms/step of {self.batch} photos a rank, "
+            f"graph compile {compiled or 0:.1f} s"
+        )
+        return text, figures
+
+    def input_alone(self) -> Answer:
+        """What the host can give, beside what the device takes: one batch again and again."""
+        run = self._run()
+        record = run.record
+        step_alone = timed(steps_on([random_batch(record.recipe)], record.step), Plan(1, 0, STEPS))
+        needed = self.batch / step_alone["seconds"] * STEPS  # of this rank
+        given = timed(batch_sizes(record.watch.batches), Plan(1, 0, 2 * STEPS))["images_per_second"]
+        watch = record.watch
+        if watch.waited is None:  # a sinking device does not say
+            share = max(0.0, 1 - step_alone["ms_per_step"] / watch.ms_per_step)
+        else:
+            share = watch.waited / watch.seconds
+        enough = "enough" if given > needed else "too little: see the README on faster input"
+        text = (
+            f"{given:.0f} images/s a rank, the device takes {needed:.0f} ({step_alone['ms_per_step']:.1f} ms/step on "
+            f"one batch): {enough}; {share:.1%} of the training was waiting"
+        )
+        return text, {"input": given, "needed": needed, "waited_share": share}
+
+    def profiled(self, folder: Path) -> Answer:
+        """Another epoch under MindSpore's profiler."""
+        record = self._run().record
+        recipe = record.recipe.with_keys(epoch_size=int(record.step.step.asnumpy()) // STEPS + 1)
+        batches = TrainingBatches(record.watch.batches.photos, recipe, record.world)
+        profiler = mindspore.Profiler(output_path=str(folder))
+        fit(record.step, batches, recipe, record.world, [])
+        profiler.stop()
+        profiler.analyse()
+        rows = most_expensive(folder)
+        total = sum(seconds for _, _, seconds in rows)
+        listed = [f"{name} {count} x, {seconds:.1f} ms ({seconds / total:.0%})" for name, count, seconds in rows]
+        return f"{STEPS} steps in {folder}: {'; '.join(listed[:MOST_EXPENSIVE])}", {"operators": rows}
+
+    def _run(self) -> Run:
+        if not self.run:
+            raise NotRun("no training came to its end")
+        return self.run
+
+
+def batch_sizes(batches: TrainingBatches) -> Work:
+    for epoch in itertools.count():
+        for images, *_ in batches.epoch(epoch):
+            yield len(images)
+
+
+# A profile's table of operators on each kind of device: its name, and its columns of type, count and milliseconds.
+TABLES = (
+    ("op_statistic*.csv", "OP Type", "Count", "Total Time(us)", 1e-3),
+    ("cpu_op_type_info*.csv", "op_type", "type_occurrences", "total_compute_time", 1.0),
+)
+
+
+def most_expensive(folder: Path) -> list[tuple[str, int, float]]:
+    """Operators of a profile with count and milliseconds, the most expensive first. Raises `Failed` without any."""
+    for pattern, name, count, time, factor in TABLES:
+        rows: dict[str, tuple[int, float]] = {}
+        for path in folder.rglob(pattern):
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                for row in csv.DictReader(file):
+                    before = rows.get(row[name], (0, 0.0))
+                    rows[row[name]] = before[0] + int(row[count]), before[1] + float(row[time]) * factor
+        if rows:
+            return sorted(((key, *row) for key, row in rows.items()), key=lambda row: -row[2])
+    raise Failed(f"{folder}: no table of operators in it ({', '.join(table[0] for table in TABLES)})")

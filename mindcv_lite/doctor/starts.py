@@ -1,0 +1,116 @@
+"""What takes programs of their own: a second start with the graphs of the first, several ranks, a rank that dies."""
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mindcv_lite import device
+from mindcv_lite.doctor.examination import Answer
+from mindcv_lite.doctor.findings import Failed, NotRun
+from mindcv_lite.doctor.programs import free_port, msrun, outcome, started
+from mindcv_lite.doctor.recipes import recipe_of
+from mindcv_lite.doctor.scripts import script
+from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.results import RESULTS, read_results
+
+
+def two_starts(folder: Path, target: str, limit: float) -> Answer:
+    """train.py with compile_cache, twice."""
+    # Where the device sinks, train.py keeps no graphs.
+    keys = {"compile_cache": folder / "graphs", "dataset_sink_mode": False, "jit_level": "O1", "epoch_size": 1}
+    seconds, losses, output = [], [], ""
+    for number in (1, 2):
+        recipe = saved(folder, f"start_{number}", target, distribute=False, **keys)
+        began = time.perf_counter()
+        status, output = outcome([sys.executable, script("train"), "-c", recipe], folder, limit)
+        seconds.append(time.perf_counter() - began)
+        if status:
+            raise Failed(f"start {number} ended with exit status {status}: {last_line(output)}")
+        losses.append([result.train_loss for result in read_results(folder / f"start_{number}" / RESULTS)])
+    known = re.search(r"compile_cache: (\d+) graphs of an earlier start", output)
+    if not known or known[1] == "0":
+        said = next((line for line in output.splitlines() if "compile_cache" in line), last_line(output))
+        raise Failed(f"the second start took no graph of the first: {said}")
+    if losses[0] != losses[1]:
+        raise Failed(f"the second start, with the graphs of the first, has the loss {losses[1]}, expected {losses[0]}")
+    text = f"{seconds[0]:.1f} s, then {seconds[1]:.1f} s with {known[1]} graphs of the first; the same loss"
+    return text, {"seconds": seconds}
+
+
+def two_ranks(folder: Path, target: str, limit: float) -> Answer:
+    """This command under msrun: equal weights, exact counts, each rank's order of photos."""
+    require_devices(2, target)
+    port, transcript = free_port(), folder / "ranks.jsonl"
+    logs = folder / f"logs_{port}"
+    words = ["-m", "mindcv_lite", "doctor", "--quick", "--device_target", target, "--within", transcript]
+    status, output = outcome(msrun(2, port, logs, *words), folder, limit)
+    lines = (logs / "worker_0.log").read_text(errors="replace") if (logs / "worker_0.log").exists() else output
+    failed = [line for line in lines.splitlines() if re.search(r"  failed  ", line)]
+    if status:
+        raise Failed(f"msrun ended with exit status {status}: {failed[0] if failed else last_line(lines)}")
+    passed = len(re.findall(r"  ok  ", lines))
+    return f"msrun with 2 ranks, --quick: {passed} checks ok on both", {"ok": passed}
+
+
+def dying_rank(folder: Path, target: str, limit: float) -> Answer:
+    """One of two ranks is killed after the first epoch: all must end, and what was saved must stand."""
+    require_devices(2, target)
+    port, name = free_port(), "dying"
+    # More epochs than will be trained.
+    recipe = saved(folder, name, target, distribute=True, epoch_size=10_000, val_while_train=False)
+    results = folder / name / RESULTS
+    logs = folder / f"logs_{port}"
+    with started(msrun(2, port, logs, script("train"), "-c", recipe), folder) as program:
+        if not came_true(lambda: results.exists() or program.poll() is not None, limit) or program.poll() is not None:
+            log = logs / "worker_0.log"
+            said = last_line(log.read_text(errors="replace")) if log.exists() else "msrun wrote no log"
+            raise Failed(f"two ranks did not come through their first epoch in {limit:.0f} s: {said}")
+        if not (victims := program.processes("RANK_ID=1", "MS_ROLE=MS_WORKER")):
+            raise Failed("two ranks are training, but none of their processes is rank 1")
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        killed = time.perf_counter()
+        if not came_true(lambda: program.poll() is not None, limit):
+            raise Failed(f"{limit:.0f} s after rank 1 was killed the others are still there: they wait for it")
+        seconds = time.perf_counter() - killed
+        left = program.processes("MS_ROLE=MS_WORKER")
+    if left:
+        raise Failed(f"{len(left)} processes outlived msrun after rank 1 was killed")
+    if not program.returncode:
+        raise Failed("msrun reports success, though rank 1 was killed")
+    epochs = len(read_results(results))
+    text = f"all ended {seconds:.1f} s after rank 1 was killed; results of {epochs} epochs stand"
+    return text, {"seconds": seconds}
+
+
+def require_devices(count: int, target: str) -> None:
+    if target == "Ascend" and (found := device.npus() or 0) < count:
+        raise NotRun(f"{found} NPU here, {count} are needed")
+
+
+def saved(folder: Path, name: str, target: str, **keys: Any) -> Path:
+    """The file of a recipe whose run goes to the folder `name`."""
+    recipe: Recipe = recipe_of(
+        device_target=target, data_dir=folder / "photos/training", ckpt_save_dir=folder / name, **keys
+    )
+    path = folder / f"{name}.yaml"
+    recipe.save(path)
+    return path
+
+
+def last_line(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.strip()]
+    return lines[-1][-300:] if lines else "nothing was said"
+
+
+def came_true(condition: Callable[[], bool], limit: float) -> bool:
+    """Whether the condition held within `limit` seconds."""
+    end = time.monotonic() + limit
+    while not (holds := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return holds

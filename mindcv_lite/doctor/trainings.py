@@ -1,0 +1,250 @@
+"""Trainings, resumed ones and validation, as train.py and validate.py do them."""
+
+import math
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import amp
+
+from mindcv_lite.checkpoint import PREVIOUS
+from mindcv_lite.device import World
+from mindcv_lite.doctor.examination import Answer, Heard
+from mindcv_lite.doctor.findings import Failed, NotRun
+from mindcv_lite.doctor.recipes import Bench
+from mindcv_lite.doctor.scripts import Run, train, validate
+from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.training.results import RESULTS
+
+# Relative difference of the mean loss of an epoch between two ways of the same training. On a CPU there is none. In
+# float16 an NPU may add in another order at each graph level; none was tried.
+BOUND = 0.02
+
+
+class Trainings:
+    """One training in several ways: the same photos, the same losses."""
+
+    def __init__(self, bench: Bench):
+        self.bench = bench
+        self.first: Run | None = None
+
+    def sinking(self, jit_level: str) -> Answer:
+        if not self.bench.has_npu:
+            raise NotRun("no NPU: a CPU is fed batch by batch")
+        return self._trained(f"sinking_{jit_level}", jit_level=jit_level)
+
+    def fed(self) -> Answer:
+        """Batch by batch."""
+        return self._trained("fed", jit_level="O1", dataset_sink_mode=False)
+
+    def _trained(self, name: str, **keys: Any) -> Answer:
+        run = train(self.bench.recipe(name, val_while_train=True, **keys))
+        text = learned(run)
+        require_equal_weights(run, self.bench.world)
+        figures: dict[str, Any] = {"losses": run.losses}
+        if self.first:
+            figures["difference"] = require_losses_of(self.first, run)
+            text += f", {figures['difference']:.2%} from those of the first way (at most {BOUND:.0%})"
+        self.first = self.first or run
+        return text, figures
+
+    def resumed(self) -> Answer:
+        """The last epoch once more, from the state before it."""
+        first, world = self._first(), self.bench.world
+        state = first.folder / PREVIOUS
+        if world.sum(np.array([state.exists()], np.float64))[0] < world.size:
+            raise NotRun("the ranks have no folder in common: set TMPDIR to a folder that all machines see")
+        recipe = first.record.recipe.with_keys(resume=str(state), ckpt_save_dir=str(self.bench.folder / "resumed"))
+        again = train(recipe)
+        expected, got = first.weights, again.weights
+        if all(np.array_equal(expected[name], got[name]) for name in expected):
+            return "the last epoch from the state before it: the same weights to the bit", {}
+        if not self.bench.has_npu:
+            raise Failed("the last epoch, trained again from the state before it, ends with other weights")
+        difference = difference_of(first.losses[-1:], again.losses)
+        if difference > BOUND:
+            raise Failed(f"the last epoch's loss is {difference:.2%} from that of the run that did not stop")
+        return (
+            f"loss of the last epoch {difference:.2%} from that of the run that did not stop (at most {BOUND:.0%})",
+            {},
+        )
+
+    def validated(self) -> Answer:
+        """The last checkpoint by validate.py."""
+        first = self._first()
+        model, step = first.record.recipe.model.model, int(first.record.step.step.asnumpy())
+        checkpoint = first.folder / f"{model}-{first.record.recipe.schedule.epoch_size}_{step}.ckpt"
+        if not checkpoint.exists() and self.bench.world.rank:
+            raise NotRun("the ranks have no folder in common: set TMPDIR to a folder that all machines see")
+        score = validate(first.record.recipe.with_keys(ckpt_path=str(checkpoint)))
+        for result in first.results[-1:]:  # which rank 0 has
+            assert result.top1 is not None
+            assert result.val_loss is not None
+            photos_apart = abs(score.top1 - result.top1) * score.photos
+            loss_apart = abs(score.loss - result.val_loss) / result.val_loss
+            if photos_apart > (1.01 if self.bench.has_npu else 0.01) or not loss_apart < (
+                0.01 if self.bench.has_npu else 1e-4
+            ):
+                raise Failed(
+                    f"top-1 {score.top1:.2%}, loss {score.loss:.4f}; in training the same checkpoint had "
+                    f"{result.top1:.2%} and {result.val_loss:.4f}"
+                )
+        return f"{score} over {score.photos} photos, as in training", {"top1": score.top1, "photos": score.photos}
+
+    def _first(self) -> Run:
+        if not self.first:
+            raise NotRun("no training came to its end")
+        return self.first
+
+
+def learned(run: Run) -> str:
+    """Raise `Failed` unless the loss fell."""
+    losses = run.losses
+    text = f"losses {' '.join(f'{loss:.4f}' for loss in losses)}"
+    if losses and not losses[-1] < losses[0]:  # nor if one is no number
+        raise Failed(f"{text}: the loss did not fall on photos of three plain colours")
+    return text
+
+
+def require_losses_of(first: Run, run: Run) -> float:
+    difference = difference_of(first.losses, run.losses)
+    if not difference <= BOUND:
+        raise Failed(
+            f"losses {run.losses} are {difference:.2%} from those of the first way, {first.losses}; expected at most "
+            f"{BOUND:.0%}"
+        )
+    return difference
+
+
+def difference_of(expected: list[float], got: list[float]) -> float:
+    """The largest relative difference."""
+    pairs = zip(expected, got, strict=True)
+    return max((abs(b - a) / abs(a) if math.isfinite(b) else math.inf for a, b in pairs), default=0.0)
+
+
+def require_equal_weights(run: Run, world: World) -> None:
+    """Raise `Failed` unless all ranks have the same weights after the last epoch."""
+    checksum = zlib.crc32(b"".join(value.tobytes() for value in run.weights.values()))
+    digits = np.array([checksum >> 16, checksum & 0xFFFF], np.float32)
+    if not (world.gather(digits) == digits).all():
+        raise Failed("the ranks have different weights after training: gradients are not added up as they should be")
+
+
+# --------------------------------------------------------------------------------------------- what recipes may ask for
+
+
+def ema_and_clip(bench: Bench) -> Answer:
+    run = train(bench.recipe("ema", ema=True, clip_grad=True, clip_value=0.5, val_while_train=False))
+    text = learned(run)
+    require_equal_weights(run, bench.world)
+    average, published = run.record.step.average, run.record.publish.parameters
+    assert average
+    differing = [
+        name
+        for name, weight in average.of().items()
+        if not name.endswith(("moving_mean", "moving_variance"))
+        and not np.array_equal(weight.asnumpy(), published[name].asnumpy())
+    ]
+    if differing:
+        raise Failed(f"what is saved is not the average of the weights: '{differing[0]}' differs")
+    return text, {"losses": run.losses}
+
+
+def dynamic_scale(bench: Bench) -> Answer:
+    """On an NPU, from a scale with which gradients overflow in float16: such updates must be skipped."""
+    first_scale = 2.0**24 if bench.has_npu else 2.0**16
+    run = train(bench.recipe("dynamic", loss_scale_type="dynamic", loss_scale=first_scale, val_while_train=False))
+    require_equal_weights(run, bench.world)
+    step = run.record.step
+    assert isinstance(step.scaler, amp.DynamicLossScaler)
+    skipped, steps, scale = (int(each.asnumpy()) for each in (step.skipped, step.step, step.scaler.scale_value))
+    text = f"{skipped} of {steps} updates skipped for an overflow, loss scale {first_scale:.0f} to {scale}"
+    if scale != first_scale / 2**skipped or (skipped == 0) == bench.has_npu or skipped == steps:
+        expected = "some skipped" if bench.has_npu else "none skipped in float32"
+        raise Failed(f"{text}: expected {expected}, and the scale halved for each")
+    return f"{learned(run)}; {text}", {"losses": run.losses, "skipped": skipped}
+
+
+def accumulation(bench: Bench) -> Answer:
+    run = train(bench.recipe("accumulation", gradient_accumulation_steps=4, val_while_train=False))
+    require_equal_weights(run, bench.world)
+    batches, epochs = run.record.watch.batches, run.record.recipe.schedule.epoch_size
+    updates, expected = int(run.record.step.optimizer.global_step.asnumpy()[0]), epochs * batches.updates
+    if updates != expected:
+        raise Failed(f"{updates} updates of {epochs * batches.steps} steps, expected {expected}")
+    return f"{learned(run)}; {updates} updates of {epochs * batches.steps} steps", {"losses": run.losses}
+
+
+def erasing_and_mixing(bench: Bench) -> Answer:
+    keys = {"re_prob": 0.5, "re_value": "random", "mixup": 0.2, "cutmix": 1.0, "val_while_train": False}
+    run = train(bench.recipe("mixing", **keys))
+    require_equal_weights(run, bench.world)
+    return learned(run), {"losses": run.losses}
+
+
+# ------------------------------------------------------------------------------------------------------ damaged photos
+
+
+def damaged_photo(bench: Bench, heard: Heard, on_corrupt: str) -> Answer:
+    """A photo that becomes damaged while the run is at work."""
+    photos = bench.photos(on_corrupt)
+    victim = max(photos.glob("train/*/*.jpg"))
+    # So many epochs that the photo is read once more: MindSpore reads some 20 batches ahead, or 120 where it sinks.
+    epochs = 40 if bench.sinks else 12
+    recipe = bench.recipe(
+        on_corrupt,
+        data_dir=photos,
+        on_corrupt=on_corrupt,
+        epoch_size=epochs,
+        val_while_train=False,
+        ckpt_save_interval=epochs,
+        freeze="backbone",
+    )
+    ended = ""
+    with damage_after_first_epoch(victim, Path(recipe.output.ckpt_save_dir)) as damaged_at:
+        try:
+            train(recipe)
+        except (UserError, TrainingError) as error:
+            ended = str(error)
+    end = time.perf_counter()
+    if not damaged_at:
+        raise Failed(f"the run ended within its first epoch: {ended}")
+    named = heard.first_time(victim.name) or (end if victim.name in ended else None)
+    names = bench.world.sum(np.array([named is not None], np.float64))[0]
+    if not names:
+        raise Failed(f"no rank named the damaged photo{f': the run ended with: {ended}' if ended else ''}")
+    if on_corrupt == "error" and not ended:
+        raise Failed("the run went on to its end with a damaged photo")
+    if on_corrupt == "replace" and ended:
+        raise Failed(f"the run ended, though another photo was to take the place: {ended}")
+    seconds = (named or end) - damaged_at[0]
+    figures = {"seconds_until_named": seconds, "seconds_until_end": end - damaged_at[0]}
+    who = f"named {seconds:.1f} s after it was damaged" if named else "named by another rank"
+    how = f"the run ended after {end - damaged_at[0]:.1f} s" if ended else "the run went on to its end"
+    return f"{who}; {how}", figures
+
+
+@contextmanager
+def damage_after_first_epoch(photo: Path, folder: Path) -> Iterator[list[float]]:
+    """Cut a photo short as soon as the run in `folder` has a line of results; when that was, in a list."""
+    over, damaged_at = threading.Event(), []
+
+    def wait_and_damage() -> None:
+        while not over.wait(0.01):
+            if (folder / RESULTS).exists():
+                photo.write_bytes(photo.read_bytes()[: photo.stat().st_size // 2])
+                damaged_at.append(time.perf_counter())
+                return
+
+    thread = threading.Thread(target=wait_and_damage, daemon=True)
+    thread.start()
+    try:
+        yield damaged_at
+    finally:
+        over.set()
+        thread.join()

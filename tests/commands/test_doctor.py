@@ -1,0 +1,113 @@
+"""The doctor command: what it says of a sound machine, of a broken one, and of a wrong command line."""
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from mindcv_lite import device
+from mindcv_lite.commands import doctor
+from mindcv_lite.doctor.checks import check_device, common_folder
+from mindcv_lite.doctor.examination import Examination
+from mindcv_lite.doctor.photos import CLASSES, write_photos
+from mindcv_lite.errors import UserError
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def run(tmp_path):
+    """(exit status, the lines, what is left of temporary files) of a doctor in a process of its own."""
+
+    def run(*flags: object) -> tuple[int, list[str], list[Path]]:
+        temporary = tmp_path / "temporary"
+        temporary.mkdir()
+        command = [sys.executable, "-m", "mindcv_lite", "doctor", *map(str, flags)]
+        variables = os.environ | {"TMPDIR": str(temporary)}
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600)
+        assert "Traceback" not in done.stdout + done.stderr
+        return done.returncode, done.stdout.splitlines(), list(temporary.iterdir())
+
+    return run
+
+
+def verdicts(lines: list[str]) -> dict[str, str]:
+    found = (re.match(r"(.+?) +(ok|failed|not run|noted) ", line) for line in lines)
+    return {match[1]: match[2] for match in found if match}
+
+
+@pytest.mark.slow
+def test_a_cpu_is_found_sound_and_what_needs_an_npu_is_not_said_to_have_run(run, tmp_path):
+    status, lines, left = run("--quick", "--device_target", "CPU", "--json", tmp_path / "found.json")
+    assert (status, left) == (0, []), lines
+    said = verdicts(lines)
+    assert said["MindSpore"] == "ok"
+    checks = list(said)[list(said).index("device") :]
+    ran = ["device", "integers", "noise", "network, float32", "order of the photos"]
+    ran += ["training without sinking", "validation of its checkpoint"]
+    assert [name for name in checks if said[name] == "ok"] == ran
+    assert [name for name in checks if said[name] == "not run"] == ["network, float16", "sums over ranks"]
+    assert str(Path.home()) not in "\n".join(lines)
+    findings = json.loads((tmp_path / "found.json").read_text())["findings"]
+    assert {finding["name"]: finding["verdict"] for finding in findings} == said
+    (training,) = (each for each in findings if each["name"] == "training without sinking")
+    first, *_, last = training["figures"]["losses"]
+    assert last < first
+
+
+def test_no_npu_is_a_line_and_exit_status_1_and_leaves_nothing(run):
+    status, lines, left = run("--device_target", "Ascend")
+    assert (status, left) == (1, [])
+    assert verdicts(lines)["device"] == "failed"
+    assert any("device_target is Ascend, which MindSpore does not find here" in line for line in lines)
+    assert re.match(r"\d+ ok, 1 failed, 0 not run; \d+ s", lines[-1])
+
+
+def test_a_broken_plugin_is_a_line_and_no_check_is_tried_on_it(monkeypatch, tmp_path, capsys):
+    def is_available(target):
+        raise RuntimeError("libascend_plugin.so.2: undefined symbol: aclrtGetVersion\n- The C++ call stack")
+
+    monkeypatch.setattr(device.mindspore.hal, "is_available", is_available)
+    examination = Examination(None)
+    check_device(examination, "auto", tmp_path / "work", quick=True, profile=None)
+    text = "RuntimeError: libascend_plugin.so.2: undefined symbol: aclrtGetVersion"
+    assert [(each.name, each.verdict, each.text) for each in examination.findings] == [("device", "failed", text)]
+
+
+def test_two_doctors_at_once_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another doctor is at work on this machine: wait until it has ended"):
+            doctor.main(["--quick"])
+    finally:
+        os.close(folder)
+
+
+def test_files_that_cannot_be_written_are_told_before_anything_is_checked(tmp_path):
+    with pytest.raises(UserError, match="no such folder; give another place"):
+        doctor.main(["--json", str(tmp_path / "missing/found.json")])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="no folder to write to"):
+        doctor.main(["--profile", str(tmp_path / "file")])
+
+
+def test_ranks_agree_on_a_folder(recipe, world):
+    folder = common_folder(world(recipe()))
+    assert not folder.exists()
+    assert folder != common_folder(world(recipe()))
+
+
+def test_photos_are_written_once_by_whoever_comes_first(tmp_path):
+    for _ in range(2):
+        write_photos(tmp_path / "photos", train=4, val=3, size=(12, 10), names=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    count = {split: len(list((tmp_path / "photos" / split).rglob("*.jpg"))) for split in ("train", "val")}
+    assert count == {"train": 8, "val": 6}
+    assert sorted(path.name for path in (tmp_path / "photos/train").iterdir()) == sorted(CLASSES)

@@ -1,0 +1,45 @@
+"""The doctor sees each photo in its place, and a shifted epoch for what it is."""
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from mindcv_lite.data.pipeline import TrainingBatches
+from mindcv_lite.data.source import training_photos
+from mindcv_lite.doctor.findings import Failed
+from mindcv_lite.doctor.order import Witness, order_of_photos
+from mindcv_lite.recipe import Recipe
+
+pytestmark = pytest.mark.usefixtures("graph_mode")
+
+
+@pytest.fixture
+def small(photo_folder, recipe) -> Recipe:
+    photos = photo_folder({"train": {"a": 5, "b": 4}}, size=(16, 16))
+    return recipe(data_dir=photos, batch_size=2, epoch_size=3, val_while_train=False, num_classes=2)
+
+
+def test_each_rank_sees_its_photos_in_order(small, world):
+    for rank in range(2):
+        text, _ = order_of_photos(small, training_photos(small)[0], world(small, rank, size=2))
+        assert text == "3 epochs, and 2 resumed after the first, fed batch by batch: each photo in its place"
+
+
+def test_a_run_that_is_an_epoch_ahead_is_told(small, world, monkeypatch):
+    epoch = TrainingBatches.epoch
+    monkeypatch.setattr(TrainingBatches, "epoch", lambda self, number: epoch(self, number + 1))
+    with pytest.raises(Failed, match="epoch 1: the device saw the photos of epoch 2"):
+        order_of_photos(small, training_photos(small)[0], world(small))
+
+
+def test_another_order_is_told(small, world, monkeypatch):
+    monkeypatch.setattr("mindcv_lite.data.pipeline.epoch_order", lambda count, *rest, **more: np.arange(count)[::-1])
+    with pytest.raises(Failed, match=r"epoch 1: the device saw other photos or another order, beginning with \[8, 7"):
+        order_of_photos(small, training_photos(small)[0], world(small))
+
+
+def test_a_witness_keeps_the_labels_of_each_step():
+    witness = Witness(steps=2, batch=3)
+    for labels in ([4, 0, 5], [1, 2, 3]):
+        witness(Tensor(np.zeros((3, 2, 2, 3), np.uint8)), Tensor(np.int32(labels)), Tensor(np.ones(3, np.float32)))
+    assert witness.seen.asnumpy().tolist() == [[4, 0, 5], [1, 2, 3]]
