@@ -63,7 +63,7 @@ MAY_IMPORT = {
         *("doctor.findings", "doctor.programs", "doctor.examination", "doctor.recipes", "doctor.scripts"),
     ),
     "doctor.speed": (
-        *("data", "benchmark", "training.loop"),
+        *("tables", "data", "benchmark", "training.loop"),
         *("doctor.findings", "doctor.examination", "doctor.photos", "doctor.recipes", "doctor.scripts"),
     ),
     "doctor.checks": ("device", "data", "doctor"),

@@ -67,8 +67,8 @@ def check_device(examination: Examination, target: str, folder: Path | None, qui
     speed = Speed(bench)
     train("training", lambda heard: speed.trained(), verdict="noted")
     train("input alone", lambda heard: speed.input_alone(), verdict="noted")
-    if profile:
-        train("profile", lambda heard: speed.profiled(profile), verdict="noted")
+    if profile and train("profile", lambda heard: speed.profiled(profile), verdict="noted"):
+        examination.say_all(speed.table())
 
 
 def quiet(check: Callable[[], Answer]) -> Check:

@@ -75,8 +75,12 @@ class Examination:
         self.title("checks")
 
     def title(self, text: str) -> None:
-        if self.rank == 0:
-            self.say(f"\n{text}")
+        self.say_all([f"\n{text}"])
+
+    def say_all(self, lines: Iterable[str]) -> None:
+        """Say lines that are no findings, on rank 0."""
+        for line in lines if self.rank == 0 else ():
+            self.say(line)
 
     def say(self, line: str) -> None:
         print(line if self.rank == 0 else f"rank {self.rank}: {line}", file=self.out, flush=True)
@@ -98,6 +102,8 @@ class Examination:
         What it prints and logs is heard by the check alone. After `limit` seconds without an answer the process ends.
         """
         self._note({"begins": name})
+        if self.rank == 0 and self.out.isatty():  # its line comes in the place of this
+            print(f"{name} ...", end="\r", file=self.out, flush=True)
         watchdog = threading.Timer(limit, self.give_up, (name, limit))
         watchdog.daemon = True
         watchdog.start()

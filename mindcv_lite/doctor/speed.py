@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import mindspore
@@ -14,6 +15,7 @@ from mindcv_lite.doctor.findings import Failed, NotRun
 from mindcv_lite.doctor.photos import write_photos
 from mindcv_lite.doctor.recipes import Bench
 from mindcv_lite.doctor.scripts import Run, train
+from mindcv_lite.tables import aligned
 from mindcv_lite.training.loop import fit
 
 STEPS = 20  # of an epoch
@@ -28,6 +30,7 @@ class Speed:
         self.bench = bench
         self.batch = BATCH if bench.has_npu else BATCH_ON_CPU
         self.run: Run | None = None
+        self.operators: list[tuple[str, int, float]] = []  # of the profile, with count and milliseconds
 
     def trained(self) -> Answer:
         photos = self.bench.photos("speed")
@@ -88,10 +91,16 @@ class Speed:
         fit(record.step, batches, recipe, record.world, [])
         profiler.stop()
         profiler.analyse()
-        rows = most_expensive(folder)
-        total = sum(seconds for _, _, seconds in rows)
-        listed = [f"{name} {count} x, {seconds:.1f} ms ({seconds / total:.0%})" for name, count, seconds in rows]
-        return f"{STEPS} steps in {folder}: {'; '.join(listed[:MOST_EXPENSIVE])}", {"operators": rows}
+        self.operators = most_expensive(folder)
+        return f"{STEPS} steps, kept in {folder}", {"operators": self.operators}
+
+    def table(self) -> Iterator[str]:
+        """The operators of the profile that take longest."""
+        total = sum(ms for _, _, ms in self.operators)
+        rows = [("operator", "times", "ms", "share")]
+        for name, count, ms in self.operators[:MOST_EXPENSIVE]:
+            rows.append((name, str(count), f"{ms:.1f}", f"{ms / total:.1%}"))
+        yield from aligned(rows)
 
     def _run(self) -> Run:
         if not self.run:

@@ -42,6 +42,7 @@ def test_a_changed_reference_of_the_noise_is_noticed(monkeypatch):
 
 def test_int32_that_saturates_is_told_and_no_failure(monkeypatch):
     class Saturating(nn.Cell):
+        # pyrefly: ignore [bad-override]
         def construct(self, x):
             wide = x.astype(mindspore.int64)
             saturated = (each.clip(-(2**31), 2**31 - 1).astype(mindspore.int32) for each in (wide * 3, wide + 1))

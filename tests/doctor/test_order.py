@@ -1,5 +1,7 @@
 """The doctor sees each photo in its place, and a shifted epoch for what it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -9,6 +11,7 @@ from mindcv_lite.data.source import training_photos
 from mindcv_lite.doctor.findings import Failed
 from mindcv_lite.doctor.order import Witness, order_of_photos
 from mindcv_lite.recipe import Recipe
+from tests.training.sinking import play_sinking
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -23,6 +26,14 @@ def test_each_rank_sees_its_photos_in_order(small, world):
     for rank in range(2):
         text, _ = order_of_photos(small, training_photos(small)[0], world(small, rank, size=2))
         assert text == "3 epochs, and 2 resumed after the first, fed batch by batch: each photo in its place"
+
+
+def test_a_sinking_device_sees_them_in_order_too(small, world, monkeypatch):
+    play_sinking(monkeypatch.setattr)
+    here = world(small)
+    here = replace(here, settings=replace(here.settings, sink=True))
+    text, _ = order_of_photos(small, training_photos(small)[0], here)
+    assert text == "3 epochs, and 2 resumed after the first, whole epochs sent ahead: each photo in its place"
 
 
 def test_a_run_that_is_an_epoch_ahead_is_told(small, world, monkeypatch):

@@ -1,0 +1,184 @@
+"""What the doctor makes of trainings: of those that go well, and of those that do not."""
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mindcv_lite.device import World
+from mindcv_lite.doctor import trainings
+from mindcv_lite.doctor.examination import Heard
+from mindcv_lite.doctor.findings import Failed, NotRun
+from mindcv_lite.doctor.photos import write_photos
+from mindcv_lite.doctor.recipes import Bench, recipe_of
+from mindcv_lite.doctor.trainings import Trainings, damage_after_first_epoch, damaged_photo
+from mindcv_lite.errors import UserError
+from mindcv_lite.evaluation import Score
+from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.results import RESULTS, EpochResult
+
+
+@pytest.fixture
+def bench(tmp_path, world) -> Bench:
+    return Bench(world(recipe_of(device_target="CPU")), tmp_path, distribute=False)
+
+
+@pytest.fixture
+def npu(bench) -> Bench:
+    """As it would be with an NPU."""
+    return replace(
+        bench, world=replace(bench.world, settings=replace(bench.world.settings, target="Ascend", sink=True))
+    )
+
+
+def results(*losses: float) -> list[EpochResult]:
+    return [
+        EpochResult(epoch, 6 * epoch, loss, 10 / 29, 1.0, 1.1, 0.02, 100.0, None, 1.0)
+        for epoch, loss in enumerate(losses, 1)
+    ]
+
+
+def a_run(*losses: float, weights: float = 0.5, folder: Path = Path()) -> SimpleNamespace:
+    record = SimpleNamespace(
+        recipe=recipe_of(device_target="CPU"), step=SimpleNamespace(step=SimpleNamespace(asnumpy=lambda: np.int32(18)))
+    )
+    values = {"weight": np.full(3, weights, np.float32)}
+    return SimpleNamespace(folder=folder, results=results(*losses), losses=list(losses), weights=values, record=record)
+
+
+def in_turn(monkeypatch: pytest.MonkeyPatch, *runs: SimpleNamespace) -> list[Recipe]:
+    """Let these runs come of the next trainings; their recipes."""
+    coming, recipes = iter(runs), []
+    monkeypatch.setattr(trainings, "train", lambda recipe: (recipes.append(recipe), next(coming))[1])
+    return recipes
+
+
+def test_a_cpu_does_not_sink(bench):
+    with pytest.raises(NotRun, match="no NPU: a CPU is fed batch by batch"):
+        Trainings(bench).sinking("O2")
+
+
+def test_an_npu_trains_sinking_at_o2_then_o1_then_batch_by_batch_to_the_same_losses(npu, monkeypatch):
+    recipes = in_turn(monkeypatch, a_run(1.1, 1.0), a_run(1.1, 1.01), a_run(1.1, 0.99))
+    ways = Trainings(npu)
+    assert ways.sinking("O2")[0] == "losses 1.1000 1.0000"
+    assert ways.sinking("O1")[0] == "losses 1.1000 1.0100, 1.00% from those of the first way (at most 2%)"
+    ways.fed()
+    asked = [(recipe.system.jit_level, recipe.system.dataset_sink_mode) for recipe in recipes]
+    assert asked == [("O2", True), ("O1", True), ("O1", False)]
+
+
+@pytest.mark.parametrize("other", [(1.1, 1.05), (1.15, 1.0), (1.2, 1.1)])
+def test_another_way_with_other_losses_is_told(npu, monkeypatch, other):
+    in_turn(monkeypatch, a_run(1.1, 1.0), a_run(*other))
+    ways = Trainings(npu)
+    ways.sinking("O2")
+    with pytest.raises(Failed, match="from those of the first way"):
+        ways.fed()
+
+
+@pytest.mark.parametrize("losses", [(1.0, 1.0), (1.0, 1.2), (1.0, math.nan)])
+def test_a_loss_that_does_not_fall_is_told(bench, monkeypatch, losses):
+    in_turn(monkeypatch, a_run(*losses))
+    with pytest.raises(Failed, match="the loss did not fall"):
+        Trainings(bench).fed()
+
+
+def test_ranks_with_different_weights_are_told(bench, monkeypatch):
+    class Ranks(World):
+        def gather(self, numbers):
+            return np.stack([numbers, numbers + (numbers > 0)])
+
+    in_turn(monkeypatch, a_run(1.1, 1.0))
+    with pytest.raises(Failed, match="the ranks have different weights after training"):
+        Trainings(replace(bench, world=Ranks(**vars(bench.world)))).fed()
+
+
+def test_a_resumed_epoch_must_give_the_same_weights(bench, monkeypatch, tmp_path):
+    (tmp_path / "previous.state.ckpt").touch()
+    first = a_run(1.1, 1.0, folder=tmp_path)
+    recipes = in_turn(monkeypatch, first, a_run(1.0), a_run(1.0, weights=0.500001))
+    ways = Trainings(bench)
+    ways.fed()
+    assert ways.resumed()[0].endswith("the same weights to the bit")
+    assert recipes[1].output.resume == str(tmp_path / "previous.state.ckpt")
+    with pytest.raises(Failed, match="ends with other weights"):
+        ways.resumed()
+
+
+def test_validation_must_give_the_score_of_the_training(bench, monkeypatch, tmp_path):
+    (tmp_path / "mobilenet_v3_small_100-3_18.ckpt").touch()
+    ways = Trainings(bench)
+    with pytest.raises(NotRun, match="no training came to its end"):
+        ways.validated()
+    ways.first = a_run(1.1, 1.0, folder=tmp_path)  # type: ignore[assignment]
+    score = Score(10 / 29, 1.0, 1.1, 29, 100.0, 0.0)
+    monkeypatch.setattr(trainings, "validate", lambda recipe: score)
+    assert ways.validated()[0] == "top-1 34.48%, top-5 100.00%, loss 1.1000 over 29 photos, as in training"
+    for wrong in (replace(score, top1=11 / 29), replace(score, loss=1.2), replace(score, loss=math.nan)):
+        monkeypatch.setattr(trainings, "validate", lambda recipe, wrong=wrong: wrong)
+        with pytest.raises(Failed, match=r"in training the same checkpoint had 34.48% and 1.1000"):
+            ways.validated()
+
+
+@pytest.mark.parametrize("on_corrupt", ["error", "replace"])
+def test_a_damaged_photo_must_be_named_in_time(bench, monkeypatch, on_corrupt):
+    photos = bench.photos(on_corrupt)
+    write_photos(photos, train=6, val=0, size=(16, 16))
+    victim = max(photos.glob("train/*/*.jpg"))
+
+    def train_by(reaction):
+        def train(recipe):
+            folder = Path(recipe.output.ckpt_save_dir)
+            folder.mkdir(exist_ok=True)
+            size = victim.stat().st_size
+            (folder / RESULTS).touch()
+            while victim.stat().st_size == size and size > 30:
+                time.sleep(0.01)
+            reaction(heard)
+
+        monkeypatch.setattr(trainings, "train", train)
+        heard = Heard()
+        return damaged_photo(bench, heard, on_corrupt)
+
+    def raises(heard):
+        raise UserError(f"{victim}: this photo cannot be decoded")
+
+    def names(heard):
+        heard.write(f"{victim} cannot be decoded: another photo takes its place\n")
+
+    right, wrong = (raises, names) if on_corrupt == "error" else (names, raises)
+    text, figures = train_by(right)
+    assert text.startswith("named 0.")
+    assert 0 <= figures["seconds_until_named"] <= figures["seconds_until_end"]
+    with pytest.raises(Failed, match="went on to its end" if on_corrupt == "error" else "was to take the place"):
+        train_by(wrong)
+    with pytest.raises(Failed, match="no rank named the damaged photo"):
+        train_by(lambda heard: None)
+
+
+def test_a_run_that_ends_before_a_photo_is_damaged_is_told(bench, monkeypatch):
+    write_photos(bench.photos("error"), train=6, val=0, size=(16, 16))
+
+    def train(recipe):
+        raise UserError("no memory")
+
+    monkeypatch.setattr(trainings, "train", train)
+    with pytest.raises(Failed, match="the run ended within its first epoch: no memory"):
+        damaged_photo(bench, Heard(), "error")
+
+
+def test_a_photo_is_damaged_after_the_first_epoch_and_not_before(tmp_path):
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(bytes(100))
+    with damage_after_first_epoch(photo, tmp_path) as damaged_at:
+        time.sleep(0.1)
+        assert (photo.stat().st_size, damaged_at) == (100, [])
+        (tmp_path / RESULTS).touch()
+        while not damaged_at:
+            time.sleep(0.01)
+        assert photo.stat().st_size == 50
