@@ -112,7 +112,7 @@ def examine(flags: "Namespace") -> int:
     from mindcv_lite.doctor.examination import Examination
 
     if flags.within and "MS_ROLE" not in os.environ:
-        end_with_supervisor()
+        end_with_supervisor(flags.within.parent)
     examination = Examination(flags.json, transcript=flags.within)
     folder = flags.within.with_suffix("") if flags.within else None
     try:
@@ -136,6 +136,12 @@ def hush_mindspore() -> None:
     os.environ.setdefault("GLOG_v", "3")
 
 
-def end_with_supervisor() -> None:
-    """Its end closes our input, even if it was killed."""
-    threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+def end_with_supervisor(folder: Path) -> None:
+    """The end of the supervisor, even if it is killed, closes our input. `folder`: of its temporary files."""
+
+    def watch() -> None:
+        os.read(0, 1)
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -129,7 +129,7 @@ class Examination:
         """End the process: a device that hangs answers to nothing else."""
         text = (
             f"no answer after {limit:.0f} s, so no more is checked; the logs of MindSpore and of the device may say "
-            "more (under msrun worker_*.log; on Ascend ~/ascend/log)"
+            "more (under msrun scheduler.log and worker_*.log; on Ascend ~/ascend/log)"
         )
         self.add(Finding(name, "failed", text), limit)
         end_all()

@@ -111,3 +111,17 @@ def test_photos_are_written_once_by_whoever_comes_first(tmp_path):
     count = {split: len(list((tmp_path / "photos" / split).rglob("*.jpg"))) for split in ("train", "val")}
     assert count == {"train": 8, "val": 6}
     assert sorted(path.name for path in (tmp_path / "photos/train").iterdir()) == sorted(CLASSES)
+
+
+@pytest.mark.slow
+def test_a_doctor_that_is_killed_leaves_no_process_and_no_file(tmp_path):
+    command = [sys.executable, "-m", "mindcv_lite", "doctor", "--device_target", "CPU"]
+    variables = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("integers"):  # then a process of its own is at work
+                break
+        process.kill()
+        process.stdout.read()  # which has the other end of our pipe
+    assert list(tmp_path.iterdir()) == []
