@@ -50,7 +50,7 @@ MAY_IMPORT = {
     ),
     "doctor.arithmetic": (
         *("noise", "device", "network", "evaluation"),
-        *("doctor.findings", "doctor.programs", "doctor.examination", "doctor.recipes"),
+        *("doctor.findings", "doctor.primitives", "doctor.programs", "doctor.examination", "doctor.recipes"),
     ),
     "doctor.order": ("recipe", "device", "data", "doctor.findings", "doctor.examination"),
     "doctor.ranks": ("device", "doctor.findings", "doctor.examination"),
@@ -67,6 +67,7 @@ MAY_IMPORT = {
         *("doctor.findings", "doctor.examination", "doctor.photos", "doctor.recipes", "doctor.scripts"),
     ),
     "doctor.checks": ("device", "data", "doctor"),
+    "doctor.primitives": (),
     "doctor.environment": ("cache", "packages", "doctor.findings"),
     "folding": (),
     "export.graph": ("recipe", "folding", "blocks", "network"),

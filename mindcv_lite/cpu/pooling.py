@@ -1,5 +1,6 @@
-"""What pooling and squeeze-excite compute, in two dimensions, for CPUs: MindSpore's CPU kernels take longer to broadcast
-over four. On an accelerator each reshape would change the format that convolutions work in."""
+"""Pooling and the product of squeeze-excite in two dimensions, for CPUs: a broadcast over four takes longer there.
+
+On an accelerator each reshape would change the format that convolutions work in."""
 
 from mindspore import Tensor
 

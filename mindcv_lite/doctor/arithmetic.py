@@ -1,4 +1,4 @@
-"""Whether the device computes what the CPU computes: integers, the noise of dropout, the network."""
+"""Whether the device computes what the CPU computes: integers, the noise of dropout, primitives, the network."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from mindcv_lite import device, noise
 from mindcv_lite.device import World
 from mindcv_lite.doctor.examination import Answer
 from mindcv_lite.doctor.findings import Failed, NotRun
+from mindcv_lite.doctor.primitives import GROUPS, read_list
 from mindcv_lite.doctor.programs import outcome
 from mindcv_lite.doctor.recipes import recipe_of
 from mindcv_lite.evaluation import Inference
@@ -56,6 +57,14 @@ def noise_bits() -> Answer:
     return "4096 numbers of 3 seeds as NumPy's", {}
 
 
+def primitives() -> Answer:
+    """What the graphs of training and evaluation are made of, a group in each small graph."""
+    faults = [f"{name}: {fault}" for name, group in GROUPS.items() if (fault := group().fault())]
+    if faults:
+        raise Failed(f"{'; '.join(faults)}: this device does not compute what NumPy does")
+    return f"{len(read_list())} primitives in {len(GROUPS)} small graphs as NumPy's", {}
+
+
 def require_equal(what: str, got: np.ndarray, expected: np.ndarray) -> None:
     differing = np.flatnonzero(got != expected)
     if differing.size:
@@ -84,7 +93,7 @@ def logits(world: World, amp_level: str, folder: Path) -> Answer:
         if status:
             raise Failed(f"the CPU's logits could not be computed: {' '.join(output.split())[-300:]}")
     expected = np.load(reference)
-    got = answers_of(build_network(recipe_of().model, amp_level, world.cpu_operators))
+    got = answers_of(build_network(recipe_of().model, amp_level, world.settings.target, world.cpu_operators))
     difference = float(np.abs(got - expected).max() / np.abs(expected).max())
     bound = CPU_BOUND if world.settings.target == "CPU" else BOUNDS[amp_level]
     figures = {"difference": difference, "bound": bound}

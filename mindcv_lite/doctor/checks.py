@@ -14,7 +14,7 @@ from mindcv_lite import device
 from mindcv_lite.data.source import training_photos
 from mindcv_lite.device import World
 from mindcv_lite.doctor import trainings
-from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits
+from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits, primitives
 from mindcv_lite.doctor.examination import Answer, Check, Examination
 from mindcv_lite.doctor.findings import Finding
 from mindcv_lite.doctor.order import order_of_photos
@@ -42,6 +42,7 @@ def check_device(examination: Examination, target: str, folder: Path | None, qui
     train = partial(examination.run, limit=LONG)
     check("integers", quiet(integers))
     check("noise", quiet(noise_bits))
+    check("primitives", quiet(primitives))
     check("network, float32", lambda heard: logits(bench.world, "O0", bench.folder))
     check("network, float16", lambda heard: logits(bench.world, "O3", bench.folder))
     check("sums over ranks", lambda heard: exact_sums(bench.world))

@@ -45,4 +45,5 @@ class Publish(nn.Cell):
         return done
 
     def mean_over_ranks(self, statistic: Parameter) -> Tensor:
+        # pyrefly: ignore [unsupported-operation]  (MindSpore does not say what its primitives return)
         return self.sum_over_ranks(statistic) / self.size

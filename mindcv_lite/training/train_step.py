@@ -163,6 +163,7 @@ def counter(start: float, name: str) -> Parameter:
 class DynamicLossScaler(amp.DynamicLossScaler):
     """MindSpore's, but for a product of int32 and bool, whose types an accelerator would have to make equal."""
 
+    # pyrefly: ignore [bad-override]
     def adjust(self, grads_finite: Tensor) -> None:
         scale = self.scale_value
         larger = scale * self.scale_factor

@@ -48,7 +48,7 @@ def test_a_cpu_is_found_sound_and_what_needs_an_npu_is_not_said_to_have_run(run,
     said = verdicts(lines)
     assert said["MindSpore"] == "ok"
     checks = list(said)[list(said).index("device") :]
-    ran = ["device", "integers", "noise", "network, float32", "order of the photos"]
+    ran = ["device", "integers", "noise", "primitives", "network, float32", "order of the photos"]
     ran += ["training without sinking", "validation of its checkpoint"]
     assert [name for name in checks if said[name] == "ok"] == ran
     assert [name for name in checks if said[name] == "not run"] == ["network, float16", "sums over ranks"]

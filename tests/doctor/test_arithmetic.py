@@ -9,7 +9,7 @@ from mindspore import nn
 
 from mindcv_lite import noise
 from mindcv_lite.doctor import arithmetic
-from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits
+from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits, primitives
 from mindcv_lite.doctor.findings import Failed, NotRun
 
 pytestmark = pytest.mark.usefixtures("pynative_mode")
@@ -38,6 +38,16 @@ def test_a_changed_reference_of_the_noise_is_noticed(monkeypatch):
     monkeypatch.setattr(noise, "expected_bits", lambda shape, seed: expected_bits(shape, seed) ^ (seed == 7))
     with pytest.raises(Failed, match="noise of seed 7: 4096 of 4096 numbers differ from NumPy's"):
         noise_bits()
+
+
+def test_a_wrong_primitive_is_named_with_its_group(monkeypatch):
+    pooling, dropout = (arithmetic.GROUPS[name]() for name in ("pooling", "dropout"))
+    wrong = dropout._replace(expected=(1.5 * dropout.expected[0],))
+    monkeypatch.setattr(arithmetic, "GROUPS", {"pooling": lambda: pooling, "dropout": lambda: dropout})
+    assert primitives()[0].endswith(" primitives in 2 small graphs as NumPy's")
+    monkeypatch.setattr(arithmetic, "GROUPS", {"pooling": lambda: pooling, "dropout": lambda: wrong})
+    with pytest.raises(Failed, match=r"^dropout: answer 0 is off by 0.33 of the largest number, allowed are 0.004"):
+        primitives()
 
 
 def test_int32_that_saturates_is_told_and_no_failure(monkeypatch):

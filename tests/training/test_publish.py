@@ -79,7 +79,7 @@ def test_what_is_published_stays_when_training_goes_on(parts):
 
 def test_statistics_become_the_mean_over_ranks_and_weights_stay(parts):
     publish, trained, average = parts
-    publish.sum_over_ranks, publish.size = OtherRank(), 2
+    publish.sum_over_ranks, publish.size = OtherRank(), 2.0
     groups = [trained.parameters_dict(), *([average.of()] if average else [])]
     before = [values(group) for group in groups]
     publish()
@@ -96,7 +96,7 @@ def test_statistics_of_a_frozen_norm_are_no_mean_but_copied_to_the_bit(recipe, w
     trained, published = Small(), Small()
     trained.norm.use_batch_statistics = False
     publish = Publish(trained, None, published, world(recipe()))
-    publish.sum_over_ranks, publish.size = OtherRank(), 2
+    publish.sum_over_ranks, publish.size = OtherRank(), 2.0
     fill(trained.parameters_dict(), 0)
     before = values(trained.parameters_dict())
     publish()
