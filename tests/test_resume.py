@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mindcv_lite.checkpoint import read_state
 from mindcv_lite.storage import read_entries
+from mindcv_lite.training.results import COLUMNS
 from tests.conftest import ROOT
 from tests.test_programs import SMALL, msrun, run
 
@@ -73,7 +74,7 @@ def require_whole_files(folder: Path) -> None:
     for path in folder.glob("ckpt/[!.]*.ckpt"):
         assert read_entries(str(path))[1], path
     for path in folder.glob("ckpt/results.csv"):
-        assert all(len(row) == 10 for row in csv.reader(path.read_text().splitlines()))
+        assert all(len(row) == len(COLUMNS) for row in csv.reader(path.read_text().splitlines()))
 
 
 def test_two_and_two_epochs_equal_four_bit_for_bit(train, tmp_path):
