@@ -49,7 +49,7 @@ MAY_IMPORT = {
         *("recipe", "evaluation", "training.loop", "training.results", "doctor.findings", "doctor.programs"),
     ),
     "doctor.arithmetic": (
-        *("noise", "device", "network", "evaluation"),
+        *("errors", "noise", "device", "network", "evaluation"),
         *("doctor.findings", "doctor.primitives", "doctor.programs", "doctor.examination", "doctor.recipes"),
     ),
     "doctor.order": ("recipe", "device", "data", "doctor.findings", "doctor.examination"),

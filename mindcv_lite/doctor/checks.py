@@ -15,7 +15,7 @@ from mindcv_lite.data.source import training_photos
 from mindcv_lite.device import World
 from mindcv_lite.doctor import trainings
 from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits, primitives
-from mindcv_lite.doctor.examination import Answer, Check, Examination
+from mindcv_lite.doctor.examination import Answer, Check, Examination, Heard
 from mindcv_lite.doctor.findings import Finding
 from mindcv_lite.doctor.order import order_of_photos
 from mindcv_lite.doctor.photos import write_photos
@@ -34,10 +34,17 @@ def check_device(examination: Examination, target: str, folder: Path | None, qui
 
     `folder`: where to write, the same for all ranks; None: one that the ranks agree on.
     """
-    benches: list[Bench] = []
-    if not examination.run("device", lambda heard: start(benches, examination, target, folder), SHORT):
+    bench: Bench | None = None
+
+    def begin(heard: Heard) -> Answer:
+        nonlocal bench
+        bench = start(examination, target, folder)
+        settings = bench.world.settings
+        figures = {"target": settings.target, "ranks": bench.world.size, "sinks": settings.sink}
+        return f"{settings.target} x {bench.world.size}, {settings.workers} data workers each", figures
+
+    if not examination.run("device", begin, LONG) or not bench:
         return
-    (bench,) = benches
     check = partial(examination.run, limit=SHORT)
     train = partial(examination.run, limit=LONG)
     check("integers", quiet(integers))
@@ -76,23 +83,19 @@ def quiet(check: Callable[[], Answer]) -> Check:
     return lambda heard: check()
 
 
-def start(benches: list[Bench], examination: Examination, target: str, folder: Path | None) -> Answer:
+def start(examination: Examination, target: str, folder: Path | None) -> Bench:
     """Take the device, join the other ranks, and write the photos."""
     launched = device.workers_started(os.environ) > 0
     world = device.start(recipe_of(device_target=target, distribute=launched))
     examination.world, examination.rank = world, world.rank
     bench = Bench(world, folder or common_folder(world), launched)
     examination.clean_up = partial(shutil.rmtree, bench.folder, ignore_errors=True)
-    # MindSpore leaves files of its own in the working directory.
     bench.folder.mkdir(exist_ok=True)
-    os.chdir(bench.folder)
+    os.chdir(bench.folder)  # MindSpore leaves files of its own in the working directory
     for purpose in ("training", "error", "replace"):
         write_photos(bench.photos(purpose), train=STEPS * SMALL["batch_size"] * world.size, val=29, size=(80, 72))
     world.wait_for_all()
-    benches.append(bench)
-    settings = world.settings
-    figures = {"target": settings.target, "ranks": world.size, "sinks": settings.sink, "workers": settings.workers}
-    return f"{settings.target} x {world.size}, {settings.workers} data workers each", figures
+    return bench
 
 
 def common_folder(world: World) -> Path:

@@ -1,6 +1,7 @@
 """Checks one after the other: each says its line as it comes, and none may take for ever."""
 
 import contextlib
+import faulthandler
 import io
 import json
 import os
@@ -41,6 +42,9 @@ class Heard(io.TextIOBase):
     def first_time(self, *parts: str) -> float | None:
         """When the first piece was said that has all these parts."""
         return next((when for when, text in self.pieces if all(part in text for part in parts)), None)
+
+    def last_lines(self, count: int) -> list[str]:
+        return "".join(text for _, text in self.pieces).splitlines()[-count:]
 
 
 class Examination:
@@ -107,13 +111,19 @@ class Examination:
         watchdog = threading.Timer(limit, self.give_up, (name, limit))
         watchdog.daemon = True
         watchdog.start()
+        # No thread of Python's can run while MindSpore keeps the interpreter for itself, as where it joins the ranks.
+        faulthandler.dump_traceback_later(limit + GRACE, exit=True, file=sys.__stderr__ or 2)
         began, heard = time.perf_counter(), Heard()
         try:
             with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
                 finding = self._agreed(found(name, verdict, lambda: check(heard)))
         finally:
             watchdog.cancel()
+            faulthandler.cancel_dump_traceback_later()
         self.add(finding, time.perf_counter() - began)
+        if finding.verdict == "failed":
+            for line in heard.last_lines(SAID):
+                self.say(f"    {presentable(line)}")
         return finding.verdict != "failed"
 
     def _agreed(self, finding: Finding) -> Finding:
@@ -167,6 +177,8 @@ class Examination:
 
 
 NAME_WIDTH = 36
+GRACE = 10.0  # seconds
+SAID = 6  # lines of what a check that failed has said before
 
 
 def found(name: str, verdict: Verdict, check: Callable[[], Answer]) -> Finding:

@@ -44,6 +44,7 @@ class Speed:
                 num_samples=STEPS * self.batch * self.bench.world.size,
                 image_resize=224,
                 batch_size=self.batch,
+                epoch_size=2,
                 num_classes=1000,
                 val_while_train=False,
                 color_jitter=0.4,

@@ -49,6 +49,15 @@ def test_a_wrong_primitive_is_named_with_its_group(monkeypatch):
     with pytest.raises(Failed, match=r"^dropout: answer 0 is off by 0.33 of the largest number, allowed are 0.004"):
         primitives()
 
+    def unknown():
+        raise RuntimeError("Unsupported op [HSwish] on Ascend\n- C++ call stack")
+
+    monkeypatch.setattr(arithmetic, "GROUPS", {"activations": unknown, "dropout": lambda: wrong})
+    with pytest.raises(
+        Failed, match=r"^activations: RuntimeError: Unsupported op \[HSwish\] on Ascend; dropout: answer"
+    ):
+        primitives()
+
 
 def test_int32_that_saturates_is_told_and_no_failure(monkeypatch):
     class Saturating(nn.Cell):

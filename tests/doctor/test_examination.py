@@ -62,6 +62,17 @@ def test_a_check_hears_what_is_printed_and_with_the_time(capsys):
     assert "heard True" in capsys.readouterr().out
 
 
+def test_a_check_that_failed_shows_what_it_said_last(capsys):
+    def check(heard: Heard):
+        print(*(f"epoch {number}" for number in range(20)), sep="\n")
+        raise Failed("no loss")
+
+    Examination(None).run("training", check, limit=60)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match("training +failed +no loss", lines[0])
+    assert lines[1:] == [f"    epoch {number}" for number in range(14, 20)]
+
+
 def test_the_json_holds_all_findings_and_their_figures(tmp_path, capsys):
     examination = Examination(tmp_path / "found.json")
     examination.add(Finding("memory", "noted", "8 GB"))
@@ -122,6 +133,22 @@ examination.run("queue", lambda heard: time.sleep(50), limit=0.5)
     assert re.match(r"queue +failed +no answer after 0 s", done.stdout)
     assert json.loads((tmp_path / "found.json").read_text())["counts"]["failed"] == 1
     assert not left.exists()
+
+
+def test_a_check_that_hangs_and_lets_no_other_thread_run_ends_too(tmp_path, capsys):
+    transcript = tmp_path / "device.jsonl"
+    done = program(f"""
+import ctypes
+from mindcv_lite.doctor import examination as module
+module.GRACE = 0.5
+examination = Examination(None, transcript=Path({str(transcript)!r}))
+examination.run("join", lambda heard: ctypes.PyDLL(None).sleep(50), limit=0.5)
+""")
+    assert done.returncode == 1
+    assert "Timeout (0:00:01)!" in done.stderr
+    examination = Examination(None)
+    examination.take_over(transcript, done.returncode)
+    assert re.match("join +failed +the process ended with exit status 1 in this check", capsys.readouterr().out)
 
 
 def test_a_check_that_kills_its_process_is_known_to_the_one_that_started_it(tmp_path, capsys):
