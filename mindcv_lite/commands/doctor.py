@@ -62,7 +62,8 @@ def absolute(text: str) -> Path:
 @contextmanager
 def the_only_doctor() -> Iterator[None]:
     """Raise `UserError` if another one is at work on this machine: both would get less of its memory and its cores."""
-    if os.environ.get("RANK_ID", "0") != "0" or os.environ.get("MS_ROLE") == "MS_SCHED":  # rank 0 sees to it
+    role, place = os.environ.get("MS_ROLE"), os.environ.get("DEVICE_ID", "0")
+    if role == "MS_SCHED" or (role and place != "0"):  # the first rank of a machine sees to it
         yield
         return
     folder = os.open(tempfile.gettempdir(), os.O_RDONLY)

@@ -171,7 +171,7 @@ class Examination:
             write_text(self.json_file, json.dumps(content, indent=2, default=str) + "\n")
 
     def _note(self, line: dict[str, Any]) -> None:
-        if self.transcript:
+        if self.transcript and self.rank == 0:
             with open(self.transcript, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line, default=str) + "\n")
 
