@@ -19,7 +19,7 @@ from mindcv_lite.tables import aligned
 from mindcv_lite.training.loop import fit
 
 STEPS = 20  # of an epoch
-BATCH, BATCH_ON_CPU = 75, 8  # the published recipes' batch; a CPU takes a second for 40 photos
+BATCH, BATCH_ON_CPU = 75, 4  # the published recipes' batch; a CPU takes a second for 40 photos
 MOST_EXPENSIVE = 10
 
 

@@ -110,7 +110,7 @@ def test_a_dead_rank_must_end_the_run(tmp_path, train_py, monkeypatch, at_the_en
         with pytest.raises(Failed, match=told):
             dying_rank(tmp_path, "CPU", 2 if "sleep" in at_the_end else 30)
     else:
-        assert dying_rank(tmp_path, "CPU", 30)[0].endswith("results of 1 epochs stand")
+        assert dying_rank(tmp_path, "CPU", 30)[0].endswith("results of 1 epoch stand")
     assert not programs.running
 
 
