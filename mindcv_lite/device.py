@@ -83,14 +83,14 @@ class World:
 
     def all_or_none(self, task: Callable[[], T]) -> T:
         """What `task` gives this rank. If it raises `UserError` or `TrainingError` on one rank, all ranks raise, so
-        that none waits: the others a `UserError`. Every rank must call it."""
+        that none waits: the others a `TrainingError`. Every rank must call it."""
         try:
             result = task()
         except (UserError, TrainingError):
             self.sum(np.ones(1))
             raise
         if self.sum(np.zeros(1))[0]:
-            raise UserError("another rank cannot go on, see its log")
+            raise TrainingError("another rank cannot go on, see its log")
         return result
 
     @contextmanager

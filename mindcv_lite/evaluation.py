@@ -7,9 +7,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
-from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.folder import CANNOT_BE_DECODED, Photos
 from mindcv_lite.data.normalize import Normalize
-from mindcv_lite.data.pipeline import CANNOT_BE_DECODED, evaluation_batches
+from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError

@@ -476,7 +476,7 @@ class OneOfTwo(World):
 
 def test_a_rank_is_told_that_another_one_failed():
     beside = OneOfTwo(0, 2, settings_for(ascend_recipe(), "CPU", size=2))
-    with pytest.raises(UserError, match="another rank cannot go on, see its log"):
+    with pytest.raises(TrainingError, match="another rank cannot go on, see its log"):
         beside.all_or_none(lambda: 5)
     with pytest.raises(UserError, match="no network"):
         beside.all_or_none(fail)

@@ -76,13 +76,10 @@ def step(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
     rows = [random_batch(recipe)]
     results = in_turn({name: partial(steps_on, rows, each) for name, each in contestants.items()}, plan)
     if batches:
-        try:
-            photos = Waiting(batches.dataset().create_tuple_iterator(num_epochs=-1))
-            results["with photos"] = rounds_of(train_step, photos, plan)
-        except RuntimeError:
-            if batches.failure:
-                raise batches.failure from None
-            raise
+        photos = Waiting(batches.dataset().create_tuple_iterator(num_epochs=-1))
+        results["with photos"] = rounds_of(train_step, photos, plan)
+        if batches.failure:
+            raise batches.failure[1]
     return results
 
 

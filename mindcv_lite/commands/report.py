@@ -1,7 +1,9 @@
 """Compare runs of training by their results.csv: a line each, and with --out their curves on top of each other.
 With --markdown the lines are rows of a model zoo's table."""
 
+import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -16,6 +18,8 @@ from mindcv_lite.tables import aligned
 
 if TYPE_CHECKING:
     from mindcv_lite.training.results import EpochResult
+
+log = logging.getLogger(__name__)
 
 PICTURES = (".png", ".pdf", ".svg")
 HEAD = (
@@ -114,7 +118,7 @@ def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
 def zoo_row(folder: Path, results: Sequence["EpochResult"]) -> tuple[str, ...]:
     """A run in the columns of a model zoo's table, with the score of its best epoch; `-`: not known."""
     path, best = folder / "recipe.yaml", best_of(results)
-    recipe = load_recipe(["--config", str(path)], "") if path.is_file() else None
+    recipe = recipe_in(path)
     jit_levels = dict.fromkeys(each.jit_level for each in results if each.jit_level)
     accuracy = [f"{100 * (score or 0):.2f}" for score in (best.top1, best.top5)] if best else ["-", "-"]
     side = recipe.augmentation.image_resize if recipe else None
@@ -132,6 +136,17 @@ def zoo_row(folder: Path, results: Sequence["EpochResult"]) -> tuple[str, ...]:
         link("yaml", path if recipe else None),
         link("weights", weights_in(folder, validated=best is not None)),
     )
+
+
+def recipe_in(path: Path) -> Recipe | None:
+    """The recipe of a run; None, and a line in the log, where this version cannot read it."""
+    if not path.is_file():
+        return None
+    try:
+        return load_recipe([f"--config={path}"], "")
+    except UserError as error:
+        log.warning("%s", error)
+        return None
 
 
 def millions_of_parameters(recipe: Recipe) -> float | None:
@@ -156,7 +171,8 @@ def cards(result: "EpochResult") -> str:
 def weights_in(folder: Path, validated: bool) -> Path | None:
     """The weights of the best epoch; those of the latest, where no epoch was validated."""
     pattern = "mobilenet_v3_*_best.ckpt" if validated else "mobilenet_v3_*-*_*.ckpt"
-    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime, default=None)
+    step = re.compile(r"_(\d+)\.ckpt$")
+    return max(folder.glob(pattern), key=lambda path: [int(number) for number in step.findall(path.name)], default=None)
 
 
 def link(text: str, path: Path | None) -> str:

@@ -52,7 +52,7 @@ def read_labels(path: Path) -> dict[str, str]:
     reader = read_table if not path.is_dir() else read_kit if (path / NUMBERS).is_file() else read_annotations
     labels: dict[str, str] = {}
     for photo, name in reader(path):
-        if name.startswith(".") or "/" in name or not name:
+        if name.startswith(".") or "/" in name or not 0 < len(os.fsencode(name)) < 256:
             raise UserError(f"{path}: the class of {photo} is '{name}', which cannot be the name of a class folder")
         if labels.setdefault(photo, name) != name:
             raise UserError(f"{path}: {photo} is of two classes, {labels[photo]} and {name}")
@@ -69,7 +69,10 @@ def read_table(path: Path) -> Iterator[tuple[str, str]]:
         raise UserError(f"{path}: expected text in UTF-8: lines of a photo and its class") from None
     kaggle = bool(lines) and lines[0].endswith(",PredictionString")  # the class, the corners of a box, and so on
     for number, line in enumerate(lines, 1):
-        row = next(csv.reader([line])) if "," in line else line.rsplit(maxsplit=1)
+        try:
+            row = next(csv.reader([line])) if "," in line else line.rsplit(maxsplit=1)
+        except csv.Error as error:
+            raise UserError(f"{path}: line {number}: {error}") from None
         if not row or (number == 1 and row[0].lower() in HEADINGS):
             continue
         if len(row) < 2 or not row[1].strip():
@@ -114,7 +117,10 @@ def planned(folder: Path, labels: dict[str, str], where: Path) -> tuple[dict[Pat
     Raises `UserError` if one is missing, or there already under that name; `OSError`.
     """
     loose = _files_by_name(folder)
-    sorted_ones = {name: _files_by_name(folder / name) for name in set(labels.values()) if (folder / name).is_dir()}
+    names = sorted(set(labels.values()))
+    if taken := [name for name in names if (folder / name).exists() and not (folder / name).is_dir()]:
+        raise UserError(f"{folder / taken[0]}: a file, where the folder of a class must be; rename it")
+    sorted_ones = {name: _files_by_name(folder / name) for name in names if (folder / name).is_dir()}
     moves: dict[Path, Path] = {}
     missing = []
     for photo, name in labels.items():
@@ -127,7 +133,8 @@ def planned(folder: Path, labels: dict[str, str], where: Path) -> tuple[dict[Pat
         for file in here:
             if (folder / file).is_symlink() and not os.path.isabs(os.readlink(folder / file)):
                 raise UserError(f"{folder / file}: a relative link, which would lead nowhere from another folder")
-            moves[folder / file] = folder / name / file
+            if moves.setdefault(folder / file, folder / name / file) != folder / name / file:
+                raise UserError(f"{where}: {file} is of two classes, {moves[folder / file].parent.name} and {name}")
     if missing:
         raise UserError(
             f"{folder}: {len(missing)} of the {len(labels)} photos that {where} names are missing, such as "

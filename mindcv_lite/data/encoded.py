@@ -25,15 +25,12 @@ def read_photo(path: str) -> np.ndarray:
 
 
 def read_file(path: str) -> tuple[np.ndarray, int]:
-    """The content of a file, uint8 (bytes,), and a number that is another one when the file has changed; empty and 0
-    where there is none."""
+    """The content of a file, uint8 (bytes,), and its version, a number that changes with the file; empty and 0 where
+    there is none."""
     try:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            facts = os.fstat(file)
-            return np.frombuffer(os.read(file, facts.st_size), np.uint8), facts.st_mtime_ns ^ facts.st_size
-        finally:
-            os.close(file)
+        with open(path, "rb", buffering=0) as file:
+            content = file.readall()
+            return np.frombuffer(content, np.uint8), os.fstat(file.fileno()).st_mtime_ns ^ len(content)
     except OSError:
         return np.zeros(0, np.uint8), 0
 

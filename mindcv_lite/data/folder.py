@@ -17,6 +17,10 @@ from mindcv_lite.errors import UserError
 log = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp")
+CANNOT_BE_DECODED = (
+    "{}: this photo cannot be decoded; mend or remove it (`python -m mindcv_lite check` names all such photos); in "
+    "training, though not in validation, --on_corrupt replace takes another in its place"
+)
 FEW = 5  # photos of a class; with fewer than these it will hardly be learned
 
 
@@ -32,8 +36,10 @@ class Photos:
         return len(self.paths)
 
     def content(self, index: int) -> np.ndarray:
-        """The encoded photo, uint8 (bytes,); empty where none can be read. A file is looked at once, and again when it
-        has changed."""
+        """The encoded photo, uint8 (bytes,); empty where none can be read, or none that can be decoded at all.
+
+        The header is checked once for each version of the file.
+        """
         content, version = read_file(self.paths[index])
         if version != self.sound_versions[index]:
             if is_hopeless(content):
@@ -41,9 +47,18 @@ class Photos:
             self.sound_versions[index] = version
         return content
 
+    def fault(self, index: int) -> str:
+        """What is to be said of a photo that gave nothing that can be decoded."""
+        path = self.paths[index]
+        try:
+            open(path, "rb").close()
+        except OSError as error:
+            return f"{path}: this photo cannot be read: {error.strerror}"
+        return CANNOT_BE_DECODED.format(path)
+
     @cached_property
     def sound_versions(self) -> np.ndarray:
-        """int64, of each photo: what `read_file` said of its file when that was found sound."""
+        """The version of each photo's file whose header was found sound, as `read_file` gives it: int64 (photos,)."""
         return np.zeros(len(self), np.int64)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.folder import CANNOT_BE_DECODED, Photos
 from mindcv_lite.data.paths import Paths
 from mindcv_lite.errors import UserError
 
@@ -24,6 +24,9 @@ class PackedPhotos(Photos):
 
     files: list[str]
     numbers: np.ndarray
+
+    def fault(self, index: int) -> str:
+        return CANNOT_BE_DECODED.format(self.paths[index])
 
 
 def is_packed(data_dir: str) -> bool:

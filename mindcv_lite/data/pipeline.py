@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import mindspore.dataset as ds
 import numpy as np
@@ -11,7 +11,7 @@ from mindcv_lite.data.encoded import decodes
 from mindcv_lite.data.erasing import draw_rectangles
 from mindcv_lite.data.folder import Photos
 from mindcv_lite.data.mixing import draw_mix
-from mindcv_lite.data.rows import contents_of, rows_of
+from mindcv_lite.data.rows import contents_of, damaged, rows_of
 from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
 from mindcv_lite.data.transforms import evaluation_transforms, training_transforms
 from mindcv_lite.device import World
@@ -48,8 +48,8 @@ class TrainingBatches:
         self.accumulated = min(recipe.optimizer.gradient_accumulation_steps, self.steps)
         self.updates = -(-self.steps // self.accumulated)
         self.global_batch = data.batch_size * world.size * self.accumulated
-        self.failure: UserError | TrainingError | None = None  # what ended the input of this rank,
-        self.failed_epoch = -1  # and the epoch, counted from 0, whose input that was
+        self.failure: tuple[int, UserError | TrainingError] | None = None  # of this rank's input, and in which epoch
+        self.over = False  # whether the run has ended, and nobody asks for its input any more
         self.replaced: dict[int, list[str]] = {}  # by epoch, on this rank; whole when the epoch's last batch is there
 
     def update_of(self, step: int) -> int:
@@ -57,23 +57,25 @@ class TrainingBatches:
         epoch, position = divmod(step, self.steps)
         return epoch * self.updates + position // self.accumulated
 
-    def dataset(self, first_step: int = 0) -> "RunDataset":
-        """All epochs from that of `first_step` (counted from 0) on; or the rest of that epoch, if it began before."""
-        return RunDataset(Epochs(self, first_step), blank_batch(self.recipe))
+    def dataset(self, first_step: int = 0, epochs: int | None = None) -> "RunDataset":
+        """All epochs from that of `first_step` (counted from 0) on; or the rest of that epoch, if it began before.
+
+        `epochs`: of the run; MindSpore prepares more of them than it takes. None: without end.
+        """
+        return RunDataset(Epochs(self, first_step, epochs), blank_batch(self.recipe))
 
     def fail(self, epoch: int, error: Exception) -> None:
-        """Note that the input of this rank ended in `epoch`, counted from 0."""
-        self.failed_epoch = epoch
-        self.failure = (
-            error
-            if isinstance(error, UserError | TrainingError)
-            else TrainingError(f"reading the photos failed: {type(error).__name__}: {first_line(error)}")
-        )
+        """Note what ended the input of this rank, and in which epoch, counted from 0."""
+        if not isinstance(error, UserError | TrainingError):
+            error = TrainingError(f"reading the photos failed: {type(error).__name__}: {first_line(error)}")
+        self.failure = epoch, error
+        if self.world.settings.sink:
+            log.error("epoch %d: %s; the run ends with this epoch", epoch + 1, error)
 
     def require_whole(self, epoch: int) -> None:
         """Raise what ended the input of this rank in `epoch`, counted from 0, or before it."""
-        if self.failure and self.failed_epoch <= epoch:
-            raise self.failure
+        if self.failure and self.failure[0] <= epoch:
+            raise self.failure[1]
 
     def epoch(self, epoch: int) -> "Batches":
         """The batches of one epoch, counted from 0."""
@@ -90,19 +92,21 @@ class TrainingBatches:
         ds.config.set_seed(epoch_seed(seed, epoch, world.rank))
         transforms = training_transforms(augmentation, self.recipe.model.in_channels)
         drawn = draws(augmentation, data.batch_size, epoch_seed(seed, epoch, world.rank))
-        return Batches(self.photos, indices, weights, transforms, data, world.settings.workers, drawn)
+        return Batches(
+            self.photos, indices, weights, transforms, data, world.settings.workers, drawn, lambda: self.over
+        )
 
 
 class Epochs:
     """What MindSpore's pipeline passes through again and again: each pass is the next epoch of this rank.
 
-    A sinking device runs an epoch to its end, whatever becomes of its input: it would wait for the next batch, and the
-    other ranks for it, until they run out of time. So it gets blank batches after an error, which is told at once, and
-    `TrainingBatches.require_whole` ends the run when the epoch is over.
+    The input is prepared ahead. So an error in it does not end the pipeline, and with it an epoch that has all it
+    needs: blank batches follow, and who trains asks `TrainingBatches.require_whole`. A sinking device can be asked at
+    the end of its epoch only; without a batch it would wait until it runs out of time, and the other ranks for it.
     """
 
-    def __init__(self, batches: TrainingBatches, first_step: int):
-        self.batches = batches
+    def __init__(self, batches: TrainingBatches, first_step: int, epochs: int | None):
+        self.batches, self.epochs = batches, epochs
         self.next_epoch, self.passed_over = divmod(first_step, batches.steps)
 
     def __len__(self) -> int:
@@ -113,20 +117,21 @@ class Epochs:
         passed_over, self.passed_over = self.passed_over, 0
         given = passed_over
         try:
-            if not self.batches.failure:
-                batches = self.batches.epoch(epoch)
-                self.batches.replaced[epoch] = batches.replaced
-                # Batches of steps that were made before are drawn all the same: augmentation is a stream of random
-                # numbers.
-                for batch in itertools.islice(batches, passed_over, None):
-                    yield batch
-                    given += 1
-        except Exception as error:  # kept: MindSpore passes on its text alone, in a long message
-            self.batches.fail(epoch, error)
-            if not self.batches.world.settings.sink:
-                raise
-            log.error("epoch %d: %s; the run ends with this epoch", epoch + 1, self.batches.failure)
+            for batch in self._epoch(epoch, passed_over):
+                yield batch
+                given += 1
+        except Exception as error:
+            if not self.batches.over:
+                self.batches.fail(epoch, error)
         yield from itertools.repeat(blank_batch(self.batches.recipe), self.batches.steps - given)
+
+    def _epoch(self, epoch: int, passed_over: int) -> Iterable[tuple]:
+        if self.batches.failure or (self.epochs is not None and epoch >= self.epochs):
+            return ()
+        batches = self.batches.epoch(epoch)
+        self.batches.replaced[epoch] = batches.replaced
+        # Batches of steps that were made before are drawn all the same: augmentation is a stream of random numbers.
+        return itertools.islice(batches, passed_over, None)
 
 
 class RunDataset(ds.GeneratorDataset):
@@ -195,9 +200,11 @@ class Batches:
         data: Data,
         workers: int,
         drawn: Iterator[tuple],
+        is_over: Callable[[], bool] = lambda: False,
     ):
+        """`is_over`: whether nobody asks for batches any more. MindSpore then ends its pipelines by an error."""
         self.photos, self.indices, self.weights, self.batch_size = photos, indices, weights, data.batch_size
-        self.drawn = drawn
+        self.drawn, self.is_over = drawn, is_over
         self.replaced: list[str] = []
         ds.config.set_error_samples_mode(ON_CORRUPT[data.on_corrupt])
         rows = rows_of(photos, indices).map(transforms, "image", num_parallel_workers=workers)
@@ -217,6 +224,8 @@ class Batches:
                     self.replaced += [self.photos.paths[i] for i in missing(self.indices, np.concatenate(came))]
                 yield images, self.photos.labels[indices], self.weights[place : place + len(indices)], *next(self.drawn)
         except RuntimeError as error:
+            if self.is_over():
+                raise
             raise self._explained(error, missing(self.indices, np.concatenate([self.indices[:0], *came]))) from error
 
     def _explained(self, error: RuntimeError, awaited: list[int]) -> UserError | TrainingError:
@@ -227,16 +236,10 @@ class Batches:
             broken = next(
                 (index for sign in signs for photo, index in contents_of(self.photos, ahead) if sign(photo)), None
             )
-        except RuntimeError:  # a file of packed photos is damaged: the first error says more
-            broken = None
+        except RuntimeError as damage:
+            return damaged(self.photos, damage)
         if broken is None:
             return TrainingError(
                 f"reading the photos failed, and not for one that cannot be decoded: {first_line(error)}"
             )
-        return UserError(CANNOT_BE_DECODED.format(self.photos.paths[broken]))
-
-
-CANNOT_BE_DECODED = (
-    "{}: this photo cannot be decoded; mend or remove it (`python -m mindcv_lite check` names all such photos); in "
-    "training, though not in validation, --on_corrupt replace takes another in its place"
-)
+        return UserError(self.photos.fault(broken))

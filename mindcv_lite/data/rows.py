@@ -35,6 +35,15 @@ def contents_of(photos: Photos, indices: list[int]) -> Iterable[tuple[np.ndarray
     return ((photos.content(index), index) for index in indices)
 
 
+def damaged(photos: Photos, error: Exception) -> UserError:
+    """What to say where MindSpore cannot read packed photos."""
+    assert isinstance(photos, PackedPhotos), "the others are read in Python, which says what is wrong"
+    folder = Path(photos.files[0]).parent
+    return UserError(
+        f"{folder}: the packed photos are damaged: {first_line(error)}; copy them again, or pack the photos again"
+    )
+
+
 def _packed_rows(photos: PackedPhotos, indices: np.ndarray) -> ds.Dataset:
     # MindSpore wants no more indices than photos; filling up the last batch of a small split may need more.
     parts = np.split(indices, range(len(photos), len(indices), len(photos)))
@@ -45,10 +54,7 @@ def _packed_rows(photos: PackedPhotos, indices: np.ndarray) -> ds.Dataset:
         ]
         rows = reduce(operator.add, readers)
     except (RuntimeError, ValueError) as error:
-        folder = Path(photos.files[0]).parent
-        raise UserError(
-            f"{folder}: the packed photos are damaged: {first_line(error)}; copy them again, or pack the photos again"
-        ) from None
+        raise damaged(photos, error) from None
     if photos.numbers[-1] == len(photos) - 1:
         return rows
 
@@ -69,17 +75,17 @@ class PhotosAhead:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[Row]:
-        threads = ThreadPoolExecutor(READERS, "photos")
+        readers = ThreadPoolExecutor(READERS, "photos")
         try:
             ahead: deque[Future[list[Row]]] = deque()
             for start in range(0, len(self.indices), CHUNK):
-                ahead.append(threads.submit(self._read, self.indices[start : start + CHUNK]))
+                ahead.append(readers.submit(self._read, self.indices[start : start + CHUNK]))
                 if len(ahead) > 2 * READERS:
                     yield from ahead.popleft().result()
             while ahead:
                 yield from ahead.popleft().result()
         finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+            readers.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, indices: np.ndarray) -> list[Row]:
         return [(self.photos.content(index), np.array(index, np.int32)) for index in indices.tolist()]

@@ -52,17 +52,14 @@ def fit(step: TrainStep, batches: TrainingBatches, recipe: Recipe, world: World,
     model = Model(step)
     try:
         if position:  # the rest of an epoch: MindSpore wants as many batches from a dataset in each epoch
-            model.train(epoch + 1, batches.dataset(first_step), callbacks, dataset_sink_mode=False, initial_epoch=epoch)
+            rest = batches.dataset(first_step, epochs)
+            model.train(epoch + 1, rest, callbacks, dataset_sink_mode=False, initial_epoch=epoch)
             epoch += 1
         if epoch < epochs:
-            dataset = batches.dataset(epoch * batches.steps)
+            dataset = batches.dataset(epoch * batches.steps, epochs)
             model.train(epochs, dataset, callbacks, dataset_sink_mode=sink, initial_epoch=epoch)
-    except TrainingError:
-        raise
-    except RuntimeError:  # of MindSpore's pipeline
-        if batches.failure:
-            raise batches.failure from None
-        raise
+    finally:
+        batches.over = True
 
 
 class Watch(Callback):
@@ -97,6 +94,8 @@ class Watch(Callback):
         self.bar = tqdm(total=steps, initial=self.done, desc=title, unit="step", leave=False, disable=silent)
 
     def on_train_step_begin(self, run_context) -> None:
+        if not self.world.settings.sink:
+            self.batches.require_whole(run_context.original_args().cur_epoch_num - 1)
         if self.waited is not None:
             self.waited += time.perf_counter() - self.idle_since
         self.compiling.enter_context(self.world.compiling(self.step))

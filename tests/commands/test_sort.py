@@ -177,6 +177,10 @@ def have_a_relative_link(folder: Path) -> None:
     (folder / PHOTOS[3]).symlink_to("elsewhere")
 
 
+def have_a_file_of_a_classs_name(folder: Path) -> None:
+    (folder / CLASSES[3]).touch()
+
+
 def labels(text: str) -> Callable[[Path], object]:
     return lambda folder: (folder.parent / "labels.txt").write_text(text)
 
@@ -189,6 +193,12 @@ def labels(text: str) -> Callable[[Path], object]:
         (have_two_of_a_name, ".png; remove those that are not meant"),
         (have_a_relative_link, f"FOLDER/{PHOTOS[3]}: a relative link"),
         (labels(IN_LINES + f"{PHOTOS[0]} n01440764\n"), f"LABELS: {PHOTOS[0]} is of two classes, "),
+        (
+            labels(IN_LINES + f"{PHOTOS[0].removesuffix('.JPEG')} n01440764\n"),
+            f"LABELS: {PHOTOS[0]} is of two classes, ",
+        ),
+        (labels(f"{PHOTOS[0]},{'x' * 300}\n"), "cannot be the name of a class folder"),
+        (have_a_file_of_a_classs_name, f"FOLDER/{CLASSES[3]}: a file, where the folder of a class must be; rename it"),
         (labels(IN_LINES + "lonely\n"), "LABELS: line 7: expected a photo and its class, got 'lonely'"),
         (labels(f"{PHOTOS[0]} ../outside\n"), "cannot be the name of a class folder"),
         (labels(f"{PHOTOS[0]} .\n"), "cannot be the name of a class folder"),

@@ -14,7 +14,7 @@ from mindcv_lite.data import folder, packed
 from mindcv_lite.data.pipeline import Batches, TrainingBatches, evaluation_batches
 from mindcv_lite.data.rows import contents_of, rows_of
 from mindcv_lite.data.source import training_photos, validation_photos
-from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.errors import UserError
 from mindcv_lite.training.state import fixed_facts
 from tests.conftest import write_photos
 
@@ -206,9 +206,9 @@ def test_a_file_that_is_damaged_or_gone_when_an_epoch_begins_is_told(target, epo
         epoch_of(target)
 
 
-def test_a_file_that_is_cut_short_in_training_ends_it_with_the_readers_words(target, recipe, world):
+def test_a_file_that_is_cut_short_in_training_ends_it_with_a_sentence(target, recipe, world):
     given = recipe(data_dir=target, drop_remainder=False)
     batches = TrainingBatches(training_photos(given)[0], given, world(given))
     os.truncate(target / "train-00000.mindrecord", 1 << 16)
-    with pytest.raises(TrainingError, match=r"reading the photos failed, and not for one that .*Failed to read file"):
+    with pytest.raises(UserError, match=r"packed: the packed photos are damaged: .*Failed to read file.*; copy them"):
         list(batches.epoch(0))

@@ -1,5 +1,6 @@
 """A device that sinks, played on the CPU: MindSpore's own sink loop drives a run as it does on an NPU."""
 
+import atexit
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -24,7 +25,9 @@ class DeviceQueue(datasets.TransferDataset):
         self.ahead: queue.Queue = queue.Queue(AHEAD)
         self.stopped = threading.Event()
         self.given = self.children[0].create_tuple_iterator(num_epochs=num_epochs, output_numpy=True)
-        threading.Thread(target=self._fill, args=(num_epochs,), daemon=True).start()
+        filling = threading.Thread(target=self._fill, args=(num_epochs,), daemon=True)
+        filling.start()
+        atexit.register(lambda: (self.stopped.set(), filling.join()))  # before MindSpore deletes what it iterates over
 
     def _fill(self, num_epochs: int) -> None:
         try:
