@@ -123,7 +123,7 @@ def test_the_best_classes_are_right_as_often_as_validation_counts(example, ask, 
     ask(example.checkpoint, example.val, "--top", 1, "--csv", "table.csv")
     rows = rows_of(Path("table.csv"))
     right = sum(int(row["output"]) == label for row, label in zip(rows, photos.labels, strict=True))
-    assert [row["path"] for row in rows] == photos.paths
+    assert [row["path"] for row in rows] == list(photos.paths)
     assert score.top1 == right / len(photos)
 
 
