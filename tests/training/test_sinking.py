@@ -23,6 +23,7 @@ from tests.test_resume import require_same_run
 from tests.training.sinking import play_sinking
 
 COUNT, EPOCHS = 12, 5
+HEAD = ("--freeze", "backbone")  # sooner compiled
 
 
 class Step(nn.Cell):
@@ -177,7 +178,7 @@ def script(tmp_path) -> Path:
 def test_a_sinking_run_that_goes_on_has_the_bits_of_one_fed_batch_by_batch(script, photo_folder, tmp_path):
     photos = photo_folder({"train": {"a": 9, "b": 8}, "val": {"a": 4, "b": 3}})
     flags = ("-c", SMALL, *TINY, "--data_dir", photos, "--batch_size", 4, "--distribute", "False", "--resume", "--ema")
-    flags += ("--scheduler", "constant", "--warmup_epochs", 0, "--lr", 0.01, "--base_batch_size", "None")
+    flags += ("--scheduler", "constant", "--warmup_epochs", 0, "--lr", 0.01, "--base_batch_size", "None", *HEAD)
     for folder, program, epochs in (("fed", ROOT / "train.py", 3), ("sunk", script, 1), ("sunk", script, 3)):
         (tmp_path / folder).mkdir(exist_ok=True)
         log = run(sys.executable, program, *flags, "--epoch_size", epochs, cwd=tmp_path / folder)
@@ -192,7 +193,7 @@ def test_all_ranks_end_with_the_epoch_in_which_one_of_them_meets_a_broken_photo(
     photos = photo_folder({"train": {"a": 16, "b": 16}, "val": {"a": 2, "b": 2}})
     broken = photos / "train/b/5.jpg"
     monkeypatch.setenv("BREAKS", str(broken))
-    flags = ("-c", SMALL, *TINY, "--data_dir", photos, "--batch_size", 4, "--epoch_size", 3)
+    flags = ("-c", SMALL, *TINY, "--data_dir", photos, "--batch_size", 4, "--epoch_size", 3, *HEAD)
     logs = msrun(2, script, *flags, cwd=tmp_path, status=1)
     named = f"epoch 2: {broken}: this photo cannot be decoded"
     assert [named in log for log in logs].count(True) == 1  # only the rank that meets it knows
