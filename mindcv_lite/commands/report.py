@@ -1,9 +1,9 @@
 """Compare runs of training by their results.csv: a line each, and with --out their curves on top of each other.
 With --markdown the lines are rows of a model zoo's table."""
 
-import logging
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -18,8 +18,6 @@ from mindcv_lite.tables import aligned
 
 if TYPE_CHECKING:
     from mindcv_lite.training.results import EpochResult
-
-log = logging.getLogger(__name__)
 
 PICTURES = (".png", ".pdf", ".svg")
 HEAD = (
@@ -139,13 +137,13 @@ def zoo_row(folder: Path, results: Sequence["EpochResult"]) -> tuple[str, ...]:
 
 
 def recipe_in(path: Path) -> Recipe | None:
-    """The recipe of a run; None, and a line in the log, where this version cannot read it."""
+    """The recipe of a run; None, and a line on stderr, where there is none that this version can read."""
     if not path.is_file():
         return None
     try:
         return load_recipe([f"--config={path}"], "")
     except UserError as error:
-        log.warning("%s", error)
+        print(error, file=sys.stderr)
         return None
 
 

@@ -124,12 +124,18 @@ def test_markdown_leaves_open_what_is_not_known(folder, recipe, capsys, tmp_path
     (tmp_path / "earlier/results.csv").write_text(EARLIER)
     cpu = folder("cpu", None, devices=1, device="CPU", jit_level="O1")
     recipe(model="mobilenet_v3_large_100", num_classes=10).save(cpu / "recipe.yaml")
-    (cpu / "mobilenet_v3_large_100-1_1.ckpt").touch()
-    main(["earlier", "cpu", "--markdown"])
-    _, earlier, alone = rows_of(capsys.readouterr().out)
+    for name in ("mobilenet_v3_large_100-10_10.ckpt", "mobilenet_v3_large_100-9_9.ckpt"):  # copied in another order
+        (cpu / name).touch()
+    later = folder("-later", 0.75)
+    (later / "recipe.yaml").write_text("key_of_a_later_version: 1\n")
+    main(["--markdown", "--", "earlier", "cpu", "-later"])
+    said = capsys.readouterr()
+    _, earlier, alone, unreadable = rows_of(said.out)
     assert earlier == [*8 * ["-"], "122.23", "75.00", "100.00", "-", "-"]
+    assert (unreadable[0], unreadable[-2]) == ("-", "-")
+    assert "-later/recipe.yaml: unknown key 'key_of_a_later_version'" in said.err
     assert alone[:6] == ["mobilenet_v3_large_100", "4.24", "1 (CPU)", "4", "32x32", "O1"]
-    assert alone[9:] == ["-", "-", "[yaml](cpu/recipe.yaml)", "[weights](cpu/mobilenet_v3_large_100-1_1.ckpt)"]
+    assert alone[9:] == ["-", "-", "[yaml](cpu/recipe.yaml)", "[weights](cpu/mobilenet_v3_large_100-10_10.ckpt)"]
 
 
 @pytest.mark.parametrize("name", ["x.pdf", "x.svg"])
