@@ -104,6 +104,8 @@ class Examination:
         """Run a check; whether it did not fail. `verdict`: if it returns an answer.
 
         What it prints and logs is heard by the check alone. After `limit` seconds without an answer the process ends.
+        So does one of several ranks after an error that no check foresees: it may have left the others in the middle of
+        a step, where they wait for it.
         """
         self._note({"begins": name})
         if self.rank == 0 and self.out.isatty():  # its line comes in the place of this
@@ -116,23 +118,37 @@ class Examination:
         began, heard = time.perf_counter(), Heard()
         try:
             with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
-                finding = self._agreed(found(name, verdict, lambda: check(heard)))
+                finding = found(name, verdict, lambda: check(heard))
+                if failed := finding.verdict == "failed":  # said at once: the other ranks may never answer
+                    self._add_with_last_lines(finding, began, heard)
+                    if self._has_other_ranks and "error" in finding.figures:
+                        self.say("    no more is checked: the other ranks may wait for this one within a step")
+                        self._end()
+                finding = self._agreed(finding)
         finally:
             watchdog.cancel()
             faulthandler.cancel_dump_traceback_later()
-        self.add(finding, time.perf_counter() - began)
-        if finding.verdict == "failed":
-            for line in heard.last_lines(SAID):
-                self.say(f"    {presentable(line)}")
+        if not failed:
+            self._add_with_last_lines(finding, began, heard)
         return finding.verdict != "failed"
+
+    def _add_with_last_lines(self, finding: Finding, began: float, heard: Heard) -> None:
+        self.add(finding, time.perf_counter() - began)
+        for line in heard.last_lines(SAID) if finding.verdict == "failed" else ():
+            self.say(f"    {presentable(line)}")
+
+    @property
+    def _has_other_ranks(self) -> bool:
+        return self.world is not None and self.world.size > 1
 
     def _agreed(self, finding: Finding) -> Finding:
         """The same verdict on all ranks: failed if it is on one."""
-        if self.world is None or self.world.size == 1:
+        if not self.world or not self._has_other_ranks:
             return finding
         failures = int(self.world.sum(np.array([finding.verdict == "failed"], np.float64))[0])
         if failures and finding.verdict != "failed":
-            return replace(finding, verdict="failed", text=f"on {failures} other ranks: see their logs, worker_*.log")
+            where = "on another rank: see its log" if failures == 1 else f"on {failures} other ranks: see their logs"
+            return replace(finding, verdict="failed", text=f"{where}, worker_*.log")
         return finding
 
     def give_up(self, name: str, limit: float) -> None:
@@ -142,6 +158,10 @@ class Examination:
             "more (under msrun scheduler.log and worker_*.log; on Ascend ~/ascend/log)"
         )
         self.add(Finding(name, "failed", text), limit)
+        self._end()
+
+    def _end(self) -> None:
+        """End the process, which can go on no more."""
         end_all()
         with contextlib.suppress(UserError):
             self.close()
@@ -149,14 +169,20 @@ class Examination:
         os._exit(1)
 
     def take_over(self, transcript: Path, status: int) -> None:
-        """Keep the findings of another process, which has said them. `status`: with which it ended."""
+        """Keep the findings of another process, which has said them. `status`: with which it ended.
+
+        A process that ends in a check, or after its last check without a reason among its findings, is a failure.
+        """
         lines = [json.loads(line) for line in transcript.read_text().splitlines()] if transcript.exists() else []
-        self.findings += [Finding(**line) for line in lines if "begins" not in line]
+        findings = [Finding(**line) for line in lines if "begins" not in line]
+        self.findings += findings
         unanswered = lines[-1].get("begins") if lines else "device"
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         if unanswered:
-            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
             text = f"the process ended with {how} in this check, so no more is checked on the device"
             self.add(Finding(unanswered, "failed", text))
+        elif status and not any(finding.verdict == "failed" for finding in findings):
+            self.add(Finding("device process", "failed", f"it ended with {how}, though no check had failed"))
 
     def close(self) -> None:
         """Say how many there are of each verdict, and write the JSON, if it is asked for. Raises `UserError`."""
@@ -182,7 +208,8 @@ SAID = 6  # lines of what a check that failed has said before
 
 
 def found(name: str, verdict: Verdict, check: Callable[[], Answer]) -> Finding:
-    """What a check found; an error of a library is a check that failed."""
+    """What a check found. An error that no check foresees, as one of a library, is a failure whose figures name its
+    class under `error`."""
     try:
         text, figures = check()
         return Finding(name, verdict, text, figures)
@@ -195,7 +222,8 @@ def found(name: str, verdict: Verdict, check: Callable[[], Answer]) -> Finding:
     except Exception as error:
         if stop := interruption_in(error):
             raise stop from None
-        return Finding(name, "failed", f"{type(error).__name__}: {first_line(error)}")
+        kind = type(error).__name__
+        return Finding(name, "failed", f"{kind}: {first_line(error)}", {"error": kind})
 
 
 def presentable(text: str) -> str:

@@ -101,7 +101,24 @@ def test_what_fails_on_another_rank_fails_on_all(recipe, world, capsys):
     examination = Examination(None)
     examination.world = Ranks(**vars(ranks))
     assert not examination.run("a check", lambda heard: ("all right here", {}), limit=60)
-    assert "on 1 other ranks: see their logs" in capsys.readouterr().out
+    assert "on another rank: see its log, worker_*.log" in capsys.readouterr().out
+
+
+def test_a_failure_is_said_before_the_other_ranks_are_asked(recipe, world, capsys):
+    said = []
+
+    class Ranks(World):
+        def sum(self, numbers):
+            said.append(capsys.readouterr().out)
+            return numbers
+
+    examination = Examination(None)
+    examination.world = Ranks(**vars(world(recipe(), rank=0, size=2)))
+    assert not examination.run("a check", raising(Failed("wrong by 3")), limit=60)
+    assert len(said) == 1
+    assert re.match(r"a check +failed +wrong by 3", said[0])
+    assert capsys.readouterr().out == ""
+    assert [finding.text for finding in examination.findings] == ["wrong by 3"]
 
 
 def test_another_rank_says_only_what_failed_on_it(capsys, monkeypatch):
@@ -133,6 +150,20 @@ examination.run("queue", lambda heard: time.sleep(50), limit=0.5)
     assert re.match(r"queue +failed +no answer after 0 s", done.stdout)
     assert json.loads((tmp_path / "found.json").read_text())["counts"]["failed"] == 1
     assert not left.exists()
+
+
+@pytest.mark.parametrize(("size", "status"), [(1, 0), (2, 1)])
+def test_one_of_several_ranks_ends_after_an_error_that_no_check_foresees(tmp_path, size, status):
+    found = tmp_path / "found.json"
+    done = program(f"""
+from types import SimpleNamespace
+examination = Examination(Path({str(found)!r}))
+examination.world = SimpleNamespace(size={size}, sum=lambda numbers: time.sleep(50))  # it waits for the others
+examination.run("training", lambda heard: [][1], limit=40)
+""")
+    assert done.returncode == status
+    assert re.match(r"training +failed +IndexError: list index out of range", done.stdout)
+    assert ("no more is checked" in done.stdout) == found.exists() == (size > 1)
 
 
 def test_a_check_that_hangs_and_lets_no_other_thread_run_ends_too(tmp_path, capsys):
@@ -173,3 +204,22 @@ def test_a_process_that_did_not_even_begin_is_a_failure(tmp_path, capsys):
     examination.take_over(tmp_path / "never.jsonl", 2)
     assert examination.failed == 1
     assert re.match(r"device +failed +the process ended with exit status 2", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "told"),
+    [
+        ("ok", 0, None),
+        ("failed", 1, None),
+        ("ok", -11, "it ended with signal SIGSEGV, though no check had failed"),
+        ("ok", 1, "it ended with exit status 1, though no check had failed"),
+    ],
+)
+def test_a_process_that_fails_after_its_last_check_is_a_failure(tmp_path, verdict, status, told):
+    transcript = tmp_path / "device.jsonl"
+    Examination(None, transcript=transcript).add(Finding("integers", verdict, "as NumPy's"))
+    examination = Examination(None)
+    examination.add(Finding("disk", "failed", "full"))  # of the process that started it
+    examination.take_over(transcript, status)
+    texts = [finding.text for finding in examination.findings if finding.name == "device process"]
+    assert texts == ([told] if told else [])
