@@ -56,8 +56,8 @@ class Run:
 def train(recipe: Recipe) -> Run:
     """What train.py makes of a recipe."""
     record = loaded("train").train(recipe)
-    folder = Path(recipe.output.ckpt_save_dir)
-    return Run(folder, record, read_results(folder / RESULTS) if record.world.rank == 0 else [])
+    folder, world = Path(recipe.output.ckpt_save_dir), record.world
+    return Run(folder, record, world.all_or_none(lambda: read_results(folder / RESULTS) if world.rank == 0 else []))
 
 
 def validate(recipe: Recipe) -> "Score":

@@ -5,14 +5,14 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mindspore import amp
 
-from mindcv_lite.checkpoint import PREVIOUS
+from mindcv_lite.checkpoint import PREVIOUS, read_state
 from mindcv_lite.device import World
 from mindcv_lite.doctor.examination import Answer, Heard
 from mindcv_lite.doctor.findings import Failed, NotRun
@@ -43,22 +43,23 @@ class Trainings:
         return self._trained("fed", jit_level="O1", dataset_sink_mode=False)
 
     def _trained(self, name: str, **keys: Any) -> Answer:
-        run = train(self.bench.recipe(name, val_while_train=True, **keys))
+        run, world = train(self.bench.recipe(name, val_while_train=True, **keys)), self.bench.world
+        require_equal_weights(run, world)
+        # Rank 0 alone knows the losses; all ranks must have a first way, or none, or some would wait for the others.
+        is_good = world.sum(np.array([loss_fell(run)], np.float64))[0] == world.size
+        first, self.first = self.first, self.first or (run if is_good else None)
         text = learned(run)
-        require_equal_weights(run, self.bench.world)
         figures: dict[str, Any] = {"losses": run.losses}
-        if self.first:
-            figures["difference"] = require_losses_of(self.first, run)
+        if first:
+            figures["difference"] = require_losses_of(first, run)
             text += f", {figures['difference']:.2%} from those of the first way (at most {BOUND:.0%})"
-        self.first = self.first or run
         return text, figures
 
     def resumed(self) -> Answer:
         """The last epoch once more, from the state before it."""
         first, world = self._first(), self.bench.world
         state = first.folder / PREVIOUS
-        if world.sum(np.array([state.exists()], np.float64))[0] < world.size:
-            raise NotRun("the ranks have no folder in common: set TMPDIR to a folder that all machines see")
+        require_common(state, world)
         recipe = first.record.recipe.with_keys(resume=str(state), ckpt_save_dir=str(self.bench.folder / "resumed"))
         again = train(recipe)
         expected, got = first.weights, again.weights
@@ -79,8 +80,7 @@ class Trainings:
         first = self._first()
         model, step = first.record.recipe.model.model, int(first.record.step.step.asnumpy())
         checkpoint = first.folder / f"{model}-{first.record.recipe.schedule.epoch_size}_{step}.ckpt"
-        if not checkpoint.exists() and self.bench.world.rank:
-            raise NotRun("the ranks have no folder in common: set TMPDIR to a folder that all machines see")
+        require_common(checkpoint, self.bench.world)
         score = validate(first.record.recipe.with_keys(ckpt_path=str(checkpoint)))
         for result in first.results[-1:]:  # which rank 0 has
             assert result.top1 is not None
@@ -103,12 +103,17 @@ class Trainings:
 
 
 def learned(run: Run) -> str:
-    """Raise `Failed` unless the loss fell."""
-    losses = run.losses
-    text = f"losses {' '.join(f'{loss:.4f}' for loss in losses)}"
-    if losses and not losses[-1] < losses[0]:  # nor if one is no number
+    """The losses as text. Raises `Failed` unless the loss fell, and that on rank 0 alone: after it no rank may wait for
+    another."""
+    text = f"losses {' '.join(f'{loss:.4f}' for loss in run.losses)}"
+    if not loss_fell(run):
         raise Failed(f"{text}: the loss did not fall on photos of three plain colours")
     return text
+
+
+def loss_fell(run: Run) -> bool:
+    """Whether the last loss is below the first; False if either is NaN, True on ranks that do not know them."""
+    return not run.losses or run.losses[-1] < run.losses[0]
 
 
 def require_losses_of(first: Run, run: Run) -> float:
@@ -127,8 +132,14 @@ def difference_of(expected: list[float], got: list[float]) -> float:
     return max((abs(b - a) / abs(a) if math.isfinite(b) else math.inf for a, b in pairs), default=0.0)
 
 
+def require_common(path: Path, world: World) -> None:
+    """Raise `NotRun`, on all ranks alike, unless every rank sees the file that rank 0 has written."""
+    if world.sum(np.array([path.exists()], np.float64))[0] < world.size:
+        raise NotRun("the ranks have no folder in common: set TMPDIR to a folder that all machines see")
+
+
 def require_equal_weights(run: Run, world: World) -> None:
-    """Raise `Failed` unless all ranks have the same weights after the last epoch."""
+    """Raise `Failed`, on all ranks alike, unless all have the same weights after the last epoch."""
     checksum = zlib.crc32(b"".join(value.tobytes() for value in run.weights.values()))
     digits = np.array([checksum >> 16, checksum & 0xFFFF], np.float32)
     if not (world.gather(digits) == digits).all():
@@ -140,18 +151,23 @@ def require_equal_weights(run: Run, world: World) -> None:
 
 def ema_and_clip(bench: Bench) -> Answer:
     run = train(bench.recipe("ema", ema=True, clip_grad=True, clip_value=0.5, val_while_train=False))
-    text = learned(run)
     require_equal_weights(run, bench.world)
+    text = learned(run)
     average, published = run.record.step.average, run.record.publish.parameters
     assert average
-    differing = [
-        name
-        for name, weight in average.of().items()
-        if not name.endswith(("moving_mean", "moving_variance"))
-        and not np.array_equal(weight.asnumpy(), published[name].asnumpy())
-    ]
+    statistics = "moving_mean", "moving_variance"
+    averages = {name: each for name, each in average.of().items() if not name.endswith(statistics)}
+    values = {name: each.asnumpy() for name, each in averages.items()}
+    differing = [name for name, value in values.items() if not np.array_equal(value, published[name].asnumpy())]
     if differing:
         raise Failed(f"what is saved is not the average of the weights: '{differing[0]}' differs")
+    weights = run.weights
+    if all(np.array_equal(value, weights[name]) for name, value in values.items()):
+        raise Failed("the average of the weights is the last weights themselves")
+    if bench.world.rank == 0:  # which has written the state before the last epoch
+        before = read_state(run.folder / PREVIOUS).numbers
+        if all(np.array_equal(value, before[averages[name].name]) for name, value in values.items()):
+            raise Failed("the average of the weights did not move in the last epoch")
     return text, {"losses": run.losses}
 
 
@@ -191,7 +207,10 @@ def erasing_and_mixing(bench: Bench) -> Answer:
 
 
 def damaged_photo(bench: Bench, heard: Heard, on_corrupt: str) -> Answer:
-    """A photo that becomes damaged while the run is at work."""
+    """A photo that becomes damaged while the run is at work. Rank 0 does the damage, and knows when."""
+    world = bench.world
+    if on_corrupt == "error" and world.size > 1 and not bench.sinks:
+        raise NotRun("of several ranks that do not sink, one would stop within a step: start doctor without msrun")
     photos = bench.photos(on_corrupt)
     victim = max(photos.glob("train/*/*.jpg"))
     # So many epochs that the photo is read once more: MindSpore reads some 20 batches ahead, or 120 where it sinks.
@@ -206,27 +225,29 @@ def damaged_photo(bench: Bench, heard: Heard, on_corrupt: str) -> Answer:
         freeze="backbone",
     )
     ended = ""
-    with damage_after_first_epoch(victim, Path(recipe.output.ckpt_save_dir)) as damaged_at:
+    folder = Path(recipe.output.ckpt_save_dir)
+    with damage_after_first_epoch(victim, folder) if world.rank == 0 else nullcontext([]) as damaged_at:
         try:
             train(recipe)
         except (UserError, TrainingError) as error:
             ended = str(error)
     end = time.perf_counter()
-    if not damaged_at:
-        raise Failed(f"the run ended within its first epoch: {ended}")
+    if on_corrupt == "replace" and ended:  # this rank alone, maybe: the others would not answer
+        raise Failed(f"the run ended, though another photo was to take the place of a damaged one: {ended}")
     named = heard.first_time(victim.name) or (end if victim.name in ended else None)
-    names = bench.world.sum(np.array([named is not None], np.float64))[0]
+    was_damaged, names = world.sum(np.array([bool(damaged_at), named is not None], np.float64))
+    if not was_damaged:
+        raise Failed(f"the run ended within its first epoch: {ended}")
     if not names:
         raise Failed(f"no rank named the damaged photo{f': the run ended with: {ended}' if ended else ''}")
     if on_corrupt == "error" and not ended:
         raise Failed("the run went on to its end with a damaged photo")
-    if on_corrupt == "replace" and ended:
-        raise Failed(f"the run ended, though another photo was to take the place: {ended}")
-    seconds = (named or end) - damaged_at[0]
-    figures = {"seconds_until_named": seconds, "seconds_until_end": end - damaged_at[0]}
-    who = f"named {seconds:.1f} s after it was damaged" if named else "named by another rank"
-    how = f"the run ended after {end - damaged_at[0]:.1f} s" if ended else "the run went on to its end"
-    return f"{who}; {how}", figures
+    if not damaged_at:
+        return "rank 0 did the damage", {}
+    until_end, until_named = end - damaged_at[0], named - damaged_at[0] if named else None
+    who = "named by another rank" if until_named is None else f"named {until_named:.1f} s after it was damaged"
+    how = f"the run ended after {until_end:.1f} s" if ended else "the run went on to its end"
+    return f"{who}; {how}", {"seconds_until_named": until_named, "seconds_until_end": until_end}
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """What the doctor makes of trainings: of those that go well, and of those that do not."""
 
 import math
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +13,12 @@ import pytest
 
 from mindcv_lite.device import World
 from mindcv_lite.doctor import trainings
-from mindcv_lite.doctor.examination import Heard
+from mindcv_lite.doctor.examination import Answer, Heard
 from mindcv_lite.doctor.findings import Failed, NotRun
 from mindcv_lite.doctor.photos import write_photos
 from mindcv_lite.doctor.recipes import Bench, recipe_of
-from mindcv_lite.doctor.trainings import Trainings, damage_after_first_epoch, damaged_photo
-from mindcv_lite.errors import UserError
+from mindcv_lite.doctor.trainings import Trainings, damage_after_first_epoch, damaged_photo, ema_and_clip
+from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.evaluation import Score
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.results import RESULTS, EpochResult
@@ -96,6 +98,122 @@ def test_ranks_with_different_weights_are_told(bench, monkeypatch):
     in_turn(monkeypatch, a_run(1.1, 1.0))
     with pytest.raises(Failed, match="the ranks have different weights after training"):
         Trainings(replace(bench, world=Ranks(**vars(bench.world)))).fed()
+
+
+@pytest.fixture
+def on_two_ranks(npu) -> Callable[..., list[list[str]]]:
+    """What tasks give each of two ranks, a thread each with the rank as its name: the texts of answers and errors. A
+    rank that waits for the other in vain gets an error."""
+
+    def run(*tasks: Callable[[Bench], Answer]) -> list[list[str]]:
+        barrier, given = threading.Barrier(2, timeout=5), {}
+        texts: list[list[str]] = [[], []]
+
+        class Ranks(World):
+            def sum(self, numbers):
+                barrier.wait()
+                given[self.rank] = numbers
+                barrier.wait()
+                return given[0] + given[1]
+
+        def work(rank: int) -> None:
+            world = Ranks(**vars(replace(npu.world, rank=rank, size=2)))
+            bench = replace(npu, world=world)
+            for task in tasks:
+                try:
+                    texts[rank].append(task(bench)[0])
+                except Exception as error:
+                    texts[rank].append(f"{type(error).__name__}: {error}")
+
+        threads = [threading.Thread(target=work, args=[rank], name=str(rank)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return texts
+
+    return run
+
+
+def test_no_rank_waits_for_another_after_a_loss_that_did_not_fall(on_two_ranks, monkeypatch):
+    runs = {"0": a_run(1.0, 1.2), "1": a_run()}
+    monkeypatch.setattr(trainings, "train", lambda recipe: runs[threading.current_thread().name])
+    ways = {}
+
+    def first(bench):
+        ways[bench.world.rank] = Trainings(bench)
+        return ways[bench.world.rank].fed()
+
+    texts = on_two_ranks(first, lambda bench: ways[bench.world.rank].validated())
+    assert texts[0][0].startswith("Failed: losses 1.0000 1.2000: the loss did not fall")
+    assert texts[1][0] == "losses "
+    assert texts[0][1] == texts[1][1] == "NotRun: no training came to its end"
+
+
+def test_a_checkpoint_that_one_rank_alone_sees_is_validated_by_none(on_two_ranks, monkeypatch, tmp_path):
+    (tmp_path / "mobilenet_v3_small_100-3_18.ckpt").touch()
+
+    def validated(bench):
+        ways = Trainings(bench)
+        folder = tmp_path if bench.world.rank == 0 else tmp_path / "other machine"
+        ways.first = a_run(1.1, 1.0, folder=folder)  # type: ignore[assignment]
+        return ways.validated()
+
+    for text in on_two_ranks(validated):
+        assert text[0].startswith("NotRun: the ranks have no folder in common")
+
+
+def test_of_two_ranks_the_first_damages_a_photo_once_and_either_may_name_it(on_two_ranks, npu, monkeypatch):
+    write_photos(npu.photos("error"), train=6, val=0, size=(16, 16))
+    victim = max(npu.photos("error").glob("train/*/*.jpg"))
+    size = victim.stat().st_size
+
+    def train(recipe):
+        folder = Path(recipe.output.ckpt_save_dir)
+        folder.mkdir(exist_ok=True)
+        (folder / RESULTS).touch()
+        while victim.stat().st_size == size:
+            time.sleep(0.01)
+        if threading.current_thread().name == "1":
+            raise UserError(f"{victim}: this photo cannot be decoded")
+        raise TrainingError("another rank cannot go on, see its log")
+
+    monkeypatch.setattr(trainings, "train", train)
+    first, second = on_two_ranks(lambda bench: damaged_photo(bench, Heard(), "error"))
+    assert victim.stat().st_size == size // 2
+    assert first[0].startswith("named by another rank; the run ended after 0.")
+    assert second == ["rank 0 did the damage"]
+
+
+def test_several_ranks_that_do_not_sink_are_given_no_photo_that_stops_one_of_them(bench):
+    with pytest.raises(NotRun, match="start doctor without msrun"):
+        damaged_photo(replace(bench, world=replace(bench.world, size=2)), Heard(), "error")
+
+
+@pytest.mark.parametrize(
+    ("average", "published", "before", "told"),
+    [
+        (2.0, 2.0, 1.0, None),
+        (2.0, 3.0, 1.0, "what is saved is not the average of the weights: 'weight' differs"),
+        (3.0, 3.0, 1.0, "the average of the weights is the last weights themselves"),
+        (1.0, 1.0, 1.0, "the average of the weights did not move in the last epoch"),
+    ],
+)
+def test_an_average_must_move_and_be_what_is_saved(bench, monkeypatch, average, published, before, told):
+    def parameter(value: float) -> SimpleNamespace:
+        return SimpleNamespace(name="ema.weight", asnumpy=lambda: np.full(3, value, np.float32))
+
+    run = a_run(1.1, 1.0, weights=3.0)
+    run.record.step.average = SimpleNamespace(of=lambda: {"weight": parameter(average)})
+    run.record.publish = SimpleNamespace(parameters={"weight": parameter(published)})
+    in_turn(monkeypatch, run)
+    state = SimpleNamespace(numbers={"ema.weight": np.full(3, before, np.float32)})
+    monkeypatch.setattr(trainings, "read_state", lambda path: state)
+    if told:
+        with pytest.raises(Failed, match=told):
+            ema_and_clip(bench)
+    else:
+        assert ema_and_clip(bench)[0] == "losses 1.1000 1.0000"
 
 
 def test_a_resumed_epoch_must_give_the_same_weights(bench, monkeypatch, tmp_path):
