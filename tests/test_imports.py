@@ -61,6 +61,7 @@ MAY_IMPORT = {
     "doctor.starts": (
         *("recipe", "device", "training.results"),
         *("doctor.findings", "doctor.programs", "doctor.examination", "doctor.recipes", "doctor.scripts"),
+        "doctor.trainings",
     ),
     "doctor.speed": (
         *("tables", "data", "benchmark", "training.loop"),

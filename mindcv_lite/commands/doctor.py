@@ -8,6 +8,7 @@ Exit status 0 if nothing failed, else 1. What was not run is no failure.
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.errors import CommandLine, UserError, interrupt
 from mindcv_lite.files import require_file, require_folder
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def main(arguments: list[str]) -> None:
         require_file(flags.json)
     if flags.profile:
         require_folder(flags.profile)
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        schedule(flags.device_target)
+        return
     if flags.within:
         failed = examine(flags)
     else:
@@ -39,11 +43,14 @@ def main(arguments: list[str]) -> None:
     sys.exit(1 if failed else 0)
 
 
+QUICK = "what the machine is made of, and the first checks: a minute on a CPU; on an NPU nobody has measured it"
+
+
 def command_line() -> CommandLine:
     usage = "%(prog)s doctor [--quick] [--device_target auto|Ascend|GPU|CPU] [--json FILE] [--profile DIR]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--quick", action="store_true", help="what the machine is made of, and about a minute of checks")
+    add("--quick", action="store_true", help=QUICK)
     targets = ("auto", "Ascend", "GPU", "CPU")
     add("--device_target", choices=targets, default="auto", help="default: auto, an NPU where there is one")
     add("--json", type=absolute, metavar="FILE", help="write all findings and figures as JSON, too")
@@ -62,8 +69,7 @@ def absolute(text: str) -> Path:
 @contextmanager
 def the_only_doctor() -> Iterator[None]:
     """Raise `UserError` if another one is at work on this machine: both would get less of its memory and its cores."""
-    role, place = os.environ.get("MS_ROLE"), os.environ.get("DEVICE_ID", "0")
-    if role == "MS_SCHED" or (role and place != "0"):  # the first rank of a machine sees to it
+    if "MS_ROLE" in os.environ and os.environ.get("DEVICE_ID", "0") != "0":  # the first rank of a machine sees to it
         yield
         return
     folder = os.open(tempfile.gettempdir(), os.O_RDONLY)
@@ -79,8 +85,18 @@ def the_only_doctor() -> Iterator[None]:
         os.close(folder)
 
 
+def schedule(target: str) -> None:
+    """What msrun's scheduler does: no check, and for as long as the ranks are at work."""
+    hush_mindspore()
+    from mindcv_lite.doctor.checks import join_as_scheduler
+
+    join_as_scheduler(target)
+
+
 def supervise(flags: "Namespace", arguments: list[str]) -> int:
     """Check one device, in a process of its own, which may die and must let the device go; the number of failures."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # of a terminal that is closed; not under nohup
+        signal.signal(signal.SIGHUP, interrupt)
     from mindcv_lite.doctor.environment import environment
     from mindcv_lite.doctor.examination import Examination
 
@@ -117,7 +133,7 @@ def examine(flags: "Namespace") -> int:
     examination = Examination(flags.json, transcript=flags.within)
     folder = flags.within.with_suffix("") if flags.within else None
     try:
-        if not flags.within and os.environ.get("MS_ROLE") == "MS_WORKER":
+        if not flags.within:
             examination.describe(environment())
         hush_mindspore()
         # MindSpore changes the environment when it is imported.

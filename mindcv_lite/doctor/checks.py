@@ -16,7 +16,7 @@ from mindcv_lite.device import World
 from mindcv_lite.doctor import trainings
 from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits, primitives
 from mindcv_lite.doctor.examination import Answer, Check, Examination, Heard
-from mindcv_lite.doctor.findings import Finding
+from mindcv_lite.doctor.findings import Failed, Finding, NotRun
 from mindcv_lite.doctor.order import order_of_photos
 from mindcv_lite.doctor.photos import write_photos
 from mindcv_lite.doctor.ranks import exact_sums
@@ -26,7 +26,7 @@ from mindcv_lite.doctor.starts import dying_rank, two_ranks, two_starts
 from mindcv_lite.doctor.trainings import Trainings
 
 STEPS = 6  # of an epoch
-SHORT, LONG = 300.0, 1500.0  # seconds; MindCV measured 184 s for the compilation of one graph on an NPU
+LIMIT = 1500.0  # seconds for a check; MindCV measured 184 s for the compilation of one graph on an NPU
 
 
 def check_device(examination: Examination, target: str, folder: Path | None, quick: bool, profile: Path | None) -> None:
@@ -43,39 +43,40 @@ def check_device(examination: Examination, target: str, folder: Path | None, qui
         figures = {"target": settings.target, "ranks": bench.world.size, "sinks": settings.sink}
         return f"{settings.target} x {bench.world.size}, {settings.workers} data workers each", figures
 
-    if not examination.run("device", begin, LONG) or not bench:
+    check = partial(examination.run, limit=LIMIT)
+    if not check("device", begin) or not bench:
         return
-    check = partial(examination.run, limit=SHORT)
-    train = partial(examination.run, limit=LONG)
     check("integers", quiet(integers))
     check("noise", quiet(noise_bits))
     check("primitives", quiet(primitives))
     check("network, float32", lambda heard: logits(bench.world, "O0", bench.folder))
     check("network, float16", lambda heard: logits(bench.world, "O3", bench.folder))
     check("sums over ranks", lambda heard: exact_sums(bench.world))
-    train("order of the photos", lambda heard: order(bench))
     ways = Trainings(bench)
     if not quick:
-        train("training, sinking at O2", lambda heard: ways.sinking("O2"))
+        check("order of photos, sinking at O2", lambda heard: order(bench, "O2", sink=True))
+        check("training, sinking at O2", lambda heard: ways.sinking("O2"))
     if not quick or bench.has_npu:
-        train("training, sinking at O1", lambda heard: ways.sinking("O1"))
+        check("order of photos, sinking at O1", lambda heard: order(bench, "O1", sink=True))
+        check("training, sinking at O1", lambda heard: ways.sinking("O1"))
     if not quick or not bench.has_npu:
-        train("training without sinking", lambda heard: ways.fed())
-    train("validation of its checkpoint", lambda heard: ways.validated())
+        check("order of photos, without sinking", lambda heard: order(bench, "O1", sink=False))
+        check("training without sinking", lambda heard: ways.fed())
+    check("validation of its checkpoint", lambda heard: ways.validated())
     if quick:
         return
-    train("resumed training", lambda heard: ways.resumed())
-    train("EMA and clipping", lambda heard: trainings.ema_and_clip(bench))
-    train("dynamic loss scale", lambda heard: trainings.dynamic_scale(bench))
-    train("accumulation", lambda heard: trainings.accumulation(bench))
-    train("erasing and mixing", lambda heard: trainings.erasing_and_mixing(bench))
-    train("damaged photo: error", lambda heard: trainings.damaged_photo(bench, heard, "error"))
-    train("damaged photo: replace", lambda heard: trainings.damaged_photo(bench, heard, "replace"))
+    check("resumed training", lambda heard: ways.resumed())
+    check("EMA and clipping", lambda heard: trainings.ema_and_clip(bench))
+    check("dynamic loss scale", lambda heard: trainings.dynamic_scale(bench))
+    check("accumulation", lambda heard: trainings.accumulation(bench))
+    check("erasing and mixing", lambda heard: trainings.erasing_and_mixing(bench))
+    check("damaged photo: error", lambda heard: trainings.damaged_photo(bench, heard, "error"))
+    check("damaged photo: replace", lambda heard: trainings.damaged_photo(bench, heard, "replace"))
     examination.title("speed: the small network, 224 x 224")
-    speed = Speed(bench)
-    train("training", lambda heard: speed.trained(), verdict="noted")
-    train("input alone", lambda heard: speed.input_alone(), verdict="noted")
-    if profile and train("profile", lambda heard: speed.profiled(profile), verdict="noted"):
+    note, speed = partial(check, verdict="noted"), Speed(bench)
+    note("training", lambda heard: speed.trained())
+    note("input alone", lambda heard: speed.input_alone())
+    if profile and note("profile", lambda heard: speed.profiled(profile)):
         examination.say_all(speed.table())
 
 
@@ -85,17 +86,33 @@ def quiet(check: Callable[[], Answer]) -> Check:
 
 def start(examination: Examination, target: str, folder: Path | None) -> Bench:
     """Take the device, join the other ranks, and write the photos."""
+    if folder:
+        work_in(folder, examination)
+    _, reason = device.available_target(target)
+    if reason:  # a training would take the CPU
+        raise Failed(f"{reason.removesuffix(': taking the CPU')}; --device_target CPU checks the CPU")
     launched = device.workers_started(os.environ) > 0
     world = device.start(recipe_of(device_target=target, distribute=launched))
     examination.world, examination.rank = world, world.rank
     bench = Bench(world, folder or common_folder(world), launched)
-    examination.clean_up = partial(shutil.rmtree, bench.folder, ignore_errors=True)
-    bench.folder.mkdir(exist_ok=True)
-    os.chdir(bench.folder)  # MindSpore leaves files of its own in the working directory
+    if not folder:
+        work_in(bench.folder, examination)
     for purpose in ("training", "error", "replace"):
         write_photos(bench.photos(purpose), train=STEPS * SMALL["batch_size"] * world.size, val=29, size=(80, 72))
     world.wait_for_all()
     return bench
+
+
+def work_in(folder: Path, examination: Examination) -> None:
+    """MindSpore leaves files of its own in the working directory: let it be one that is removed in the end."""
+    examination.clean_up = partial(shutil.rmtree, folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+
+
+def join_as_scheduler(target: str) -> None:
+    """Return when the ranks have ended. No limit of a check holds here: this takes as long as all their checks."""
+    device.start(recipe_of(device_target=target, distribute=True))
 
 
 def common_folder(world: World) -> Path:
@@ -104,9 +121,11 @@ def common_folder(world: World) -> Path:
     return Path(tempfile.gettempdir(), f"mindcv_lite-doctor-{int(number):06x}")
 
 
-def order(bench: Bench) -> Answer:
-    recipe = bench.recipe("order")
-    return order_of_photos(recipe, training_photos(recipe)[0], bench.world)
+def order(bench: Bench, jit_level: str, sink: bool) -> Answer:
+    if sink and not bench.has_npu:
+        raise NotRun("no NPU: a CPU is fed batch by batch")
+    recipe = bench.recipe("order", jit_level=jit_level, dataset_sink_mode=sink)
+    return order_of_photos(recipe, training_photos(recipe)[0], device.start(recipe))
 
 
 # What takes programs of their own, on a device that no other process holds.
@@ -124,9 +143,9 @@ def check_programs(examination: Examination, folder: Path) -> None:
         examination.title("programs")
         write_photos(folder / "photos/training", train=2 * STEPS * SMALL["batch_size"], val=29, size=(80, 72))
         for name, program in PROGRAMS.items():
-            examination.run(name, quiet(partial(program, folder, target, LONG)), 3 * LONG)
+            examination.run(name, quiet(partial(program, folder, target, LIMIT)), 3 * LIMIT)
 
 
 def refuse_programs(examination: Examination) -> None:
     for name in PROGRAMS:
-        examination.add(Finding(name, "not run", "msrun started this doctor: one without it tries that"))
+        examination.add(Finding(name, "not run", "msrun started this doctor: start it without msrun for this check"))

@@ -75,7 +75,7 @@ class Machine:
         return self.root / str(path).lstrip("/")
 
     def read(self, path: str | Path) -> str:
-        """The begin of a text file; nothing if it cannot be read."""
+        """The first part of a text file; nothing if it cannot be read."""
         file = self.at(path)
         try:
             return file.read_bytes()[:100_000].decode(errors="replace") if file.is_file() else ""
@@ -91,6 +91,11 @@ class Machine:
     def npus(self) -> list[int]:
         names = (path.name.removeprefix("davinci") for path in self.at("/dev").glob("davinci[0-9]*"))
         return sorted(int(name) for name in names if name.isdigit())
+
+    @property
+    def has_first_rank(self) -> bool:
+        """Whether msrun started this process as the first one of the machine, or did not start it."""
+        return "MS_ROLE" not in self.variables or self.variables.get("DEVICE_ID", "0") == "0"
 
     @property
     def toolkit(self) -> Path | None:
@@ -172,7 +177,8 @@ def npus(machine: Machine) -> Iterator[Finding]:
     yield devices_finding(machine)
     yield driver_finding(machine)
     yield firmware_finding(machine)
-    if program := shutil.which("npu-smi", path=machine.variables.get("PATH", "")):
+    program = shutil.which("npu-smi", path=machine.variables.get("PATH", ""))
+    if program and machine.has_first_rank:  # eight at once might all have to wait too long
         yield npu_smi_finding(program)
 
 
@@ -238,7 +244,7 @@ def npu_smi_finding(program: str) -> Finding:
     figures = {"chips": chips}
     text = ", ".join(f"{name} {health} {used}/{memory} MB" for name, health, used, memory in chips)
     if any(health != "OK" for _, health, *_ in chips):
-        return Finding("npu-smi", "failed", f"{text}: what ails it, `npu-smi info -t health -i <number>` says", figures)
+        return Finding("npu-smi", "failed", f"{text}: `npu-smi info -t health -i <number>` says why", figures)
     return Finding("npu-smi", "ok", text, figures)
 
 

@@ -37,12 +37,11 @@ def order_of_photos(recipe: Recipe, photos: Photos, world: World) -> Answer:
         batches = TrainingBatches(numbered, recipe, world)
         witness = Witness((epochs - first) * batches.steps, recipe.data.batch_size)
         witness.set_train()
-        Model(witness).train(
-            epochs,
-            batches.dataset(first * batches.steps),
-            dataset_sink_mode=world.settings.sink,
-            initial_epoch=first,
-        )
+        dataset = batches.dataset(first * batches.steps, epochs)
+        try:
+            Model(witness).train(epochs, dataset, dataset_sink_mode=world.settings.sink, initial_epoch=first)
+        finally:
+            batches.over = True
         seen = witness.seen.asnumpy().reshape(epochs - first, -1)
         for epoch, came in enumerate(seen, first):
             expected = expected_order(epoch, len(photos), recipe, world)

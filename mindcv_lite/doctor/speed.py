@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Speed:
 
     def trained(self) -> Answer:
         photos = self.bench.photos("speed")
-        different = 10 * self.batch  # the others are further names of these
+        different = 10 * self.batch  # the others are hard links to these
         write_photos(photos, train=different, val=0, size=(500, 375), names=-(-STEPS * self.bench.world.size // 10))
         self.bench.world.wait_for_all()
         self.run = train(
@@ -68,36 +69,44 @@ class Speed:
         """What the host can give, beside what the device takes: one batch again and again."""
         run = self._run()
         record = run.record
-        step_alone = timed(steps_on([random_batch(record.recipe)], record.step), Plan(1, 0, STEPS))
+        steps, epoch = steps_on([random_batch(record.recipe)], record.step), Plan(1, 0, STEPS)
+        if self.bench.sinks:  # the graph of a sinking epoch has the step within; alone it is compiled now
+            timed(steps, epoch)
+        step_alone = timed(steps, epoch)
         needed = self.batch / step_alone["seconds"] * STEPS  # of this rank
         given = timed(batch_sizes(record.watch.batches), Plan(1, 0, 2 * STEPS))["images_per_second"]
         watch = record.watch
-        if watch.waited is None:  # a sinking device does not say
-            share = max(0.0, 1 - step_alone["ms_per_step"] / watch.ms_per_step)
+        if watch.waited is None:  # nor does its speed tell: so few batches all wait in its queue when the epoch begins
+            share, waiting = None, "how long the training waited is not known of a sinking device"
         else:
             share = watch.waited / watch.seconds
+            waiting = f"{share:.1%} of the training was waiting"
         enough = "enough" if given > needed else "too little: see the README on faster input"
         text = (
             f"{given:.0f} images/s a rank, the device takes {needed:.0f} ({step_alone['ms_per_step']:.1f} ms/step on "
-            f"one batch): {enough}; {share:.1%} of the training was waiting"
+            f"one batch): {enough}; {waiting}"
         )
         return text, {"input": given, "needed": needed, "waited_share": share}
 
     def profiled(self, folder: Path) -> Answer:
-        """Another epoch under MindSpore's profiler."""
+        """Another epoch under MindSpore's profiler. `folder`: gets a new one for this rank."""
         record = self._run().record
         recipe = record.recipe.with_keys(epoch_size=int(record.step.step.asnumpy()) // STEPS + 1)
         batches = TrainingBatches(record.watch.batches.photos, recipe, record.world)
+        folder /= f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_rank_{record.world.rank}"
+        folder.mkdir(parents=True)
         profiler = mindspore.Profiler(output_path=str(folder))
-        fit(record.step, batches, recipe, record.world, [])
-        profiler.stop()
+        try:
+            fit(record.step, batches, recipe, record.world, [])
+        finally:
+            profiler.stop()
         profiler.analyse()
         self.operators = most_expensive(folder)
         return f"{STEPS} steps, kept in {folder}", {"operators": self.operators}
 
     def table(self) -> Iterator[str]:
         """The operators of the profile that take longest."""
-        total = sum(ms for _, _, ms in self.operators)
+        total = sum(ms for _, _, ms in self.operators) or 1.0
         rows = [("operator", "times", "ms", "share")]
         for name, count, ms in self.operators[:MOST_EXPENSIVE]:
             rows.append((name, str(count), f"{ms:.1f}", f"{ms / total:.1%}"))
@@ -124,13 +133,13 @@ TABLES = (
 
 def most_expensive(folder: Path) -> list[tuple[str, int, float]]:
     """Operators of a profile with count and milliseconds, the most expensive first. Raises `Failed` without any."""
-    for pattern, name, count, time, factor in TABLES:
+    for pattern, name, count, duration, factor in TABLES:
         rows: dict[str, tuple[int, float]] = {}
         for path in folder.rglob(pattern):
             with open(path, newline="", encoding="utf-8-sig") as file:
                 for row in csv.DictReader(file):
                     before = rows.get(row[name], (0, 0.0))
-                    rows[row[name]] = before[0] + int(row[count]), before[1] + float(row[time]) * factor
+                    rows[row[name]] = before[0] + int(row[count]), before[1] + float(row[duration]) * factor
         if rows:
             return sorted(((key, *row) for key, row in rows.items()), key=lambda row: -row[2])
     raise Failed(f"{folder}: no table of operators in it ({', '.join(table[0] for table in TABLES)})")

@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from mindcv_lite import device
 from mindcv_lite.commands import doctor
+from mindcv_lite.doctor import checks, examination
 from mindcv_lite.doctor.checks import check_device, common_folder
 from mindcv_lite.doctor.examination import Examination
 from mindcv_lite.doctor.photos import CLASSES, write_photos
@@ -48,7 +50,7 @@ def test_a_cpu_is_found_sound_and_what_needs_an_npu_is_not_said_to_have_run(run,
     said = verdicts(lines)
     assert said["MindSpore"] == "ok"
     checks = list(said)[list(said).index("device") :]
-    ran = ["device", "integers", "noise", "primitives", "network, float32", "order of the photos"]
+    ran = ["device", "integers", "noise", "primitives", "network, float32", "order of photos, without sinking"]
     ran += ["training without sinking", "validation of its checkpoint"]
     assert [name for name in checks if said[name] == "ok"] == ran
     assert [name for name in checks if said[name] == "not run"] == ["network, float16", "sums over ranks"]
@@ -73,10 +75,37 @@ def test_a_broken_plugin_is_a_line_and_no_check_is_tried_on_it(monkeypatch, tmp_
         raise RuntimeError("libascend_plugin.so.2: undefined symbol: aclrtGetVersion\n- The C++ call stack")
 
     monkeypatch.setattr(device.mindspore.hal, "is_available", is_available)
-    examination = Examination(None)
-    check_device(examination, "auto", tmp_path / "work", quick=True, profile=None)
+    found = Examination(None)
+    check_device(found, "auto", tmp_path / "work", quick=True, profile=None)
     text = "RuntimeError: libascend_plugin.so.2: undefined symbol: aclrtGetVersion"
-    assert [(each.name, each.verdict, each.text) for each in examination.findings] == [("device", "failed", text)]
+    assert [(each.name, each.verdict, each.text) for each in found.findings] == [("device", "failed", text)]
+
+
+def test_an_npu_that_another_program_holds_is_a_failure_and_the_cpu_is_not_checked_in_its_place(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(device, "available_target", lambda wish: ("CPU", f"{device.BUSY_NPU}: taking the CPU"))
+    monkeypatch.chdir(tmp_path)
+    found = Examination(None)
+    check_device(found, "auto", tmp_path / "work", quick=True, profile=None)
+    text = f"{device.BUSY_NPU}; --device_target CPU checks the CPU"
+    assert [(each.name, each.verdict, each.text) for each in found.findings] == [("device", "failed", text)]
+
+
+def test_the_scheduler_of_msrun_joins_the_ranks_and_no_limit_of_a_check_ends_it(monkeypatch):
+    def start(recipe):
+        started.append(recipe.system.distribute)
+        time.sleep(0.5)  # as long as the ranks are at work
+
+    started = []
+    monkeypatch.setattr(device, "start", start)
+    monkeypatch.setattr(checks, "LIMIT", 0.1)
+    monkeypatch.setattr(examination, "GRACE", 0.1)
+    monkeypatch.setattr(os, "_exit", lambda status: started.append("ended"))
+    monkeypatch.setenv("MS_ROLE", "MS_SCHED")
+    monkeypatch.setenv("GLOG_v", "3")
+    doctor.main(["--quick"])
+    assert started == [True]
 
 
 def test_two_doctors_at_once_are_refused(tmp_path, monkeypatch):

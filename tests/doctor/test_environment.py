@@ -253,7 +253,14 @@ def test_a_sick_npu_is_a_fault(server, npu_smi):
     machine = replace(server, variables=SOURCED | npu_smi(f"cat <<'END'\n{sick}END"))
     verdict, text = verdict_and_text(machine, "npu-smi")
     assert verdict == "failed"
-    assert "910B1 Critical 59351/65536 MB: what ails it" in text
+    assert "910B1 Critical 59351/65536 MB: `npu-smi info -t health -i <number>` says why" in text
+
+
+@pytest.mark.parametrize(("place", "asked"), [("0", True), ("3", False)])
+def test_of_several_ranks_on_a_machine_the_first_alone_asks_npu_smi(server, npu_smi, place, asked):
+    started = {"MS_ROLE": "MS_WORKER", "DEVICE_ID": place}
+    machine = replace(server, variables=SOURCED | npu_smi(f"cat <<'END'\n{NPU_SMI}END") | started)
+    assert ("npu-smi" in found(machine)) == asked
 
 
 def test_npu_smi_that_fails_or_cannot_be_started(server, npu_smi):

@@ -36,6 +36,22 @@ def test_a_sinking_device_sees_them_in_order_too(small, world, monkeypatch):
     assert text == "3 epochs, and 2 resumed after the first, whole epochs sent ahead: each photo in its place"
 
 
+@pytest.mark.parametrize("sink", [False, True])
+def test_its_input_is_over_with_the_last_epoch(small, world, monkeypatch, sink):
+    play_sinking(monkeypatch.setattr)
+    here, made = world(small), []
+    here = replace(here, settings=replace(here.settings, sink=sink))
+    dataset = TrainingBatches.dataset
+
+    def watched(batches, first_step=0, epochs=None):
+        made.append((batches, epochs))
+        return dataset(batches, first_step, epochs)
+
+    monkeypatch.setattr(TrainingBatches, "dataset", watched)
+    order_of_photos(small, training_photos(small)[0], here)
+    assert [(batches.over, epochs) for batches, epochs in made] == [(True, 3), (True, 3)]
+
+
 def test_a_run_that_is_an_epoch_ahead_is_told(small, world, monkeypatch):
     epoch = TrainingBatches.epoch
     monkeypatch.setattr(TrainingBatches, "epoch", lambda self, number: epoch(self, number + 1))

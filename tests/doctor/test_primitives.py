@@ -1,6 +1,7 @@
 """The graphs for Ascend are made of what the list says, and the small graphs of the doctor contain all of that."""
 
 import mindspore
+import numpy as np
 import pytest
 
 from mindcv_lite.doctor.primitives import GROUPS, read_list
@@ -65,9 +66,20 @@ def test_a_device_that_computes_otherwise_is_found_out(graph_mode):
     check = GROUPS["pooling"]()
     wrong = check._replace(expected=(check.expected[0], 2 * check.expected[1]))
     assert "answer 1 is off by 0.5 of the largest number" in str(wrong.fault())
+    counting = GROUPS["integers"]()
+    wrong = counting._replace(expected=(counting.expected[0] + 1, *counting.expected[1:]))
+    assert "answer 0 is off by 9.5e-07 of the largest number, allowed are 0" in str(wrong.fault())
     assert "answer 0 is off by nan" in str(
         check._replace(inputs=(check.inputs[0] * float("nan"), check.inputs[1])).fault()
     )
+
+
+def test_statistics_that_do_not_move_are_found_out(graph_mode):
+    for moved in (5, 6):
+        check = GROUPS["norm"]()
+        before = [np.ones(3), 2 * np.ones(3)][moved - 5]
+        expected = [*check.expected[:moved], before, *check.expected[moved + 1 :]]
+        assert f"answer {moved} is off by" in str(check._replace(expected=tuple(expected)).fault())
 
 
 def test_a_float16_tensor_is_reshaped_twice_in_a_step_and_once_in_evaluation(graphs):

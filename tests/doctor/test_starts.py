@@ -79,6 +79,11 @@ def test_a_second_start_that_is_not_as_the_first_is_told(tmp_path, train_py, pro
         two_starts(tmp_path, "CPU", 60)
 
 
+def test_an_accelerator_may_add_in_another_order(tmp_path, train_py):
+    train_py(LOSS.replace("LOSS", "1.1 if 'start_1' in str(recipe) else 1.101").replace("GRAPHS", "3"))
+    assert two_starts(tmp_path, "Ascend", 60)[0].endswith("the same loss within 0.09% (at most 2%)")
+
+
 def test_where_train_py_is_missing_its_checks_are_not_run(tmp_path, monkeypatch):
     monkeypatch.setattr("mindcv_lite.doctor.scripts.ROOT", tmp_path)
     with pytest.raises(NotRun, match=r"train\.py is not beside the package: run doctor in a clone"):
@@ -110,7 +115,7 @@ def test_a_dead_rank_must_end_the_run(tmp_path, train_py, monkeypatch, at_the_en
         with pytest.raises(Failed, match=told):
             dying_rank(tmp_path, "CPU", 2 if "sleep" in at_the_end else 30)
     else:
-        assert dying_rank(tmp_path, "CPU", 30)[0].endswith("results of 1 epoch stand")
+        assert dying_rank(tmp_path, "CPU", 30)[0].endswith("epochs whose results were kept: 1")
     assert not programs.running
 
 
@@ -126,8 +131,44 @@ def test_ranks_that_do_not_start_are_told_by_the_last_that_they_said(tmp_path, t
         dying_rank(tmp_path, "CPU", 30)
 
 
+TWO_RANKS = """
+import json, sys
+from pathlib import Path
+FINDINGS = {findings}
+transcript = Path(sys.argv[sys.argv.index("--within") + 1])
+lines = []
+for name, verdict in FINDINGS.items():
+    lines += [json.dumps({{"begins": name}}), json.dumps({{"name": name, "verdict": verdict, "text": "seen"}})]
+transcript.write_text("\\n".join(lines))
+print("the last line")
+sys.exit({status})
+"""
+
+
+@pytest.mark.parametrize(
+    ("findings", "status", "told"),
+    [
+        ({"device": "ok", "network, float16": "not run", "sums over ranks": "ok"}, 0, None),
+        ({"device": "ok", "sums over ranks": "failed"}, 1, "exit status 1: sums over ranks: seen"),
+        ({"device": "ok"}, 1, "exit status 1: the last line"),
+        ({"device": "ok", "sums over ranks": "not run"}, 0, r"added nothing up; what was ok: \['device'\]"),
+        ({}, 0, "added nothing up"),
+    ],
+)
+def test_two_ranks_are_judged_by_what_the_first_found(tmp_path, monkeypatch, findings, status, told):
+    program = TWO_RANKS.format(findings=findings, status=status)
+    monkeypatch.setattr(starts, "msrun", lambda workers, port, logs, *words: [sys.executable, "-c", program, *words])
+    if told:
+        with pytest.raises(Failed, match=told):
+            two_ranks(tmp_path, "CPU", 30)
+    else:
+        text, figures = two_ranks(tmp_path, "CPU", 30)
+        assert text == "msrun with 2 ranks, --quick: 2 checks ok on both"
+        assert figures == {"ok": ["device", "sums over ranks"]}
+
+
 def test_two_ranks_need_two_npus(tmp_path, monkeypatch):
     monkeypatch.setattr("mindcv_lite.device.npus", lambda: 1)
     for check in (two_ranks, dying_rank):
-        with pytest.raises(NotRun, match="1 NPU here, 2 are needed"):
+        with pytest.raises(NotRun, match="this needs 2 NPUs, 1 found"):
             check(tmp_path, "Ascend", 1)
