@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -144,6 +145,18 @@ def test_photos_are_written_once_by_whoever_comes_first(tmp_path):
     count = {split: len(list((tmp_path / "photos" / split).rglob("*.jpg"))) for split in ("train", "val")}
     assert count == {"train": 8, "val": 6}
     assert sorted(path.name for path in (tmp_path / "photos/train").iterdir()) == sorted(CLASSES)
+
+
+def test_a_terminal_that_is_closed_ends_it_as_a_signal_does(tmp_path):
+    command = [sys.executable, "-m", "mindcv_lite", "doctor", "--device_target", "CPU"]
+    variables = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        process.stdout.read()
+    assert process.returncode == 128 + signal.SIGHUP
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -1,9 +1,17 @@
-"""What the doctor reads out of MindSpore's profiles."""
+"""What the doctor measures of a sinking device, and reads out of MindSpore's profiles."""
 
+import itertools
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
+from mindcv_lite.doctor import speed as module
 from mindcv_lite.doctor.findings import Failed
 from mindcv_lite.doctor.recipes import Bench, recipe_of
+from mindcv_lite.doctor.scripts import Run
 from mindcv_lite.doctor.speed import Speed, most_expensive
 
 # As MindSpore 2.10.0 writes it for a CPU.
@@ -46,3 +54,67 @@ def test_the_table_has_ten_operators_and_their_share_of_all(tmp_path, world):
         ["Conv2D", "40", "75.0", "75.0%"],
     ]
     assert len(lines) == 11
+
+
+@pytest.fixture
+def trained(tmp_path, world) -> Speed:
+    """After a training of 40 steps on a device that sinks."""
+    recipe = recipe_of(device_target="CPU")
+    here = world(recipe)
+    here = replace(here, settings=replace(here.settings, sink=True))
+    speed = Speed(Bench(here, tmp_path, distribute=False))
+    step = SimpleNamespace(step=SimpleNamespace(asnumpy=lambda: np.int32(40)))
+    watch = SimpleNamespace(batches=SimpleNamespace(photos=None), waited=None)
+    record = SimpleNamespace(recipe=recipe, step=step, watch=watch, world=here)
+    # pyrefly: ignore [bad-argument-type]
+    speed.run = Run(tmp_path, record, [])
+    return speed
+
+
+def test_what_is_compiled_for_the_step_alone_is_not_timed(trained, monkeypatch):
+    def steps_on(rows, step):
+        time.sleep(0.5)  # compiles
+        yield from itertools.repeat(4)
+
+    monkeypatch.setattr(module, "steps_on", steps_on)
+    monkeypatch.setattr(module, "random_batch", lambda recipe: ())
+    monkeypatch.setattr(module, "batch_sizes", lambda batches: itertools.repeat(4))
+    text, figures = trained.input_alone()
+    assert figures["needed"] > trained.batch * module.STEPS / 0.4
+    assert figures["waited_share"] is None
+    assert text.endswith("how long the training waited is not known of a sinking device")
+
+
+def test_a_profile_is_of_this_run_alone_and_is_stopped_whatever_happens(tmp_path, trained, monkeypatch):
+    class Profiler:
+        def __init__(self, output_path):
+            self.path, self.stopped = output_path, 0
+            made.append(self)
+
+        def stop(self):
+            self.stopped += 1
+
+        def analyse(self):
+            (tmp_path / self.path / "cpu_op_type_info_0.csv").write_text(CPU_TABLE)
+
+    def fit(*arguments):
+        raise RuntimeError("no memory")
+
+    made: list[Profiler] = []
+    folder = tmp_path / "profile"
+    (folder / "earlier").mkdir(parents=True)
+    (folder / "earlier/cpu_op_type_info_0.csv").write_text(CPU_TABLE)
+    monkeypatch.setattr(module.mindspore, "Profiler", Profiler)
+    monkeypatch.setattr(module, "TrainingBatches", lambda *arguments: None)
+    monkeypatch.setattr(module, "fit", lambda *arguments: None)
+    trained.profiled(folder)
+    assert trained.operators == [("Conv2D", 40, 989.0), ("ReLU", 20, 20.5)]
+    monkeypatch.setattr(module, "fit", fit)
+    with pytest.raises(RuntimeError, match="no memory"):
+        trained.profiled(tmp_path / "other")
+    assert [profiler.stopped for profiler in made] == [1, 1]
+
+
+def test_operators_that_take_no_time_have_no_share(trained):
+    trained.operators = [("Conv2D", 40, 0.0)]
+    assert list(trained.table())[1].split() == ["Conv2D", "40", "0.0", "0.0%"]
