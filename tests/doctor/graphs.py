@@ -170,7 +170,13 @@ def cells() -> Iterator[tuple[str, Any, tuple]]:
 # ------------------------------------------------------------------------------------------------------------- the list
 
 # MindSpore 2.10 has primitives of their own for a tensor and a number; earlier, they were those of two tensors.
-EARLIER = {"Divs": "Div", "EqScalar": "Equal", "LessScalar": "Less"}
+EARLIER = {
+    "Divs": "Div",
+    "EqScalar": "Equal",
+    "LessScalar": "Less",
+    "Muls": "Mul",  # these two until 2.6
+    "RemainderTensorScalar": "FloorMod",
+}
 
 
 def as_everywhere(operation: Operation) -> Operation:

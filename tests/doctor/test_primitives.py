@@ -49,8 +49,8 @@ def test_each_primitive_is_in_the_small_graph_of_its_group(graphs):
         if row.group == "ranks":
             continue
         operations = graphs[f"group {row.group}"].operations
-        if row.primitive == "TensorMove":  # a copy that MindSpore adds; its type is that of what is copied
-            contained = "TensorMove" in {each.primitive for each in operations}
+        if row.primitive == "TensorMove":  # a copy that MindSpore adds, 2.6 to fewer graphs; its type is what is copied
+            contained = "TensorMove" in {each.primitive for each in operations} or not IS_THE_LISTS
         else:
             contained = as_everywhere(operation_of(row)) in set(map(as_everywhere, operations))
         missing += [] if contained else [f"{row.group}: {operation_of(row)}"]
