@@ -239,7 +239,7 @@ def test_the_demo_learns_handwritten_digits(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     top1 = [float(row["top1"]) for row in csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines())]
-    assert max(top1) > 0.9  # chance is 0.1; the 12 epochs of the recipe reach 0.99
+    assert max(top1) > 0.9  # chance is 0.1; the 12 epochs of the recipe reach 0.978
 
 
 def test_standard_files_are_trained_on_by_their_recipe(tmp_path):
