@@ -15,7 +15,10 @@ from mindcv_lite.data.paths import Paths
 from mindcv_lite.errors import UserError
 
 FACTS = "packed.json"  # beside the files
-LAYOUT = 1  # of that file and of the rows: image (bytes), index (int32: place in the split as it was found), label
+# Of that file and of the rows: image (bytes), index (int32: place in the split as it was found), label. With layout 1,
+# a class had a list of its photos' names; millions of them take much memory while they are read.
+LAYOUT = 2
+LAYOUTS = (1, LAYOUT)  # which are read
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) 
     facts = _split_facts(data_dir, split)
     for name, size in facts["files"].items():
         _require_whole(Path(data_dir) / name, size)
-    classes: dict[str, Paths] = facts["classes"]
-    paths = Paths(f"{data_dir}:{split}/{name}/{photo}" for name, photos in classes.items() for photo in photos)
-    counts = [len(photos) for photos in classes.values()]
+    classes: dict[str, str] = facts["classes"]
+    paths = Paths(f"{data_dir}:{split}/{name}/{photo}" for name, photos in classes.items() for photo in parted(photos))
+    counts = [photos.count("\0") for photos in classes.values()]
     labels = np.repeat(np.array(outputs or range(len(classes)), np.int32), counts)
     gone = [each["number"] for each in facts["left_out"]]
     numbers = np.delete(np.arange(len(paths) + len(gone), dtype=np.int32), gone)
@@ -73,20 +76,34 @@ def _splits(data_dir: str) -> dict[str, Any]:
         layout, splits, checksum = facts["layout"], facts["splits"], facts["checksum"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged; copy it again, or pack the photos again") from None
-    if layout != LAYOUT:
+    if layout not in LAYOUTS:
         raise UserError(
-            f"{path}: written by another version (layout {layout}, expected {LAYOUT}); pack the photos again"
+            f"{path}: written by a later version (layout {layout}, expected {LAYOUT} or less); pack the photos again"
         )
     if checksum != checksum_of(splits):  # a name that is gone would give other photos its label
         raise UserError(f"{path}: changed since it was written; copy it again, or pack the photos again")
-    for facts in splits.values():
-        facts["classes"] = {name: Paths(photos) for name, photos in facts["classes"].items()}
+    if layout == 1:
+        for split in splits.values():
+            split["classes"] = {name: joined(photos) for name, photos in split["classes"].items()}
     return splits
 
 
 def checksum_of(splits: dict[str, Any]) -> str:
     """Stands beside the facts of the splits."""
-    return hashlib.sha256(json.dumps(splits).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for piece in json.JSONEncoder().iterencode(splits):
+        digest.update(piece.encode())
+    return digest.hexdigest()
+
+
+def joined(photos: Sequence[str]) -> str:
+    """Names of photos as one text: each with a 0 behind it, which no name can hold."""
+    return "".join(f"{photo}\0" for photo in photos)
+
+
+def parted(text: str) -> list[str]:
+    """The names that `joined` made one text of."""
+    return text.split("\0")[:-1]
 
 
 def _require_whole(path: Path, size: int) -> None:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from mindcv_lite.data.encoded import NOT_DECODED, opened
 from mindcv_lite.data.folder import Photos, read_split
-from mindcv_lite.data.packed import FACTS, LAYOUT, checksum_of
+from mindcv_lite.data.packed import FACTS, LAYOUT, checksum_of, joined
 from mindcv_lite.errors import Stopped, UserError, first_line
 from mindcv_lite.files import write_text
 from mindcv_lite.processes import end_with_parent
@@ -149,7 +149,7 @@ def facts_of(photos: Photos, folder: Path, done: list[dict[str, Any]]) -> dict[s
             name, photo = path[len(f"{folder}/") :].split("/", 1)
             classes[name].append(photo)
     files = {name: size for share in done for name, size in share["files"].items()}
-    return {"classes": classes, "files": files, "left_out": left_out}
+    return {"classes": {name: joined(names) for name, names in classes.items()}, "files": files, "left_out": left_out}
 
 
 def report(target: Path, done: dict[str, list[dict[str, Any]]], wishes: Wishes) -> None:
