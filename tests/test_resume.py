@@ -101,8 +101,8 @@ def test_two_and_two_epochs_equal_four_with_two_workers(photos, tmp_path):
     for folder, *parts in (("whole", (4,)), ("parts", (2,), (4, "--resume"))):
         (tmp_path / folder).mkdir()
         for epochs in parts:
-            flags = (*FLAGS, *COMPILED_ONCE, "--data_dir", photos, "--val_while_train", "False", "--epoch_size", *epochs)
-            msrun(2, ROOT / "train.py", *flags, cwd=tmp_path / folder)
+            flags = (*FLAGS, *COMPILED_ONCE, "--data_dir", photos, "--epoch_size", *epochs)
+            msrun(2, ROOT / "train.py", *flags, "--val_while_train", "False", cwd=tmp_path / folder)
     require_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
