@@ -43,7 +43,8 @@ def msrun(workers: int, *command: object, cwd: Path, status: int = 0) -> list[st
         port = free.getsockname()[1]
     logs = cwd / f"log_{port}"
     size = ("--worker_num", workers, "--local_worker_num", workers)
-    options = (*size, "--bind_core=True", "--master_port", port, "--join", "True", "--log_dir", logs)
+    bind = f"--bind_core={workers <= (os.cpu_count() or 1)}"  # msrun of MindSpore 2.6 cannot bind more than that
+    options = (*size, bind, "--master_port", port, "--join", "True", "--log_dir", logs)
     run("msrun", *options, "python", *command, cwd=cwd, status=status)
     return [(logs / f"worker_{rank}.log").read_text() for rank in range(workers)]
 

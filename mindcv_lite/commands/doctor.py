@@ -158,7 +158,8 @@ def end_with_supervisor(folder: Path) -> None:
 
     def watch() -> None:
         os.read(0, 1)
-        shutil.rmtree(folder, ignore_errors=True)
+        while folder.exists():  # a check may write to it meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mindspore import Tensor, dtype, nn, ops
 
-NOT_A_NUMBER = float("nan")  # the unbiased variance of a single value, for MindSpore's BatchNorm too
 ACTIVATIONS: dict[type[nn.Cell] | None, str] = {None: "linear", nn.ReLU: "relu", nn.HSwish: "hswish"}
 
 
@@ -36,7 +35,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
         batch, _, height, width = x.shape
         count, share = batch * height * width, self.momentum  # of the new statistics
         ops.assign(self.moving_mean, (1 - share) * self.moving_mean + share * mean)
-        unbiased = variance * (count / (count - 1) if count > 1 else NOT_A_NUMBER)
+        # A single value has none: 0 / 0, which is no number, for MindSpore's BatchNorm too.
+        unbiased = variance * (count / (count - 1)) if count > 1 else variance / 0.0
         ops.assign(self.moving_variance, (1 - share) * self.moving_variance + share * unbiased)
         return y
 
