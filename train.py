@@ -28,6 +28,7 @@ def train(recipe: Recipe) -> "Record | None":
     from mindcv_lite.training.contact_sheet import draw_first_batch
     from mindcv_lite.training.loop import Record, Watch, fit
     from mindcv_lite.training.optimizers import RateTable, build_optimizer, peak_rate
+    from mindcv_lite.training.probe import fit_last_layer
     from mindcv_lite.training.report import describe, describe_in_full
     from mindcv_lite.training.schedules import learning_rate
     from mindcv_lite.training.state import find_common_state
@@ -49,8 +50,10 @@ def train(recipe: Recipe) -> "Record | None":
     batches = TrainingBatches(train_photos, recipe, world)
 
     network = training_network(recipe.model, world)
-    if weights:
-        load_weights(network, weights, remake_head=True)
+    has_new_head = load_weights(network, weights, remake_head=True) if weights else False
+    probes = recipe.model.probe_only or (has_new_head and recipe.model.new_head == "probe")
+    if probes and not recipe.system.dry_run:
+        fit_last_layer(network, train_photos, recipe, world)
 
     peak = peak_rate(recipe.optimizer, batches.global_batch)
     rate = learning_rate(recipe.schedule, peak, batches.updates)
@@ -75,7 +78,10 @@ def train(recipe: Recipe) -> "Record | None":
     record = Record(watch, published, score, train_photos, stop)
     record.start(state)
     with stop.listen():
-        fit(step, batches, recipe, world, [watch, record])
+        if probes:
+            record.keep_epoch_0()
+        if not recipe.model.probe_only:
+            fit(step, batches, recipe, world, [watch, record])
     return record
 
 

@@ -154,6 +154,15 @@ def for_evaluation(world: World, recipe: Recipe, photos: int) -> World:
     return replace(world, settings=replace(world.settings, jit_level=level, sink=False))
 
 
+@contextmanager
+def evaluating(world: World, recipe: Recipe, photos: int) -> Iterator[World]:
+    """The world of `for_evaluation`, for a while: afterwards graphs are compiled at the level of the training again."""
+    try:
+        yield for_evaluation(world, recipe, photos)
+    finally:
+        mindspore.set_context(jit_config={"jit_level": world.settings.jit_level})
+
+
 def evaluation_level(recipe: Recipe, settings: Settings, photos: int) -> tuple[str, str]:
     """The graph level at which a rank evaluates `photos`, and why if it is not that of the recipe.
 

@@ -161,6 +161,12 @@ class Model:
         None,
         at_least=1,
     )
+    new_head: Literal["probe", "random"] = key(
+        "a last layer that the weights do not have for these classes: fitted to the training photos before the first "
+        "epoch, or random",
+        "probe",
+    )
+    probe_only: bool = key("fit the last layer to the training photos, score and save it, and train nothing", False)
     pretrained: bool = key("start from the weights that MindCV published; downloaded once", False)
 
 
@@ -456,6 +462,12 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
         "pretrained",
         "False with ckpt_path, which names other weights",
     )
+    require(
+        not recipe.model.probe_only or recipe.model.pretrained or bool(recipe.model.ckpt_path),
+        "probe_only",
+        "False without weights to start from; --ckpt_path names some",
+    )
+    require(not (recipe.model.probe_only and recipe.output.resume), "probe_only", "False with resume")
     require(recipe.output.resume != "", "resume", "True, False or the file of a state")
     require(recipe.system.compile_cache != "", "compile_cache", "True, False or a folder")
     if recipe.output.ckpt_save_policy == "top_k":

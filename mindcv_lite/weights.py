@@ -131,10 +131,11 @@ def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recip
     return recipe.with_keys(**taken)
 
 
-def load_weights(network: nn.Cell, weights: Weights, remake_head: bool = False) -> None:
+def load_weights(network: nn.Cell, weights: Weights, remake_head: bool = False) -> bool:
     """Put `weights` into `network`. Raises `UserError` that names what does not fit.
 
-    `remake_head`: if the last layer is one of another number of classes, the network's own stays as it was drawn.
+    `remake_head`: if the last layer is one of another number of classes, the network's own stays as it was drawn;
+    whether it did, is returned.
     """
     wanted, found = network.parameters_dict(), network_part(weights)
     remade = [name for name in HEAD if remake_head and _is_of_other_classes(found.get(name), wanted[name])]
@@ -146,6 +147,7 @@ def load_weights(network: nn.Cell, weights: Weights, remake_head: bool = False) 
     log.info("%s: %d parameters taken", weights.path, len(wanted) - len(remade))
     if remade:
         log.info("%s made anew, for %d classes", " and ".join(remade), len(wanted[HEAD[0]]))
+    return bool(remade)
 
 
 def _is_of_other_classes(found: Parameter | None, wanted: Parameter) -> bool:

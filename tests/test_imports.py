@@ -125,6 +125,7 @@ MAY_IMPORT = {
     "training.results": ("errors", "files"),
     "training.curves": ("errors", "files", "tables", "training.results"),
     "training.tensorboard": ("training.results",),
+    "training.probe": ("errors", "recipe", "device", "data", "network", "weights", "evaluation"),
     "training.publish": ("device", "network", "training.average"),
     "training.train_step": (
         *("recipe", "device", "data"),
@@ -184,7 +185,7 @@ WITHOUT_MINDSPORE = (
     "commands.report",
     "commands.sort",
 )
-DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm"}
+DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm", "scipy"}
 # What may be missing, and the one module that may ask for it: an extra in pyproject.toml, the user's PyTorch or MindCV.
 EXTRAS = {
     "sklearn": "data.digits",

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mindcv_lite.checkpoint import save_weights
 from mindcv_lite.data.standard import STANDARD
 from mindcv_lite.network import build_network
-from mindcv_lite.weights import read_weights
+from mindcv_lite.weights import model_card, read_weights
 from tests.conftest import ROOT
 from tests.data.test_standard import write_all
 from tests.training.test_train_step import WEIGHT
@@ -104,6 +105,51 @@ def test_a_checkpoint_of_imagenet_is_checked_on_some_of_its_classes_by_wnid_or_b
     for wnid, index in (("n01440764", "0"), ("n02012849", "134"), ("n01491361", "3")):
         (photos / "val" / wnid).rename(photos / "val" / index)
     assert scores(run(sys.executable, ROOT / "validate.py", *flags, cwd=tmp_path)) == by_wnid
+
+
+@pytest.fixture
+def other_weights(recipe, graph_mode, tmp_path) -> Path:
+    """A checkpoint of a network for seven classes."""
+    given = recipe(num_classes=7)
+    network = build_network(given.model, "O0")
+    weights = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
+    save_weights(tmp_path / "other.ckpt", weights, model_card(given, tuple("1234567"), epoch=1, top1=None))
+    return tmp_path / "other.ckpt"
+
+
+def test_fine_tuning_begins_with_a_fitted_last_layer_which_is_epoch_0_and_may_stay_the_best(
+    photo_folder, other_weights, tmp_path
+):
+    photos = photo_folder({"train": {"a": 10, "b": 9}, "val": {"a": 5, "b": 4}})
+    flags = ("-c", SMALL, "--image_resize", 32, "--epoch_size", 1, "--warmup_epochs", 0, "--batch_size", 4)
+    flags += ("--data_dir", photos, "--ckpt_path", other_weights, "--distribute", "False", "--val_while_train")
+    log = run(sys.executable, ROOT / "train.py", *flags, "--lr", 100, "--freeze", "backbone", cwd=tmp_path)
+    assert re.search(r"last layer fitted to 1024 features of 19 photos in .* right on photos held out", log)
+    fitted, trained = csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines())
+    assert (fitted["epoch"], fitted["step"], fitted["train_loss"], fitted["top1"]) == ("0", "0", "", "1")
+    assert (trained["epoch"], trained["step"]) == ("1", "4")
+    assert re.search(r"epoch 0/1: top-1 100\.00%, .*, the best so far, nothing trained yet", log)
+    check = ("--ckpt_path", "ckpt/mobilenet_v3_small_100_best.ckpt", "--data_dir", photos)
+    best = max(float(fitted["top1"]), float(trained["top1"]))
+    assert scores(run(sys.executable, ROOT / "validate.py", "-c", "ckpt/recipe.yaml", *check, cwd=tmp_path))[0] == (
+        f"{best:.2%}"
+    )
+
+    log = run(sys.executable, ROOT / "train.py", *flags, "--probe_only", cwd=tmp_path)
+    assert "compiling the graph" not in log
+    names = {path.name for path in (tmp_path / "ckpt").glob("*.ckpt")}
+    assert names == {"mobilenet_v3_small_100-0_0.ckpt", "mobilenet_v3_small_100_best.ckpt"}
+    log = run(sys.executable, ROOT / "train.py", *flags, "--new_head", "random", cwd=tmp_path)
+    assert "last layer fitted" not in log
+    assert "epoch 0" not in log
+
+
+def test_two_ranks_begin_with_the_same_fitted_last_layer(photo_folder, other_weights, tmp_path):
+    photos = photo_folder({"train": {"a": 6, "b": 5}, "val": {"a": 4, "b": 3}})
+    flags = ("-c", SMALL, "--image_resize", 32, "--data_dir", photos, "--ckpt_path", other_weights, "--batch_size", 4)
+    logs = msrun(2, ROOT / "train.py", *flags, "--probe_only", "--val_while_train", cwd=tmp_path)
+    assert "last layer fitted to 1024 features of 11 photos" in logs[0]
+    assert re.search(r"epoch 0/\d+: top-1 100\.00%", logs[0])
 
 
 def test_ranks_end_with_the_same_weights_and_the_score_of_one_process(photo_folder, tmp_path):

@@ -603,6 +603,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     if flat["dataset"] in ("cifar10", "cifar100", "mnist"):
         flat["train_split"], flat["val_split"] = "train", draw(st.sampled_from(["val", "test"]))
     flat["pretrained"] &= not flat["ckpt_path"]
+    flat["probe_only"] &= (flat["pretrained"] or bool(flat["ckpt_path"])) and not flat["resume"]
     flat["momentum"] = flat["momentum"] or 0.5
     flat["min_lr"] = min(flat["min_lr"], flat["lr"])
     if flat["scheduler"] in ("one_cycle", "cyclic"):

@@ -104,12 +104,12 @@ def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
     return (
         str(last.epoch),
         *scores[0],
-        f"{last.train_loss:.4f}",
+        shown(last.train_loss, ".4f"),
         scores[1],
-        f"{median(each.images_per_second for each in results):.1f}",
-        shown(ms_per_step(results), ".2f"),
+        shown(median_of(results, "images_per_second"), ".1f"),
+        shown(median_of(results, "ms_per_step"), ".2f"),
         shown(graph_compile(results), ".1f", " s"),
-        duration(sum(each.seconds for each in results)),
+        duration(sum(each.seconds or 0 for each in results)),
     )
 
 
@@ -128,8 +128,8 @@ def zoo_row(folder: Path, results: Sequence["EpochResult"]) -> tuple[str, ...]:
         f"{side}x{side}" if side else "-",
         ", ".join(jit_levels) or "-",
         shown(graph_compile(results), ".0f", "s"),
-        shown(ms_per_step(results), ".2f"),
-        f"{median(each.images_per_second for each in results):.2f}",
+        shown(median_of(results, "ms_per_step"), ".2f"),
+        shown(median_of(results, "images_per_second"), ".2f"),
         *accuracy,
         link("yaml", path if recipe else None),
         link("weights", weights_in(folder, validated=best is not None)),
@@ -183,9 +183,9 @@ def best_of(results: Sequence["EpochResult"]) -> "EpochResult | None":
     return max(validated, key=lambda each: each.top1 or 0, default=None)
 
 
-def ms_per_step(results: Sequence["EpochResult"]) -> float | None:
+def median_of(results: Sequence["EpochResult"], column: str) -> float | None:
     """The median of the epochs; None: no epoch tells."""
-    known = [each.ms_per_step for each in results if each.ms_per_step is not None]
+    known = [value for each in results if (value := getattr(each, column)) is not None]
     return median(known) if known else None
 
 

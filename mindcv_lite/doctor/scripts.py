@@ -46,7 +46,7 @@ class Run:
 
     @property
     def losses(self) -> list[float]:
-        return [result.train_loss for result in self.results]
+        return [result.train_loss for result in self.results if result.train_loss is not None]
 
     @property
     def weights(self) -> dict[str, np.ndarray]:

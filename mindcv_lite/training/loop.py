@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import nn
@@ -240,9 +241,27 @@ class Record(Callback):
         self.watch.resume_clock()
 
     def on_train_epoch_end(self, run_context) -> None:
-        epoch, step = run_context.original_args().cur_epoch_num, int(self.step.step.asnumpy())
-        output, last = self.recipe.output, epoch == self.recipe.schedule.epoch_size
-        replaced = self._replaced_in(epoch)
+        epoch = run_context.original_args().cur_epoch_num
+        failure = self._keep_epoch(epoch)
+        self._save_state()
+        if failure:
+            raise failure
+        if epoch < self.recipe.schedule.epoch_size and (number := self.stop.of_any_rank()):
+            raise self._stopped(number)
+
+    def keep_epoch_0(self) -> None:
+        """Score, save and report the network as it is before it is trained."""
+        if failure := self._keep_epoch(0):
+            raise failure
+
+    def _keep_epoch(self, epoch: int) -> UserError | TrainingError | None:
+        """Score, save and report the network as it is after an epoch.
+
+        Returns what kept it from being scored, such as a photo that cannot be decoded: the weights are saved.
+        """
+        output, step = self.recipe.output, int(self.step.step.asnumpy())
+        last = epoch == self.recipe.schedule.epoch_size or self.recipe.model.probe_only
+        replaced = self._replaced_in(epoch) if epoch else 0
         with self.world.compiling(self.publish):
             self.publish()
         published = {name: parameter.asnumpy() for name, parameter in self.publish.parameters.items()}
@@ -250,20 +269,16 @@ class Record(Callback):
         score, failure = None, None
         try:
             score = self.score() if self.score and (epoch % output.val_interval == 0 or last) else None
-        except (UserError, TrainingError) as error:  # a photo that cannot be decoded: first the weights are saved
+        except (UserError, TrainingError) as error:
             failure = error
         if self.world.rank == 0:
             top1 = score.top1 if score else None
             weights = published, model_card(self.recipe, self.class_names, epoch=epoch, top1=top1)
-            if epoch % output.ckpt_save_interval == 0 or last or failure:
+            if (epoch and epoch % output.ckpt_save_interval == 0) or last or failure:
                 self.checkpoints.save(epoch, step, *weights, top1)
             best = top1 is not None and self.checkpoints.save_if_best(*weights, top1)
             self._report(epoch, step, score, best, replaced)
-        self._save_state()
-        if failure:
-            raise failure
-        if not last and (number := self.stop.of_any_rank()):
-            raise self._stopped(number)
+        return failure
 
     def _replaced_in(self, epoch: int) -> int:
         """How many photos could not be decoded in this epoch, on all ranks; each rank names its own once."""
@@ -291,10 +306,30 @@ class Record(Callback):
         return Stopped(number, f"stopped after {where} by {signal.Signals(number).name}; --resume goes on from there")
 
     def _report(self, epoch: int, step: int, score: Score | None, best: bool, replaced: int) -> None:
+        facts = [str(score) if score else "", "the best so far" if best else ""]
+        facts += self._facts_of_training() if epoch else ["nothing trained yet"]
+        facts += [f"{replaced} photo{'s' * (replaced > 1)} replaced" if replaced else ""]
+        log.info("epoch %d/%d: %s", epoch, self.recipe.schedule.epoch_size, ", ".join(filter(None, facts)))
         watch = self.watch
-        facts = [
-            str(score) if score else "",
-            "the best so far" if best else "",
+        if skipped := int(watch.step.skipped.asnumpy()):
+            log.info("%d updates skipped so far, because their gradients overflowed", skipped)
+        known: dict[str, Any] = {"top1": score.top1, "top5": score.top5, "val_loss": score.loss} if score else {}
+        if epoch:
+            known |= {"train_loss": watch.loss, "rate": watch.last_rate(), "images_per_second": watch.images_per_second}
+            known |= {"waited": watch.waited, "seconds": watch.seconds, "ms_per_step": watch.ms_per_step}
+            known |= {"graph_compile": watch.graph_compile}
+        settings = self.world.settings
+        machine = {"devices": self.world.size, "device": settings.target, "jit_level": settings.jit_level}
+        result = EpochResult(epoch, step, **known, **machine)
+        append_result(self.folder / RESULTS, result)
+        if self.events:
+            self.events.add_result(result)
+        if is_installed("matplotlib"):
+            draw_run(self.folder)
+
+    def _facts_of_training(self) -> list[str]:
+        watch = self.watch
+        return [
             f"loss in training {watch.loss:.4f}",
             f"rate {watch.last_rate():.4g}",
             f"{watch.images_per_second:.1f} images/s",
@@ -302,21 +337,7 @@ class Record(Callback):
             f"{watch.seconds:.1f} s",
             "" if watch.waited is None else f"{watch.waited:.1f} s ({watch.waited / watch.seconds:.1%}) of it for data",
             "" if watch.graph_compile is None else f"graph compile {watch.graph_compile:.1f} s",
-            f"{replaced} photo{'s' * (replaced > 1)} replaced" if replaced else "",
         ]
-        log.info("epoch %d/%d: %s", epoch, self.recipe.schedule.epoch_size, ", ".join(filter(None, facts)))
-        if skipped := int(watch.step.skipped.asnumpy()):
-            log.info("%d updates skipped so far, because their gradients overflowed", skipped)
-        scores = (score.top1, score.top5, score.loss) if score else (None, None, None)
-        speed = watch.images_per_second, watch.waited, watch.seconds
-        machine = self.world.size, self.world.settings.target, self.world.settings.jit_level
-        figures = watch.ms_per_step, watch.graph_compile, *machine
-        result = EpochResult(epoch, step, watch.loss, *scores, watch.last_rate(), *speed, *figures)
-        append_result(self.folder / RESULTS, result)
-        if self.events:
-            self.events.add_result(result)
-        if is_installed("matplotlib"):
-            draw_run(self.folder)
 
 
 def require_finite(weights: Mapping[str, np.ndarray]) -> None:

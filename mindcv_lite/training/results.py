@@ -17,18 +17,18 @@ RESULTS = "results.csv"
 @dataclass(frozen=True)
 class EpochResult:
     """A line of results.csv, whose columns are these fields. None: not known, as the scores of an epoch that was not
-    validated."""
+    validated, or the loss in training of epoch 0, which is the network before it is trained."""
 
     epoch: int
     step: int  # since the run began
-    train_loss: float  # mean over the epoch and all ranks
-    top1: float | None  # 0 to 1, as top5
-    top5: float | None
-    val_loss: float | None
-    rate: float  # of the last update
-    images_per_second: float  # in training, of all ranks
-    waited: float | None  # seconds of the training for data
-    seconds: float  # of the training, neither validation nor the graph's compilation counted
+    train_loss: float | None = None  # mean over the epoch and all ranks
+    top1: float | None = None  # 0 to 1, as top5
+    top5: float | None = None
+    val_loss: float | None = None
+    rate: float | None = None  # of the last update
+    images_per_second: float | None = None  # in training, of all ranks
+    waited: float | None = None  # seconds of the training for data
+    seconds: float | None = None  # of the training, neither validation nor the graph's compilation counted
     # The columns from here on are not in the results.csv of earlier versions.
     ms_per_step: float | None = None
     graph_compile: float | None = None  # seconds, in the first epoch of each start
@@ -94,9 +94,10 @@ def _parsed(line: str, columns: tuple[str, ...], where: str) -> EpochResult:
         cells = zip(columns, line.split(","), strict=True)
         values: dict[str, Any] = {name: KINDS.get(name, float)(text) if text else None for name, text in cells}
         result = EpochResult(**values)
-        needed = result.epoch, result.step, result.train_loss, result.rate, result.images_per_second, result.seconds
+        trained = result.train_loss, result.rate, result.images_per_second, result.seconds
+        needed = result.epoch, result.step, *(trained if result.epoch else ())
         scores = {result.top1 is None, result.top5 is None, result.val_loss is None}
-        if len(scores) > 1 or not all(map(math.isfinite, needed)):
+        if len(scores) > 1 or not all(value is not None and math.isfinite(value) for value in needed):
             raise ValueError
         return result
     except (ValueError, TypeError):

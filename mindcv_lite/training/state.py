@@ -22,7 +22,12 @@ from mindcv_lite.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
 
-NOISE = "hash of the noise"  # in the facts of a run that draws noise; states of earlier versions do not have it
+# In the facts of a run that has them: what earlier versions did in another way, and did not say.
+NOISE, MOMENTS = "hash of the noise", "moments of adamw"
+CHANGED = {
+    NOISE: "drew the masks of dropout and the noise of random erasing by another hash",
+    MOMENTS: "did not correct the bias of adamw's moments",
+}
 RANKS = "ranks"  # the numbers that each rank has its own of, a row for each rank
 # What a resumed run may do in another way: where, how fast, how long, what it reports and keeps.
 # fmt: off
@@ -30,7 +35,7 @@ FREE_KEYS = {
     "mode", "device_target", "distribute", "jit_level", "dataset_sink_mode", "num_parallel_workers", "dry_run",
     "cpu_kernels", "show_batch", "on_corrupt", "data_dir", "val_split", "ckpt_path", "pretrained", "epoch_size",
     "val_amp_level", "log_interval", "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval",
-    "ckpt_save_policy", "keep_checkpoint_max", "tensorboard", "resume", "compile_cache",
+    "ckpt_save_policy", "keep_checkpoint_max", "tensorboard", "resume", "compile_cache", "new_head", "probe_only",
 }
 # fmt: on
 
@@ -53,6 +58,7 @@ def fixed_facts(recipe: Recipe, photos: Photos, world: World) -> dict[str, Any]:
         "number of devices": world.size,
         "training photos": f"{len(photos)} (hash of names and classes {names_and_labels(photos)})",
         **({NOISE: HASH} if draws_noise else {}),
+        **({MOMENTS: "corrected"} if recipe.optimizer.opt == "adamw" else {}),
     }
 
 
@@ -74,18 +80,19 @@ def require_same_run(state: State, fixed: dict[str, Any]) -> None:
     differing = [
         f"{name} was {plain(then[name])}, is {plain(value)}"
         for name, value in fixed.items()
-        if name != NOISE and plain(then[name]) != plain(value)
+        if name not in CHANGED and plain(then[name]) != plain(value)
     ]
     if differing:
         raise UserError(
             f"{state.path} is the state of another run: {'; '.join(differing)}; "
             "give the earlier values, or start afresh without --resume"
         )
-    if then.get(NOISE) != fixed.get(NOISE):
-        raise UserError(
-            f"{state.path}: another version of this program drew the masks of dropout and the noise of random erasing "
-            "by another hash; go on with that version, or start afresh without --resume"
-        )
+    for name, what in CHANGED.items():
+        if then.get(name) != fixed.get(name):
+            raise UserError(
+                f"{state.path}: another version of this program {what}; go on with that version, or start afresh "
+                "without --resume"
+            )
 
 
 def numbers_of(step: TrainStep, world: World) -> dict[str, np.ndarray]:

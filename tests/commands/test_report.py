@@ -50,6 +50,18 @@ def test_a_table_has_a_line_for_each_run(folder, capsys):
     assert second == ["second", "1", "-", "-", "-", "2.0000", "-", "100.0", "59.00", "184.0 s", "0:30:00"]
 
 
+def test_a_run_that_trained_nothing_has_scores_alone(tmp_path, capsys):
+    append_result(tmp_path / "results.csv", EpochResult(0, 0, top1=0.5, top5=1.0, val_loss=0.75, devices=1))
+    main([str(tmp_path)])
+    head, run = (re.split("  +", line) for line in capsys.readouterr().out.splitlines())
+    shown = dict(zip(head, run, strict=True))
+    assert (shown["epochs"], shown["best top-1"], shown["in epoch"]) == ("0", "50.00%", "0")
+    assert (shown["training loss"], shown["images/s"], shown["trained for"]) == ("-", "-", "0:00:00")
+    main([str(tmp_path), "--markdown"])
+    _, row = rows_of(capsys.readouterr().out)
+    assert row[2:] == ["1 (None)", *5 * ["-"], "-", "50.00", "100.00", "-", "-"]
+
+
 def test_a_run_of_an_earlier_version_has_no_figures_that_it_did_not_write(tmp_path, capsys):
     (tmp_path / "results.csv").write_text(EARLIER)
     main([str(tmp_path)])

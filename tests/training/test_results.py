@@ -46,6 +46,16 @@ def test_a_file_of_an_earlier_version_is_read_and_gone_on_with_under_the_columns
     assert read_results(results) == [first, SECOND]
 
 
+def test_the_network_before_it_is_trained_is_epoch_0_and_has_scores_alone(results):
+    results.unlink()
+    start = EpochResult(0, 0, top1=0.5, top5=1.0, val_loss=0.75, devices=1, device="CPU", jit_level="O1")
+    append_result(results, start)
+    append_result(results, FIRST)
+    assert read_results(results) == [start, FIRST]
+    drop_results_after(results, 0)
+    assert read_results(results) == [start]
+
+
 def test_results_of_later_steps_are_made_again(results):
     before = results.read_bytes()
     drop_results_after(results, 30)

@@ -19,6 +19,7 @@ from mindcv_lite.recipe import KEYS
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.state import (
     FREE_KEYS,
+    MOMENTS,
     NOISE,
     RANKS,
     find_common_state,
@@ -181,6 +182,17 @@ def test_a_state_whose_noise_came_from_another_hash_is_refused_where_the_run_dra
             require_same_run(state_with(then), fixed)
     if not draws:
         require_same_run(state_with(older), fixed)
+
+
+def test_a_state_whose_moments_were_not_corrected_is_refused_with_adamw_alone(recipe, world):
+    for opt in ("adamw", "adam"):
+        fixed = fixed_facts(recipe(opt=opt), PHOTOS, world(recipe()))
+        older = state_with({name: value for name, value in fixed.items() if name != MOMENTS})
+        if opt == "adam":
+            require_same_run(older, fixed)
+        else:
+            with pytest.raises(UserError, match=r"another version of this program did not correct the bias of adamw"):
+                require_same_run(older, fixed)
 
 
 def test_all_that_differs_is_named_with_both_values(recipe, world):
