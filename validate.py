@@ -35,6 +35,7 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     from mindcv_lite.data.source import validation_photos
     from mindcv_lite.evaluation import EvaluationStep, evaluate
     from mindcv_lite.network import evaluation_network
+    from mindcv_lite.report.statistics import wilson_interval
     from mindcv_lite.report.writing import require_place_in, validation_of, write_report
     from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_image_size_of, with_outputs_of
 
@@ -52,6 +53,9 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     step, chief = EvaluationStep(network, recipe), world.rank == 0
     score = evaluate(step, photos, recipe, world, bar=chief, keep=report is not None)
     log.info("%s, %d photos, %.1f images/s", score, score.photos, score.images_per_second)
+    log.info(
+        "95 %% interval of top-1: %.2f%% to %.2f%%", *(100 * end for end in wilson_interval(score.top1, len(photos)))
+    )
     if report is not None and chief:
         write_report(report, validation_of(score, photos, weights, recipe, world))
     return score

@@ -16,7 +16,7 @@ COMMANDS = {
     "export": "a checkpoint to an ONNX or MINDIR file, for onnxruntime, phones and servers",
     "pack": "a folder of photos to MindRecord files, as they are or made smaller, for train.py and validate.py to read",
     "predict": "what is on photos: the best classes of each, on screen and as CSV",
-    "report": "runs of training side by side: scores, losses and speeds in a table, curves in a picture",
+    "report": "runs of training side by side: scores, losses, speeds, curves; two networks compared photo by photo",
     "sort": "photos that lie in one folder, such as those of ImageNet's validation, into a folder for each class",
     "summary": "what a network or a checkpoint is: its rows with shapes, parameters and multiply-adds; its model card",
 }

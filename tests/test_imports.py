@@ -80,7 +80,7 @@ MAY_IMPORT = {
     ),
     "commands.report": (
         *("errors", "files", "packages", "tables", "recipe", "blocks", "complexity"),
-        *("training.curves", "training.results"),
+        *("training.curves", "training.results", "report.statistics", "report.paired"),
     ),
     "auto_augment": (),
     "recipe": ("errors", "files", "packages", "auto_augment"),
@@ -139,11 +139,12 @@ MAY_IMPORT = {
     "predictions": (),
     "evaluation": ("errors", "recipe", "device", "data", "predictions", "training.losses"),
     "report.statistics": ("predictions",),
+    "report.paired": ("errors", "report.statistics"),
     "report.pictures": ("data", "report.statistics"),
     "report.page": ("data", "evaluation", "predictions", "report.pictures", "report.statistics"),
     "report.writing": (
         *("files", "tables", "recipe", "device", "data", "weights", "evaluation"),
-        *("report.page", "report.statistics"),
+        *("report.page", "report.paired", "report.statistics"),
     ),
     "classification": ("errors", "device", "data", "evaluation", "predictions", "trained"),
 }
@@ -167,6 +168,7 @@ WITHOUT_MINDSPORE = (
     "benchmark.rounds",
     "predictions",
     "report.statistics",
+    "report.paired",
     "data.waiting",
     "data.sharding",
     "data.encoded",

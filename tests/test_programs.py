@@ -88,6 +88,9 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(p
     log = run(sys.executable, ROOT / "validate.py", "-c", "ckpt/recipe.yaml", "--ckpt_path", checkpoint, cwd=tmp_path)
     assert scores(log)[2] == "9"
     assert scores(log)[0] == f"{float(rows[1]['top1']):.2%}"
+    assert rows[1]["val_photos"] == "9"
+    low, high = (float(end) for end in re.findall(r"95 % interval of top-1: (\S+)% to (\S+)%", log)[0])
+    assert 0 <= low <= 100 * float(rows[1]["top1"]) <= high <= 100
 
 
 def test_a_checkpoint_of_imagenet_is_checked_on_some_of_its_classes_by_wnid_or_by_index(

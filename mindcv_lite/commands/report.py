@@ -1,12 +1,13 @@
 """Compare runs of training by their results.csv: a line each, and with --out their curves on top of each other.
-With --markdown the lines are rows of a model zoo's table."""
+With --markdown the lines are rows of a model zoo's table. Runs that differ by their seed alone are also summed up in
+mean and standard deviation. With --paired, compare two validations photo by photo, and say whether they differ."""
 
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ HEAD = (
     "best top-1",
     "in epoch",
     "last top-1",
+    "its 95 % interval",
     "training loss",
     "validation loss",
     "images/s",
@@ -42,6 +44,11 @@ ZOO_HEAD = (
 
 def main(arguments: list[str]) -> None:
     flags = command_line().parse_args(arguments)
+    if flags.paired:
+        if flags.markdown or flags.out or len(names_of(flags.folders)) != 2:
+            raise UserError("command line: --paired takes two folders of validate.py --report, and no other flag")
+        print("\n".join(comparison(names_of(flags.folders))))
+        return
     # NumPy takes longer to import than the command line to answer.
     from mindcv_lite.training.curves import draw, printable
     from mindcv_lite.training.results import RESULTS, read_results
@@ -59,12 +66,15 @@ def main(arguments: list[str]) -> None:
         print("\n".join(f"| {' | '.join(row)} |" for row in rows))
     else:
         print("\n".join(aligned([HEAD, *((printable(name), *summary(results)) for name, results in runs.items())])))
+        for line in repeats(folders, runs):
+            print(line)
     if flags.out:
         draw(runs, flags.out)
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s report CKPT_DIR [CKPT_DIR ...] [--markdown] [--out FILE]"
+    usage = "%(prog)s report CKPT_DIR [CKPT_DIR ...] [--markdown] [--out FILE]\n"
+    usage += "       %(prog)s report --paired REPORT_DIR REPORT_DIR"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="CKPT_DIR", help="folder of a run, which holds its results.csv")
@@ -72,6 +82,11 @@ def command_line() -> CommandLine:
         "--markdown",
         action="store_true",
         help="print a model zoo's table, with what the runs' folders tell; -: not known",
+    )
+    add(
+        "--paired",
+        action="store_true",
+        help="compare two folders of validate.py --report: photos that only one gets right, McNemar's exact test",
     )
     add("--out", type=Path, metavar="FILE", help=f"picture of the curves: a file that ends in {', '.join(PICTURES)}")
     return parser
@@ -97,10 +112,11 @@ def names_of(folders: Sequence[Path]) -> dict[str, Path]:
 def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
     """A run in the columns of the table."""
     *_, last = results
-    best, scores = best_of(results), (["-"] * 3, "-")
+    best, scores = best_of(results), (["-"] * 4, "-")
     if best:
         *_, latest = (each for each in results if each.top1 is not None)
-        scores = [f"{best.top1:.2%}", str(best.epoch), f"{latest.top1:.2%}"], f"{latest.val_loss:.4f}"
+        tops = f"{best.top1:.2%}", str(best.epoch), f"{latest.top1:.2%}", interval(latest.top1 or 0, latest.val_photos)
+        scores = tops, f"{latest.val_loss:.4f}"
     return (
         str(last.epoch),
         *scores[0],
@@ -111,6 +127,46 @@ def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
         shown(graph_compile(results), ".1f", " s"),
         duration(sum(each.seconds or 0 for each in results)),
     )
+
+
+def interval(top1: float, photos: int | None) -> str:
+    """The 95 % interval of a top-1; `-` where it is not known of how many photos."""
+    from mindcv_lite.report.statistics import wilson_interval
+
+    return "{:.2%} to {:.2%}".format(*wilson_interval(top1, photos)) if photos else "-"
+
+
+def repeats(folders: Mapping[str, Path], runs: Mapping[str, Sequence["EpochResult"]]) -> Iterator[str]:
+    """A line for runs of the same length and recipe but for the seed: mean and standard deviation of their top-1."""
+    alike: dict[tuple, dict[int, Sequence[EpochResult]]] = {}
+    for name, results in runs.items():
+        if len(runs) > 1 and best_of(results) and (recipe := recipe_in(folders[name] / "recipe.yaml")):
+            rest = recipe.with_keys(seed=0, ckpt_save_dir="").text(), results[-1].epoch, results[-1].devices
+            alike.setdefault(rest, {})[recipe.system.seed] = results
+    for by_seed in alike.values():
+        if len(by_seed) > 1:
+            tops = [[each.top1 for each in results if each.top1 is not None] for results in by_seed.values()]
+            best, last = ([pick(top) for top in tops] for pick in (max, lambda top: top[-1]))
+            yield (
+                f"seeds {', '.join(map(str, by_seed))} of one recipe, mean (standard deviation): "
+                f"best top-1 {mean(best):.2%} ({stdev(best):.2%}), last top-1 {mean(last):.2%} ({stdev(last):.2%})"
+            )
+
+
+def comparison(folders: Mapping[str, Path]) -> Iterator[str]:
+    """Two validations, by their names, in lines, and what their difference says."""
+    from mindcv_lite.report.paired import SURE, paired
+    from mindcv_lite.training.curves import printable
+
+    found, names = paired(*folders.values()), [*map(printable, folders)]
+    rows = [("report", "top-1", "95 % interval", "right", "photos that it alone gets right")]
+    for name, right, only in zip(names, found.right, found.only, strict=True):
+        share = right / found.photos
+        rows.append((name, f"{share:.2%}", interval(share, found.photos), str(right), str(only)))
+    yield from aligned(rows)
+    better = names[found.only[1] > found.only[0]]
+    verdict = f"{better} is better" if found.p_value < SURE else f"no difference that {found.photos} photos could show"
+    yield f"{verdict} (McNemar's exact test: p = {found.p_value:.3g})"
 
 
 def zoo_row(folder: Path, results: Sequence["EpochResult"]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import bdtr
 
 from mindcv_lite.predictions import Predictions
 
@@ -43,6 +44,12 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     reach = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
     scale = 1 + Z**2 / count
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+
+
+def mcnemar(first: int, second: int) -> float:
+    """The p value of McNemar's exact test on two networks and the same photos: how likely is it that the photos which
+    only one of them gets right divide as unequally as `first` and `second`, or more so, if both are equally good."""
+    return min(1.0, 2 * float(bdtr(min(first, second), first + second, 0.5)))
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:

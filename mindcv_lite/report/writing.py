@@ -14,6 +14,7 @@ from mindcv_lite.evaluation import Score
 from mindcv_lite.files import require_file, written_whole
 from mindcv_lite.recipe import Recipe, plain
 from mindcv_lite.report.page import Validation, page
+from mindcv_lite.report.paired import PREDICTIONS
 from mindcv_lite.report.statistics import class_results, confusion
 from mindcv_lite.tables import AS_TEXT, write_csv
 from mindcv_lite.weights import CARD_KEYS, Weights
@@ -43,7 +44,7 @@ def facts_of(photos: Photos, weights: Weights, recipe: Recipe, world: World) -> 
     }
 
 
-PAGE, PER_CLASS, CONFUSION, PREDICTIONS = "report.html", "per_class.csv", "confusion.csv", "predictions.csv"
+PAGE, PER_CLASS, CONFUSION = "report.html", "per_class.csv", "confusion.csv"
 
 
 def require_place_in(folder: Path) -> None:

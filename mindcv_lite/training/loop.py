@@ -313,7 +313,9 @@ class Record(Callback):
         watch = self.watch
         if skipped := int(watch.step.skipped.asnumpy()):
             log.info("%d updates skipped so far, because their gradients overflowed", skipped)
-        known: dict[str, Any] = {"top1": score.top1, "top5": score.top5, "val_loss": score.loss} if score else {}
+        known: dict[str, Any] = {}
+        if score:
+            known |= {"top1": score.top1, "top5": score.top5, "val_loss": score.loss, "val_photos": score.photos}
         if epoch:
             known |= {"train_loss": watch.loss, "rate": watch.last_rate(), "images_per_second": watch.images_per_second}
             known |= {"waited": watch.waited, "seconds": watch.seconds, "ms_per_step": watch.ms_per_step}

@@ -29,17 +29,21 @@ class EpochResult:
     images_per_second: float | None = None  # in training, of all ranks
     waited: float | None = None  # seconds of the training for data
     seconds: float | None = None  # of the training, neither validation nor the graph's compilation counted
-    # The columns from here on are not in the results.csv of earlier versions.
+    # The columns from here on, or from val_photos on, are not in the results.csv of earlier versions.
     ms_per_step: float | None = None
     graph_compile: float | None = None  # seconds, in the first epoch of each start
     devices: int | None = None
     device: str | None = None  # Ascend, GPU or CPU
     jit_level: str | None = None  # what was used, which may not be what the recipe asks for
+    val_photos: int | None = None  # that the scores are of
 
 
 COLUMNS = tuple(field.name for field in fields(EpochResult))
-EARLIER_COLUMNS = COLUMNS[: COLUMNS.index("ms_per_step")]
-KINDS: dict[str, Callable[[str], Any]] = {"epoch": int, "step": int, "devices": int, "device": str, "jit_level": str}
+EARLIER_COLUMNS = [COLUMNS[: COLUMNS.index(first_new)] for first_new in ("ms_per_step", "val_photos")]
+KINDS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("epoch", "step", "devices", "val_photos"), int),
+    **dict.fromkeys(("device", "jit_level"), str),
+}
 
 
 def append_result(path: Path, result: EpochResult) -> None:
@@ -65,7 +69,7 @@ def read_results(path: Path) -> list[EpochResult]:
     whole = text[: text.rfind("\n") + 1]
     head, *lines = whole.splitlines() or [""]
     columns = tuple(head.split(","))
-    if whole and columns not in (COLUMNS, EARLIER_COLUMNS):
+    if whole and columns not in (COLUMNS, *EARLIER_COLUMNS):
         raise UserError(
             f"{path}: not the results of a run: expected the columns {','.join(COLUMNS)}, got {head[:80]!r}"
         )

@@ -1,5 +1,6 @@
 """The command report: runs in a table, and drawn into one picture."""
 
+import csv
 import re
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ def test_a_table_has_a_line_for_each_run(folder, capsys):
         "best top-1": "75.00%",
         "in epoch": "2",
         "last top-1": "50.00%",
+        "its 95 % interval": "-",
         "training loss": "0.5000",
         "validation loss": "1.2500",
         "images/s": "250.0",
@@ -47,7 +49,86 @@ def test_a_table_has_a_line_for_each_run(folder, capsys):
         "graph compile": "184.0 s",
         "trained for": "2:00:02",
     }
-    assert second == ["second", "1", "-", "-", "-", "2.0000", "-", "100.0", "59.00", "184.0 s", "0:30:00"]
+    assert second == ["second", "1", *4 * ["-"], "2.0000", "-", "100.0", "59.00", "184.0 s", "0:30:00"]
+
+
+def test_a_score_has_its_interval_where_the_number_of_photos_is_known(folder, capsys):
+    main([str(folder("run", 0.25, 0.95, 0.925, val_photos=200))])
+    head, run = (re.split("  +", line) for line in capsys.readouterr().out.splitlines())
+    shown = dict(zip(head, run, strict=True))
+    assert (shown["last top-1"], shown["its 95 % interval"]) == ("92.50%", "88.00% to 95.40%")  # as SciPy has them
+
+
+def test_seeds_of_one_recipe_are_summed_up_and_other_runs_are_not(folder, recipe, capsys, tmp_path):
+    scores = {1: (0.90, 0.88), 2: (0.92, 0.92), 3: (0.94, 0.90)}
+    runs = {f"seed{seed}": (tops, {"seed": seed}) for seed, tops in scores.items()}
+    runs |= {"another": (scores[1], {"seed": 4, "lr": 0.5}), "shorter": (scores[1][:1], {"seed": 5})}
+    for name, (tops, keys) in runs.items():
+        path = folder(name, *tops)
+        recipe(**keys, ckpt_save_dir=path).save(path / "recipe.yaml")
+    folder("without_recipe", 0.5, 0.5)
+    main([str(path.parent) for path in sorted(tmp_path.glob("*/results.csv"))])
+    table, (line,) = (lines := capsys.readouterr().out.splitlines())[:7], lines[7:]
+    assert len(table) == 7
+    assert line == (
+        "seeds 1, 2, 3 of one recipe, mean (standard deviation): best top-1 92.00% (2.00%), last top-1 90.00% (2.00%)"
+    )
+
+
+@pytest.fixture
+def validation(tmp_path):
+    """Write the predictions of a validation: whether each photo of the validation split is right, by its path."""
+
+    def validation(name: str, right: dict[str, bool], where: str = "photos/val") -> Path:
+        (tmp_path / name).mkdir()
+        with open(tmp_path / name / "predictions.csv", "w", newline="") as file:
+            rows = [(f"{where}/{path}", path[0], int(hit)) for path, hit in right.items()]
+            csv.writer(file).writerows([("path", "true", "top1"), *rows])
+        return tmp_path / name
+
+    return validation
+
+
+def hits(count: int, *wrong: int) -> dict[str, bool]:
+    return {f"{'ab'[number % 2]}/{number}.jpg": number not in wrong for number in range(count)}
+
+
+def test_two_validations_are_compared_photo_by_photo_wherever_the_photos_lie(validation, capsys):
+    first = validation("first", hits(40, 1, 2))
+    second = validation("second", dict(reversed(hits(40, 2, 3, 4, 5, 6, 7, 8).items())), where="/packed:val")
+    main(["--paired", str(first), str(second)])
+    *table, verdict = capsys.readouterr().out.splitlines()
+    assert [re.split("  +", line) for line in table] == [
+        ["report", "top-1", "95 % interval", "right", "photos that it alone gets right"],
+        ["first", "95.00%", "83.50% to 98.62%", "38", "6"],
+        ["second", "82.50%", "68.05% to 91.25%", "33", "1"],
+    ]
+    assert verdict == "no difference that 40 photos could show (McNemar's exact test: p = 0.125)"
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_better_one_is_named(validation, capsys, swapped):
+    folders = [str(validation("good", hits(40))), str(validation("bad", hits(40, *range(6))))]
+    main(["--paired", *(reversed(folders) if swapped else folders)])
+    assert capsys.readouterr().out.splitlines()[-1] == "good is better (McNemar's exact test: p = 0.0312)"
+
+
+def test_what_cannot_be_paired_is_refused(validation, refusal, tmp_path):
+    first, second = str(validation("first", hits(4))), validation("second", hits(5))
+    assert refusal(main, ["--paired", first, str(second)]) == (
+        f"{second}/predictions.csv: not the photos of {first}/predictions.csv: 1 rows are in one of them only, such as "
+        "'a/4.jpg' of class 'a'; validate both on the same photos"
+    )
+    assert refusal(main, ["--paired", first, f"{tmp_path}/none"]).startswith(
+        f"{tmp_path}/none/predictions.csv: cannot be read: No such file or directory; expected the predictions.csv that"
+    )
+    for content in (b"", b"path,true,top1\n", b"path,true\nx,a\n", b"path,true,top1\nx,a,2\n", b"\xff\xfe\0"):
+        (second / "predictions.csv").write_bytes(content)
+        assert refusal(main, ["--paired", first, str(second)]).startswith(
+            f"{second}/predictions.csv: not the predictions of a validation, or damaged; "
+        )
+    for wrong in ([first], [first, first], [first, str(second), "third"], [first, str(second), "--markdown"]):
+        assert refusal(main, ["--paired", *wrong]).startswith("command line: --paired takes two folders of validate.py")
 
 
 def test_a_run_that_trained_nothing_has_scores_alone(tmp_path, capsys):
@@ -190,6 +271,6 @@ def test_without_matplotlib_there_is_the_table_and_no_picture(folder, refusal, t
 
 
 def test_an_epoch_without_a_loss_is_damaged(tmp_path):
-    (tmp_path / "results.csv").write_text(",".join(COLUMNS) + "\n1,18,,,,,0.1,1,1,1,,,,,\n")
-    with pytest.raises(UserError, match=r"results.csv:2: damaged: expected 15 values"):
+    (tmp_path / "results.csv").write_text(",".join(COLUMNS) + "\n1,18,,,,,0.1,1,1,1,,,,,,\n")
+    with pytest.raises(UserError, match=r"results.csv:2: damaged: expected 16 values"):
         main([str(tmp_path)])

@@ -14,6 +14,7 @@ from mindcv_lite.report.statistics import (
     class_results,
     confused_pairs,
     confusion,
+    mcnemar,
     mean_interval,
     mean_of_classes,
     surest_first,
@@ -42,6 +43,16 @@ def random_predictions(count: int, classes: int) -> Predictions:
 def test_the_interval_of_a_share_is_wilsons(hits, count):
     expected = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
     assert wilson_interval(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (3, 3), (2, 9), (9, 2), (160, 240), (20, 5000)])
+def test_the_p_value_of_a_pair_is_the_binomial_tests(first, second):
+    expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
+
+
+def test_six_photos_on_one_side_are_the_fewest_that_tell():
+    assert (mcnemar(0, 5), mcnemar(0, 6)) == (2 / 2**5, 2 / 2**6)  # 0.0625 and 0.03125, by hand
 
 
 def test_the_interval_of_a_mean_is_the_normal_one_and_none_where_there_is_none():
