@@ -9,6 +9,7 @@ from mindcv_lite.errors import UserError, program_name, run_script
 
 # Each command is a module of mindcv_lite/commands, with what it is for.
 COMMANDS = {
+    "average": "the mean of checkpoints, or a greedy soup of them, with BatchNorm's statistics estimated anew",
     "benchmark": "what the training input, the training step, the evaluation or the graph's compilation cost here",
     "check": "whether a folder of photos will train well: broken, misplaced and repeated photos, classes that differ",
     "convert": "weights of torchvision, timm, TensorFlow or MindCV to a checkpoint, and a checkpoint to theirs",

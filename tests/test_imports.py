@@ -32,6 +32,10 @@ MAY_IMPORT = {
     "benchmark.first_steps": (
         *("processes", "recipe", "device", "network", "evaluation", "benchmark.rounds", "benchmark.subjects"),
     ),
+    "commands.average": (
+        *("errors", "files", "recipe", "device", "network", "checkpoint", "trained", "averaging", "evaluation"),
+        "data.source",
+    ),
     "commands.benchmark": ("errors", "files", "packages", "recipe", "device", "benchmark"),
     "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
@@ -145,6 +149,9 @@ MAY_IMPORT = {
     "report.writing": (
         *("files", "tables", "recipe", "device", "data", "weights", "evaluation"),
         *("report.page", "report.paired", "report.statistics"),
+    ),
+    "averaging": (
+        *("errors", "recipe", "device", "network", "weights", "trained", "evaluation", "data.folder", "data.pipeline"),
     ),
     "classification": ("errors", "device", "data", "evaluation", "predictions", "trained"),
 }

@@ -184,6 +184,15 @@ def evaluation_batches(photos: Photos, recipe: Recipe, world: World) -> "Batches
     return Batches(photos, indices, weights, transforms, recipe.data, world.settings.workers, itertools.repeat(()))
 
 
+def mixed_batches(photos: Photos, recipe: Recipe, world: World) -> "Batches":
+    """This rank's share of an epoch of training photos in random order, whole batches, prepared as for evaluation."""
+    data = recipe.data
+    order = epoch_order(len(photos), recipe.system.seed, epoch=0, shuffle=True, num_samples=data.num_samples)
+    indices, weights = shard(order, data.batch_size, world.rank, world.size, drop_remainder=True)
+    transforms = evaluation_transforms(recipe.augmentation, recipe.model.in_channels)
+    return Batches(photos, indices, weights, transforms, data, world.settings.workers, itertools.repeat(()))
+
+
 class Batches:
     """Batches of NumPy arrays, once through: the photos of these indices.
 
