@@ -4,7 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mindcv_lite.errors import run_script
-from mindcv_lite.recipe import Recipe, load_recipe, require_extras, require_paths
+from mindcv_lite.recipe import Recipe, load_recipe, require_extras, require_paths, require_teachers
 
 if TYPE_CHECKING:
     from mindcv_lite.training.loop import Record
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def main() -> None:
     recipe = load_recipe(sys.argv[1:], __doc__)
     require_paths(recipe)
+    require_teachers(recipe)
     require_extras(recipe)
     train(recipe)
 
@@ -26,6 +27,7 @@ def train(recipe: Recipe) -> "Record | None":
     from mindcv_lite.evaluation import EvaluationStep, evaluate
     from mindcv_lite.network import evaluation_network, training_network
     from mindcv_lite.training.contact_sheet import draw_first_batch
+    from mindcv_lite.training.distillation import hashes_of, read_teachers
     from mindcv_lite.training.loop import Record, Watch, fit
     from mindcv_lite.training.optimizers import RateTable, build_optimizer, peak_rate
     from mindcv_lite.training.probe import fit_last_layer
@@ -59,15 +61,16 @@ def train(recipe: Recipe) -> "Record | None":
     rate = learning_rate(recipe.schedule, peak, batches.updates)
     table = RateTable(rate, updates=recipe.schedule.epoch_size * batches.updates)
     optimizer = build_optimizer(network.trainable_params(), recipe, table, world.settings.target)
-    step = TrainStep(network, optimizer, recipe, world, batches.steps)
+    teachers = read_teachers(recipe, train_photos.class_names, world)
+    step = TrainStep(network, optimizer, recipe, world, batches.steps, teachers)
 
-    describe(recipe, world, batches, network, rate, peak)
+    describe(recipe, world, batches, step, rate, peak)
     if recipe.system.show_batch and world.rank == 0:
         draw_first_batch(batches, recipe, train_photos.class_names)
     if recipe.system.dry_run:
         describe_in_full(recipe, peak)
         return None
-    world = device.keep_graphs(world, recipe, batches.steps)
+    world = device.keep_graphs(world, recipe, steps=batches.steps, teachers=hashes_of(teachers))
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
     published = evaluation_network(recipe.model, world)

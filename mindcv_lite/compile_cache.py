@@ -35,6 +35,7 @@ HARMLESS_KEYS = {
     "num_parallel_workers", "dry_run", "show_batch", "on_corrupt", "data_dir", "val_split", "ckpt_path", "pretrained",
     "log_interval", "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy",
     "keep_checkpoint_max", "tensorboard", "resume", "compile_cache",
+    "teacher",  # by what the file holds, which `facts` say
 }
 # Set anew by each msrun, or by `device` for its own use.
 HARMLESS_VARIABLES = {"MS_SCHED_HOST", "MS_SCHED_PORT", "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"}

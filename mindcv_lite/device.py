@@ -44,6 +44,7 @@ class Settings:
     sink: bool
     amp_level: str
     val_amp_level: str
+    teacher_amp_level: str
     workers: int
     cpu_kernels: bool
     parallel: dict[str, object]
@@ -182,8 +183,11 @@ def evaluation_level(recipe: Recipe, settings: Settings, photos: int) -> tuple[s
 WORTH_A_WHOLE_GRAPH = 250_000
 
 
-def keep_graphs(world: World, recipe: Recipe, steps_per_epoch: int = 0) -> World:
-    """The world in which graphs are kept, if the recipe that they are built of asks for it; every rank must call it."""
+def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
+    """The world in which graphs are kept, if the recipe that they are built of asks for it; every rank must call it.
+
+    `facts`: what else they are built of.
+    """
     wish = recipe.system.compile_cache
     if not wish:
         return world
@@ -196,7 +200,7 @@ def keep_graphs(world: World, recipe: Recipe, steps_per_epoch: int = 0) -> World
     folder = Path(recipe.output.ckpt_save_dir, "graphs") if wish is True else Path(wish)
     graphs, known = None, 0
     try:
-        graphs = KeptGraphs(folder, world.rank, key_of(recipe, facts_of(world) | {"steps": steps_per_epoch}))
+        graphs = KeptGraphs(folder, world.rank, key_of(recipe, facts_of(world) | facts))
         known = len(graphs.known)
         os.environ["MS_COMPILER_CACHE_PATH"] = str(graphs.working.resolve())
     except OSError as error:
@@ -257,6 +261,7 @@ def settings_for(
         sink=system.dataset_sink_mode,
         amp_level=precision.amp_level,
         val_amp_level=precision.val_amp_level,
+        teacher_amp_level=precision.teacher_amp_level,
         workers=workers,
         cpu_kernels=target == "CPU" and system.cpu_kernels == "auto",
         parallel={
@@ -269,12 +274,12 @@ def settings_for(
         else {},
     )
     if target == "CPU":
-        for name in ("amp_level", "val_amp_level"):
+        for name in ("amp_level", "val_amp_level", "teacher_amp_level"):
             if (level := getattr(precision, name)) != "O0":
                 notes.append(f"{name} {level} needs an accelerator: computing in float32 on the CPU")
         if system.dataset_sink_mode:
             notes.append("dataset_sink_mode needs an accelerator: feeding the CPU batch by batch")
-        settings = replace(settings, sink=False, amp_level="O0", val_amp_level="O0")
+        settings = replace(settings, sink=False, amp_level="O0", val_amp_level="O0", teacher_amp_level="O0")
     if target != "Ascend" and system.jit_level == "O2":
         if "jit_level" in recipe.origin:
             notes.append(f"jit_level O2 is Ascend's graph engine: O1 on the {target}")

@@ -1,5 +1,6 @@
 """The network of a recipe, in the number format of the device, and the part of it that is not trained."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,16 @@ def training_network(model: recipe.Model, world: World) -> nn.Cell:
 def evaluation_network(model: recipe.Model, world: World) -> nn.Cell:
     """The network of a recipe as this device computes it best in evaluation."""
     return build_network(model, world.settings.val_amp_level, world.settings.target, world.cpu_operators)
+
+
+def teacher_network(model: recipe.Model, world: World) -> nn.Cell:
+    """The network of a recipe as this device computes it best within another one's training step, untrained by it."""
+    network = build_network(
+        replace(model, freeze="backbone"), world.settings.teacher_amp_level, world.settings.target, world.cpu_operators
+    )
+    for parameter in network.get_parameters():
+        parameter.requires_grad = False
+    return network
 
 
 def build_network(

@@ -240,6 +240,16 @@ class Loss:
 
     loss: Literal["CE", "BCE"] = key("cross-entropy, or binary cross-entropy of each class", "CE")
     label_smoothing: float = key("share of the target that is spread over all classes", 0.0, at_least=0, below=1)
+    teacher: str | tuple[str, ...] = key(
+        "checkpoint of a network whose answers are learned besides the labels; given several times: their mean", ""
+    )
+    teacher_temperature: float = key("what logits are divided by in that comparison", 2.0, above=0, at_most=1000)
+    teacher_share: float = key("share of that comparison in the loss", 0.5, above=0, at_most=1)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The checkpoints of all teachers."""
+        return tuple(filter(None, [self.teacher] if isinstance(self.teacher, str) else self.teacher))
 
 
 @dataclass(frozen=True)
@@ -248,6 +258,7 @@ class Precision:
 
     amp_level: Literal["O0", "O1", "O2", "O3"] = key("training: O0 float32 ... O3 float16 throughout", "O0")
     val_amp_level: Literal["O0", "O1", "O2", "O3"] = key("evaluation: O0 float32 ... O3 float16 throughout", "O0")
+    teacher_amp_level: Literal["O0", "O1", "O2", "O3"] = key("teacher: O0 float32 ... O3 float16 throughout", "O0")
     loss_scale: float = key(
         "factor of the loss, against float16 underflow; the first one if dynamic", 1.0, at_least=1, at_most=2**126
     )
@@ -392,6 +403,12 @@ def require_paths(recipe: Recipe) -> None:
         raise UserError(f"{resume}: no such .ckpt file; --resume alone goes on with the run in ckpt_save_dir")
 
 
+def require_teachers(recipe: Recipe) -> None:
+    """Raise `UserError` if a teacher is no checkpoint; this needs no MindSpore."""
+    for path in recipe.loss.teachers:
+        require_checkpoint(path)
+
+
 def require_extras(recipe: Recipe) -> None:
     """Raise `UserError` if a key asks for a package that is not installed."""
     if recipe.output.tensorboard:
@@ -468,6 +485,8 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
         "False without weights to start from; --ckpt_path names some",
     )
     require(not (recipe.model.probe_only and recipe.output.resume), "probe_only", "False with resume")
+    if recipe.loss.teachers:
+        require(recipe.loss.loss == "CE", "loss", "CE with a teacher, whose answers are shares of all classes")
     require(recipe.output.resume != "", "resume", "True, False or the file of a state")
     require(recipe.system.compile_cache != "", "compile_cache", "True, False or a folder")
     if recipe.output.ckpt_save_policy == "top_k":
@@ -486,7 +505,9 @@ def checked_value(name: str, value: Any, where: str, from_text: bool = False) ->
     if name not in KEYS:
         raise UserError(f"{where}: unknown key {name!r}{_nearest(name)}")
     kind, bounds = KINDS[name], KEYS[name].metadata["bounds"]
-    if from_text and not _wants_text(kind, value):
+    if from_text and isinstance(value, list):  # a flag that may be given several times
+        value = value[0] if len(value) == 1 else value
+    elif from_text and not _wants_text(kind, value):
         value = _yaml_scalar(value)
     try:
         converted = _convert(kind, value)
@@ -555,7 +576,7 @@ def describe(kind: Any) -> str:
         choices = [repr(choice) if choice == "" else str(choice) for choice in arguments]
         return choices[0] if len(choices) == 1 else "one of " + ", ".join(choices)
     if typing.get_origin(kind) is tuple:
-        item = "whole numbers" if arguments[0] is int else "numbers"
+        item = {int: "whole numbers", float: "numbers", str: "texts"}[arguments[0]]
         return f"a list of {item}" if Ellipsis in arguments else f"a list of {len(arguments)} {item}, [low, high]"
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "text", types.NoneType: "None"}
     return names[kind]
@@ -683,10 +704,12 @@ def _command_line(description: str, own: CommandLine | None) -> _CommandLine:
             )
             text += "; required]" if entry.default is dataclasses.MISSING else f"; default: {_show(entry.default)}]"
             kind = KINDS[entry.name]
-            bare = "?" if bool in (kind, *typing.get_args(kind)) else None  # --shuffle alone means --shuffle True
-            group.add_argument(
-                f"--{entry.name}", nargs=bare, const="True" if bare else None, metavar="VALUE", help=text
-            )
+            flag: dict[str, Any] = {"metavar": "VALUE", "help": text}
+            if bool in (kind, *typing.get_args(kind)):  # --shuffle alone means --shuffle True
+                flag |= {"nargs": "?", "const": "True"}
+            elif tuple[str, ...] in typing.get_args(kind):  # --teacher a.ckpt --teacher b.ckpt
+                flag |= {"action": "append"}
+            group.add_argument(f"--{entry.name}", **flag)
     for name in FOREIGN_KEYS:
         parser.add_argument(f"--{name}", nargs="?", const="True", help=argparse.SUPPRESS)
     return parser

@@ -503,7 +503,7 @@ def test_graphs_of_an_earlier_start_are_taken_on_all_ranks_or_on_none(tmp_path, 
     earlier = KeptGraphs(tmp_path / "graphs", 0, key_of(recipe, facts_of(world) | {"steps": 7}))
     (earlier.working / "compile_cache_0.mindir").write_bytes(b"graph")
     earlier.add("TrainStep")
-    kept = keep_graphs(world, recipe, 7).graphs
+    kept = keep_graphs(world, recipe, steps=7).graphs
     assert kept
     assert kept.known == ["TrainStep"] * theirs
     assert (kept.working / "compile_cache_0.mindir").exists() == bool(theirs)

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "benchmark.mindcv": ("errors", "recipe", "benchmark.rounds"),
     "benchmark.subjects": (
         *("errors", "recipe", "device", "data", "network", "weights", "evaluation", "benchmark.rounds"),
-        *("benchmark.mindcv", "training.optimizers", "training.train_step"),
+        *("benchmark.mindcv", "training.distillation", "training.optimizers", "training.train_step"),
     ),
     "benchmark.first_steps": (
         *("processes", "recipe", "device", "network", "evaluation", "benchmark.rounds", "benchmark.subjects"),
@@ -118,12 +118,13 @@ MAY_IMPORT = {
         *("errors", "packages", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),
     ),
     "training.state": (
-        *("errors", "recipe", "noise", "device", "data", "network", "checkpoint", "training.train_step"),
+        *("errors", "recipe", "noise", "device", "data", "network", "checkpoint"),
+        *("training.distillation", "training.train_step"),
     ),
     "training.stop": ("errors", "device"),
     "training.report": (
-        *("packages", "recipe", "device", "data", "network"),
-        *("training.curves", "training.optimizers", "training.schedules"),
+        *("packages", "recipe", "blocks", "complexity", "device", "data", "network"),
+        *("training.curves", "training.optimizers", "training.schedules", "training.train_step"),
     ),
     "training.contact_sheet": ("files", "recipe", "data", "training.preparation"),
     "training.results": ("errors", "files"),
@@ -133,8 +134,9 @@ MAY_IMPORT = {
     "training.publish": ("device", "network", "training.average"),
     "training.train_step": (
         *("recipe", "device", "data"),
-        *("training.losses", "training.average", "training.preparation"),
+        *("training.losses", "training.average", "training.distillation", "training.preparation"),
     ),
+    "training.distillation": ("errors", "recipe", "device", "data.classes", "network", "trained", "weights"),
     "training.preparation": ("recipe", "data", "training.losses"),
     "training.average": (),
     "training.losses": (),

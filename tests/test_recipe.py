@@ -437,6 +437,21 @@ def test_freeze_takes_nothing_else(load, text):
     assert expected in error_of(load, "", "--freeze", text)
 
 
+@pytest.mark.parametrize(
+    ("line", "flags", "teacher"),
+    [
+        ("teacher: a.ckpt", ("--teacher", "a.ckpt"), "a.ckpt"),
+        ("teacher: [a.ckpt, '1']", ("--teacher", "a.ckpt", "--teacher=1"), ("a.ckpt", "1")),
+        ("teacher: ''", ("--teacher", ""), ""),
+    ],
+)
+def test_a_teacher_is_a_file_or_several(load, line, flags, teacher):
+    for recipe in (load(line), load("", *flags), load("teacher: b.ckpt", *flags)):
+        assert recipe.loss.teacher == teacher
+        assert recipe.loss.teachers == ((teacher,) if teacher == "a.ckpt" else tuple(teacher))
+    assert "key 'teacher': expected text or a list of texts, got [1]" in error_of(load, "teacher: [1]")
+
+
 # ---------------------------------------------------------------------------------------- where keys come from, changes
 
 
@@ -510,6 +525,10 @@ def test_the_text_of_a_recipe_is_what_it_saves(load, tmp_path):
             "ckpt_save_policy: top_k",
             "key 'val_while_train': expected True, because ckpt_save_policy top_k compares scores, got False, "
             "the default",
+        ),
+        (
+            "teacher: a.ckpt\nloss: BCE",
+            "key 'loss': expected CE with a teacher, whose answers are shares of all classes, got 'BCE'",
         ),
         (
             "opt: sgd\nuse_nesterov: True\nmomentum: 0",
@@ -604,6 +623,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         flat["train_split"], flat["val_split"] = "train", draw(st.sampled_from(["val", "test"]))
     flat["pretrained"] &= not flat["ckpt_path"]
     flat["probe_only"] &= (flat["pretrained"] or bool(flat["ckpt_path"])) and not flat["resume"]
+    flat["loss"] = "CE" if flat["teacher"] else flat["loss"]
     flat["momentum"] = flat["momentum"] or 0.5
     flat["min_lr"] = min(flat["min_lr"], flat["lr"])
     if flat["scheduler"] in ("one_cycle", "cyclic"):
@@ -631,10 +651,13 @@ YAML_TRUTHS = ("true", "false", "yes", "no", "on", "off")
 @given(recipe=recipes())
 def test_a_recipe_given_as_flags_is_the_same_recipe(recipe):
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in recipe.flat().items()}
-    assume("--" not in plain.values())  # argparse takes those away: see test_two_dashes_are_no_value
+    teacher = plain.pop("teacher")
+    teachers = teacher if isinstance(teacher, list) else [teacher]
+    assume("--" not in [*plain.values(), *teachers])  # argparse takes those away: see test_two_dashes_are_no_value
     for value in (recipe.output.resume, recipe.system.compile_cache):
         assume(not isinstance(value, str) or value.strip().lower() not in YAML_TRUTHS)
-    assert load_recipe([f"--{name}={value}" for name, value in plain.items()], "") == recipe
+    flags = [f"--{name}={value}" for name, value in [*plain.items(), *(("teacher", path) for path in teachers)]]
+    assert load_recipe(flags, "") == recipe
 
 
 def test_a_saved_recipe_holds_every_key_by_topic(load, tmp_path):

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +20,7 @@ from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation import EvaluationStep, evaluate
 from mindcv_lite.network import evaluation_network, training_network
 from mindcv_lite.recipe import Recipe
+from mindcv_lite.training.distillation import read_teachers
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep
 from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_outputs_of
@@ -62,17 +63,20 @@ def pipeline(
 def step(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
     """The training step on one random batch again and again; where there are photos, on those too, as in training.
 
-    With compiled operators, in turn with a step of MindSpore's own.
+    With compiled operators, in turn with a step of MindSpore's own; with a teacher, with a step without it.
     """
-    batches = None
+    batches, class_names = None, None
     if recipe.data.has_photos:
         batches, recipe = training_batches(recipe, world)
+        class_names = batches.photos.class_names
     steps_per_epoch = batches.steps if batches else recipe.optimizer.gradient_accumulation_steps
-    train_step = build_step(recipe, world, steps_per_epoch)
+    train_step = build_step(recipe, world, steps_per_epoch, class_names)
     contestants = {"fixed data": train_step}
     if world.cpu_operators:
-        stock_step = build_step(recipe, replace(world, cpu_operators=None), steps_per_epoch)
+        stock_step = build_step(recipe, replace(world, cpu_operators=None), steps_per_epoch, class_names)
         contestants["MindSpore's operators"] = stock_step
+    if recipe.loss.teachers:
+        contestants["without a teacher"] = build_step(recipe.with_keys(teacher=""), world, steps_per_epoch)
     rows = [random_batch(recipe)]
     results = in_turn({name: partial(steps_on, rows, each) for name, each in contestants.items()}, plan)
     if batches:
@@ -140,11 +144,19 @@ def random_batch(recipe: Recipe) -> tuple[Tensor, ...]:
     return tuple(map(Tensor, (images, labels, np.ones_like(weights), *drawn)))
 
 
-def build_step(recipe: Recipe, world: World, steps_per_epoch: int) -> TrainStep:
-    """The recipe's training step at a rate of 0: the same arithmetic, and random labels do the weights no harm."""
+def build_step(
+    recipe: Recipe, world: World, steps_per_epoch: int, class_names: Sequence[str] | None = None
+) -> TrainStep:
+    """The recipe's training step at a rate of 0: the same arithmetic, and random labels do the weights no harm.
+
+    `class_names`: of the photos, which a teacher's classes are matched with.
+    """
+    if recipe.loss.teachers and class_names is None:
+        raise UserError("data_dir is not set: --data_dir names the photos whose classes the teacher knows")
     network = training_network(recipe.model, world)
     rate = RateTable(lambda _: 0.0, updates=1)
     optimizer = build_optimizer(network.trainable_params(), recipe, rate, world.settings.target)
-    train_step = TrainStep(network, optimizer, recipe, world, steps_per_epoch)
+    teachers = read_teachers(recipe, class_names or (), world)
+    train_step = TrainStep(network, optimizer, recipe, world, steps_per_epoch, teachers)
     train_step.set_train()
     return train_step

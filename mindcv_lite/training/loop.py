@@ -24,6 +24,7 @@ from mindcv_lite.packages import is_installed
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.contact_sheet import first_batch
 from mindcv_lite.training.curves import draw_run
+from mindcv_lite.training.distillation import hashes_of
 from mindcv_lite.training.publish import Publish
 from mindcv_lite.training.results import RESULTS, EpochResult, append_result, drop_results_after
 from mindcv_lite.training.state import fixed_facts, numbers_of, put_back, require_same_run, require_same_start
@@ -183,7 +184,7 @@ class Record(Callback):
         self.watch, self.score, self.stop, self.class_names = watch, score, stop, photos.class_names
         self.step, self.recipe, self.world = watch.step, watch.recipe, watch.world
         self.publish = Publish(self.step.network, self.step.average, published, self.world)
-        self.fixed = fixed_facts(self.recipe, photos, self.world)
+        self.fixed = fixed_facts(self.recipe, photos, self.world, hashes_of(self.step.teachers))
         self.events: EventFile | None = None
         self.named: set[str] = set()  # photos that cannot be decoded, which were named in the log
         output = self.recipe.output

@@ -1,5 +1,6 @@
 """Losses of each photo: logits (batch, classes) and targets (batch, classes) -> (batch,), all float32."""
 
+import numpy as np
 from mindspore import Tensor, ops
 
 
@@ -18,5 +19,16 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     # max(x, 0) - x t + log(1 + exp(-|x|)): no overflow for any logit.
     return (ops.relu(logits) - logits * targets + ops.log1p(ops.exp(-ops.abs(logits)))).mean(-1)
 
+
+def distillation(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of the softmax at a temperature from the teachers' `soft` targets, times its square,
+    so that its gradient keeps its size (Hinton et al. 2015). Classes beyond those of `soft` (batch, classes) have none.
+    """
+    own = ops.log_softmax(logits / temperature, -1)[:, : soft.shape[1]]
+    theirs = ops.log(ops.maximum(soft, SMALLEST))  # times 0 where it is less
+    return (soft * (theirs - own)).sum(-1) * temperature**2
+
+
+SMALLEST = float(np.finfo(np.float32).tiny)
 
 LOSSES = {"CE": cross_entropy, "BCE": binary_cross_entropy}

@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Callable
 
-from mindspore import nn
-
+from mindcv_lite.blocks import VARIANTS
+from mindcv_lite.complexity import complexity_of
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
 from mindcv_lite.network import layer_names
@@ -13,16 +13,17 @@ from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.curves import CURVES
 from mindcv_lite.training.optimizers import layer_scale
 from mindcv_lite.training.schedules import misfit
+from mindcv_lite.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
 
 
 def describe(
-    recipe: Recipe, world: World, batches: TrainingBatches, network: nn.Cell, rate: Callable[[int], float], peak: float
+    recipe: Recipe, world: World, batches: TrainingBatches, step: TrainStep, rate: Callable[[int], float], peak: float
 ) -> None:
-    """Say how much is trained, in how many steps, at which rates, and where the results go."""
-    trained = sum(parameter.size for parameter in network.trainable_params())
-    frozen = sum(weight.size for weight in network.get_parameters() if not _is_statistic(weight.name)) - trained
+    """Say how much is trained, by which teachers, in how many steps, at which rates, and where the results go."""
+    trained = sum(parameter.size for parameter in step.network.trainable_params())
+    frozen = sum(weight.size for weight in step.network.get_parameters() if not _is_statistic(weight.name)) - trained
     log.info(
         "%s: %d trainable parameters%s, %d classes",
         recipe.model.model,
@@ -30,6 +31,12 @@ def describe(
         f", {frozen} frozen ({_frozen_part(recipe)})" if frozen else "",
         recipe.model.num_classes,
     )
+    for teacher in step.teachers.each if step.teachers else ():
+        log.info(
+            "teacher %s: %s at %d pixels, %s multiply-adds a photo and step; a forward pass of its student has %s",
+            *(teacher.path, teacher.recipe.model.model, teacher.recipe.augmentation.image_resize),
+            *(f"{multiply_adds(each):,}" for each in (teacher.recipe, recipe)),
+        )
     whole, batch, accumulated = batches.global_batch, recipe.data.batch_size, batches.accumulated
     log.info(
         "global batch %d = %d x %d devices%s, %d updates an epoch, %d in all",
@@ -58,6 +65,16 @@ def describe_in_full(recipe: Recipe, peak: float) -> None:
         print("# peak learning rate of each layer")
         for layer, name in enumerate(layer_names(recipe.model.model)):
             print(f"#   {name:<16} {peak * layer_scale(layer, recipe):.4g}")
+
+
+def multiply_adds(recipe: Recipe) -> int:
+    """For one image, of the recipe's network."""
+    model = recipe.model
+    assert model.num_classes, "the recipe's num_classes is filled in"
+    side = recipe.augmentation.image_resize
+    return sum(
+        line.multiply_adds for line in complexity_of(VARIANTS[model.model], model.num_classes, model.in_channels, side)
+    )
 
 
 def _frozen_part(recipe: Recipe) -> str:

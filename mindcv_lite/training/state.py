@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import zlib
+from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.network import moving_statistics
 from mindcv_lite.noise import HASH
 from mindcv_lite.recipe import KEYS, Output, Recipe, plain
+from mindcv_lite.training.distillation import TEACHERS
 from mindcv_lite.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ CHANGED = {
     NOISE: "drew the masks of dropout and the noise of random erasing by another hash",
     MOMENTS: "did not correct the bias of adamw's moments",
 }
+TEACHER = "hash of the teacher's file"
 RANKS = "ranks"  # the numbers that each rank has its own of, a row for each rank
 # What a resumed run may do in another way: where, how fast, how long, what it reports and keeps.
 # fmt: off
@@ -36,6 +39,7 @@ FREE_KEYS = {
     "cpu_kernels", "show_batch", "on_corrupt", "data_dir", "val_split", "ckpt_path", "pretrained", "epoch_size",
     "val_amp_level", "log_interval", "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval",
     "ckpt_save_policy", "keep_checkpoint_max", "tensorboard", "resume", "compile_cache", "new_head", "probe_only",
+    "teacher",  # the files themselves must be the same: TEACHER
 }
 # fmt: on
 
@@ -49,14 +53,15 @@ def find_common_state(output: Output, world: World) -> State | None:
     return state
 
 
-def fixed_facts(recipe: Recipe, photos: Photos, world: World) -> dict[str, Any]:
-    """What must not change from one part of a run to the next."""
+def fixed_facts(recipe: Recipe, photos: Photos, world: World, teachers: Sequence[str] = ()) -> dict[str, Any]:
+    """What must not change from one part of a run to the next. `teachers`: a hash of each one's file."""
     keys = {name: value for name, value in recipe.flat().items() if name not in FREE_KEYS}
     augmentation = recipe.augmentation
     draws_noise = recipe.model.drop_rate != 0 or (augmentation.re_prob != 0 and augmentation.re_value == "random")
     return keys | {
         "number of devices": world.size,
         "training photos": f"{len(photos)} (hash of names and classes {names_and_labels(photos)})",
+        TEACHER: ", ".join(teachers) or None,
         **({NOISE: HASH} if draws_noise else {}),
         **({MOMENTS: "corrected"} if recipe.optimizer.opt == "adamw" else {}),
     }
@@ -78,9 +83,9 @@ def require_same_run(state: State, fixed: dict[str, Any]) -> None:
     # A state may be older than a key; it then had the value that the key has by itself.
     then = {name: key.default for name, key in KEYS.items()} | state.facts["fixed"]
     differing = [
-        f"{name} was {plain(then[name])}, is {plain(value)}"
+        f"{name} was {plain(then.get(name))}, is {plain(value)}"
         for name, value in fixed.items()
-        if name not in CHANGED and plain(then[name]) != plain(value)
+        if name not in CHANGED and plain(then.get(name)) != plain(value)
     ]
     if differing:
         raise UserError(
@@ -120,7 +125,8 @@ def require_same_start(step: TrainStep, world: World) -> None:
     """Raise `TrainingError` unless all ranks start from the same step with the same weights."""
     statistics = {each.name for each in moving_statistics(step.network)}  # these each rank has its own of
     weights = [each for each in step.network.get_parameters() if each.name not in statistics]
-    content = b"".join(parameter.asnumpy().tobytes() for parameter in [*weights, step.step])
+    taught = step.teachers.get_parameters() if step.teachers else ()
+    content = b"".join(parameter.asnumpy().tobytes() for parameter in [*weights, *taught, step.step])
     if not _is_same_on_all_ranks(zlib.crc32(content), world):
         raise TrainingError(f"the ranks do not start from the same weights; {SAME_FILES}")
 
@@ -135,8 +141,10 @@ def _is_same_on_all_ranks(number: int, world: World) -> bool:
 
 
 def _all_of(step: TrainStep) -> dict[str, Parameter]:
-    # Sums of gradients are left out: between two updates they are used up. So is a loss scale that the recipe fixes.
-    left_out = ("accumulated.",) if isinstance(step.scaler, amp.DynamicLossScaler) else ("accumulated.", "scale_value")
+    # Sums of gradients are left out: between two updates they are used up. So are teachers, whose files are checked,
+    # and a loss scale that the recipe fixes.
+    fixed = () if isinstance(step.scaler, amp.DynamicLossScaler) else ("scale_value",)
+    left_out = ("accumulated.", TEACHERS, *fixed)
     return {each.name: each for each in step.get_parameters() if not each.name.startswith(left_out)}
 
 

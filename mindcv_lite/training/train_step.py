@@ -6,7 +6,8 @@ from mindcv_lite.data.sharding import noise_seed
 from mindcv_lite.device import World
 from mindcv_lite.recipe import Precision, Recipe
 from mindcv_lite.training.average import MovingAverage
-from mindcv_lite.training.losses import LOSSES
+from mindcv_lite.training.distillation import Teachers
+from mindcv_lite.training.losses import LOSSES, distillation
 from mindcv_lite.training.preparation import Preparation
 
 
@@ -18,12 +19,22 @@ class TrainStep(nn.Cell):
     `loss_sum` since the epoch began, and in `broken_step` the first step whose loss was not finite (-1: none).
     """
 
-    def __init__(self, network: nn.Cell, optimizer: nn.Optimizer, recipe: Recipe, world: World, steps_per_epoch: int):
+    def __init__(
+        self,
+        network: nn.Cell,
+        optimizer: nn.Optimizer,
+        recipe: Recipe,
+        world: World,
+        steps_per_epoch: int,
+        teachers: Teachers | None = None,
+    ):
         super().__init__(auto_prefix=False)
         self.network = network
         self.optimizer = optimizer
         self.prepare = Preparation(recipe)
         self.loss = LOSSES[recipe.loss.loss]
+        self.teachers = teachers
+        self.share, self.temperature = recipe.loss.teacher_share, recipe.loss.teacher_temperature
         self.gradients = ops.value_and_grad(self.scaled_loss, None, optimizer.parameters, has_aux=True)
         self.accumulate = Accumulation(optimizer, recipe.optimizer.gradient_accumulation_steps, steps_per_epoch)
         self.mean_over_devices = (
@@ -45,15 +56,22 @@ class TrainStep(nn.Cell):
         self.step = counter(0, "step")
         self.broken_step = counter(-1, "broken_step")
 
-    def scaled_loss(self, images: Tensor, targets: Tensor, weights: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    def scaled_loss(
+        self, images: Tensor, targets: Tensor, soft: Tensor, weights: Tensor, seed: Tensor
+    ) -> tuple[Tensor, Tensor]:
         logits = self.network(images, seed).float()  # (batch, classes)
-        loss = (self.loss(logits, targets) * weights).mean()
+        losses = self.loss(logits, targets)  # (batch,)
+        if self.teachers is not None:
+            losses = losses * (1 - self.share) + distillation(logits, soft, self.temperature) * self.share
+        loss = (losses * weights).mean()
         return self.scaler.scale(loss), loss
 
     def construct(self, images: Tensor, labels: Tensor, weights: Tensor, *drawn: Tensor) -> Tensor:
         seed = self.step * self.size + self.rank + self.first_seed
         images, targets = self.prepare(images, labels, drawn, seed)
-        (_, loss), gradients = self.gradients(images, targets, weights, seed)
+        # Out of what is differentiated: a teacher has no gradients.
+        soft = targets if self.teachers is None else self.teachers(images)
+        (_, loss), gradients = self.gradients(images, targets, soft, weights, seed)
         if self.accumulate.steps == 1:
             loss = self.update(loss, gradients)
         else:
