@@ -444,6 +444,15 @@ def test_a_checkpoint_for_other_classes_is_trained_with_a_new_head_and_not_valid
 
 
 @pytest.mark.slow
+def test_a_teacher_that_does_not_exist_or_knows_other_classes(told, photos, checkpoint, tmp_path):
+    flags = (*TINY, "--data_dir", photos, "--teacher", checkpoint)
+    assert told("train.py", *flags, "--teacher", "no.ckpt") == "no.ckpt: no such checkpoint; expected a .ckpt file"
+    (photos / "train/b").rename(photos / "train/c")
+    sentence = told("train.py", *flags, "--val_while_train", "False")
+    assert sentence.startswith(f"{checkpoint} cannot teach these classes: {photos}/train: class 'b' is missing and ")
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_no_mobilenet_names_what_is_missing_and_what_is_too_much(told, photos, tmp_path):
     import mindspore
     import numpy as np

@@ -155,12 +155,13 @@ def test_two_ranks_begin_with_the_same_fitted_last_layer(photo_folder, other_wei
     assert re.search(r"epoch 0/\d+: top-1 100\.00%", logs[0])
 
 
-def test_ranks_end_with_the_same_weights_and_the_score_of_one_process(photo_folder, tmp_path):
-    photos = photo_folder({"train": {"a": 12, "b": 11}, "val": {"a": 6, "b": 5}})
-    script = tmp_path / "train_and_print_weights.py"
+def printing_weights(folder: Path) -> Path:
+    """A script: train.py, of which each rank prints the sum of its weights after each epoch."""
+    script = folder / "train_and_print_weights.py"
     script.write_text(f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import train
+from mindcv_lite.errors import run_script
 from mindcv_lite.training import loop
 end = loop.Record.on_train_epoch_end
 def end_and_print(self, run_context):
@@ -168,8 +169,14 @@ def end_and_print(self, run_context):
     parameters = self.watch.step.network.get_parameters()
     print("sum", sum(abs(parameter.asnumpy().astype("float64")).sum() for parameter in parameters).hex())
 loop.Record.on_train_epoch_end = end_and_print
-train.main()
+run_script(train.main)
 """)
+    return script
+
+
+def test_ranks_end_with_the_same_weights_and_the_score_of_one_process(photo_folder, tmp_path):
+    photos = photo_folder({"train": {"a": 12, "b": 11}, "val": {"a": 6, "b": 5}})
+    script = printing_weights(tmp_path)
     common = ("-c", SMALL, "--data_dir", photos, *TINY, "--batch_size", 4, "--drop_remainder", "False")
     logs = msrun(2, script, *common, cwd=tmp_path)
     sums = [re.findall(r"^sum (\S+)", log, re.M) for log in logs]

@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mindcv_lite.checkpoint import read_state
+from mindcv_lite.checkpoint import read_state, save_weights
+from mindcv_lite.network import build_network
 from mindcv_lite.storage import read_entries
 from mindcv_lite.training.results import COLUMNS
+from mindcv_lite.weights import model_card
 from tests.conftest import ROOT
-from tests.test_programs import SMALL, msrun, run
+from tests.test_programs import SMALL, msrun, printing_weights, run
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +107,30 @@ def test_two_and_two_epochs_equal_four_with_two_workers(photos, tmp_path):
             flags = (*FLAGS, *COMPILED_ONCE, "--data_dir", photos, "--epoch_size", *epochs)
             msrun(2, ROOT / "train.py", *flags, "--val_while_train", "False", cwd=tmp_path / folder)
     require_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_taught_run_on_two_ranks_goes_on_to_the_same_bits_and_both_have_the_same_weights(
+    photos, recipe, graph_mode, tmp_path
+):
+    given = recipe(model="mobilenet_v3_small_075", num_classes=2, mean="[127.5, 127.5, 127.5]", image_resize=40)
+    weights = {each.name: each.asnumpy() for each in build_network(given.model, "O0").get_parameters()}
+    weights["classifier.3.bias"] += np.array([0.5, -0.5], np.float32)
+    teacher, script = tmp_path / "teacher.ckpt", printing_weights(tmp_path)
+    save_weights(teacher, weights, model_card(given, ("b", "a")))
+    flags = (*FLAGS, *COMPILED_ONCE, "--data_dir", photos, "--val_while_train", "False", "--teacher", teacher)
+    flags += ("--gradient_accumulation_steps", 3)
+    for folder, *parts in (("whole", (2,)), ("parts", (1,), (2, "--resume"))):
+        (tmp_path / folder).mkdir()
+        for epochs in parts:
+            logs = msrun(2, script, *flags, "--epoch_size", *epochs, cwd=tmp_path / folder)
+            sums = [re.findall(r"^sum (\S+)", log, re.M) for log in logs]
+            assert sums[0] == sums[1] != []
+            assert "teacher.ckpt: mobilenet_v3_small_075 at 40 pixels, " in logs[0]
+    require_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert not [name for name in read_state(tmp_path / "whole" / LAST).numbers if "teacher" in name]
+    save_weights(teacher, weights | {"classifier.3.bias": np.zeros(2, np.float32)}, model_card(given, ("b", "a")))
+    log = msrun(2, script, *flags, "--epoch_size", 3, "--resume", cwd=tmp_path / "parts", status=1)[0]
+    assert "is the state of another run: hash of the teacher's file was " in log
 
 
 def test_a_run_that_goes_on_with_the_packed_photos_has_the_bits_of_one_on_the_folder(train, photos, tmp_path):
