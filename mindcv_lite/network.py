@@ -1,6 +1,5 @@
 """The network of a recipe, in the number format of the device, and the part of it that is not trained."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,10 +27,8 @@ def evaluation_network(model: recipe.Model, world: World) -> nn.Cell:
 
 
 def teacher_network(model: recipe.Model, world: World) -> nn.Cell:
-    """The network of a recipe as this device computes it best within another one's training step, untrained by it."""
-    network = build_network(
-        replace(model, freeze="backbone"), world.settings.teacher_amp_level, world.settings.target, world.cpu_operators
-    )
+    """The network of a recipe as this device computes it best beside the one that is trained; nothing of it is."""
+    network = build_network(model, world.settings.teacher_amp_level, world.settings.target, world.cpu_operators)
     for parameter in network.get_parameters():
         parameter.requires_grad = False
     return network

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -37,6 +38,10 @@ class Teacher(nn.Cell):
         self.scale, self.shift = Tensor(scale.astype(np.float32)), Tensor(shift.astype(np.float32))
         self.is_normalised = (own.mean, own.std) == (student.mean, student.std)
         self.side = own.image_resize
+
+    def add_flags_recursive(self, **flags: Any) -> nn.Cell:
+        """Stay in evaluation: by this method `set_train` of the cells around it comes here."""
+        return super().add_flags_recursive(**flags | {"training": False})
 
     # pyrefly: ignore [bad-override]
     def construct(self, x: Tensor) -> Tensor:
