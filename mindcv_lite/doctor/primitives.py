@@ -261,6 +261,20 @@ def loss() -> SmallGraph:
     return SmallGraph(Computing(gradient), (logits, labels), expected, HALF)
 
 
+def teaching() -> SmallGraph:
+    """The shares that a teacher gives to images which are resized for it."""
+
+    def answer(x: Tensor) -> tuple[Tensor, ...]:
+        larger = ops.interpolate(x, (4, 4), mode="bilinear", align_corners=False)
+        return larger, ops.softmax(larger.reshape(2, 16), -1)
+
+    x = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2) / 4
+    columns = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])  # between the centres of two pixels
+    larger = columns @ x @ columns.T
+    shares = np.exp(larger.reshape(2, 16))
+    return SmallGraph(Computing(answer), (x,), (larger, shares / shares.sum(1, keepdims=True)), APPROXIMATE)
+
+
 def update() -> SmallGraph:
     """An update of weights by scaled gradients with weight decay, and the weights in float16 after it."""
     weight = Parameter(Tensor(floats([1, 2, 3])), name="weight")
@@ -400,6 +414,6 @@ GROUPS: dict[str, Callable[[], SmallGraph]] = {
     group.__name__: group
     for group in (
         *(images, pointwise_convolution, depthwise_convolution, norm, activations, pooling, head, dropout),
-        *(loss, update, counting, branches, averaging, integers, mixing, ranking),
+        *(loss, teaching, update, counting, branches, averaging, integers, mixing, ranking),
     )
 }

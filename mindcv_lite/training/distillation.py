@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, dtype, nn, ops
 
 from mindcv_lite.data.classes import WNIDS, outputs_of
 from mindcv_lite.device import World
@@ -54,23 +54,26 @@ class Teacher(nn.Cell):
 
 class Teachers(nn.Cell):
     """The images of the student -> soft targets, float32 (batch, classes): the mean of the teachers' softmax at a
-    temperature. `hashes`: of their files."""
+    temperature, and 0 for each of the student's outputs that is no class of the photos. `hashes`: of their files."""
 
-    def __init__(self, teachers: Sequence[Teacher], temperature: float):
+    def __init__(self, teachers: Sequence[Teacher], temperature: float, num_classes: int):
         super().__init__(auto_prefix=False)
         # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
         self.each = nn.CellList(teachers, auto_prefix=False)
-        self.temperature = temperature
+        self.temperature, self.num_classes = temperature, num_classes
         self.hashes = tuple(hashlib.sha256(Path(each.path).read_bytes()).hexdigest()[:8] for each in teachers)
         for number, teacher in enumerate(teachers, 1):
             teacher.update_parameters_name(f"{TEACHERS}{number}.")
 
     # pyrefly: ignore [bad-override]
     def construct(self, images: Tensor) -> Tensor:
-        soft = 0.0
-        for teacher in self.each:
-            soft = soft + ops.softmax(teacher(images) / self.temperature, -1)
-        return soft / len(self.each)
+        answers = [ops.softmax(teacher(images) / self.temperature, -1) for teacher in self.each]
+        # pyrefly: ignore [unsupported-operation]  (MindSpore does not say what its primitives return)
+        soft = ops.addn(answers) / len(answers)
+        batch, classes = answers[0].shape
+        if classes < self.num_classes:
+            soft = ops.concat((soft, ops.zeros((batch, self.num_classes - classes), dtype.float32)), 1)
+        return soft
 
 
 def hashes_of(teachers: Teachers | None) -> tuple[str, ...]:
@@ -86,11 +89,9 @@ def read_teachers(recipe: Recipe, class_names: Sequence[str], world: World) -> T
     paths = recipe.loss.teachers
     if not paths:
         return None
-    return world.all_or_none(
-        lambda: Teachers(
-            [read_teacher(path, recipe, class_names, world) for path in paths], recipe.loss.teacher_temperature
-        )
-    )
+    assert recipe.model.num_classes, "the recipe's num_classes is filled in from the photos"
+    each = world.all_or_none(lambda: [read_teacher(path, recipe, class_names, world) for path in paths])
+    return Teachers(each, recipe.loss.teacher_temperature, recipe.model.num_classes)
 
 
 def read_teacher(path: str, student: Recipe, class_names: Sequence[str], world: World) -> Teacher:

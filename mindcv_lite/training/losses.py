@@ -22,11 +22,9 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 def distillation(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence of the softmax at a temperature from the teachers' `soft` targets, times its square,
-    so that its gradient keeps its size (Hinton et al. 2015). Classes beyond those of `soft` (batch, classes) have none.
-    """
-    own = ops.log_softmax(logits / temperature, -1)[:, : soft.shape[1]]
+    so that its gradient keeps its size (Hinton et al. 2015)."""
     theirs = ops.log(ops.maximum(soft, SMALLEST))  # times 0 where it is less
-    return (soft * (theirs - own)).sum(-1) * temperature**2
+    return (soft * (theirs - ops.log_softmax(logits / temperature, -1))).sum(-1) * temperature**2
 
 
 SMALLEST = float(np.finfo(np.float32).tiny)

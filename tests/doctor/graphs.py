@@ -29,6 +29,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "averaged":    {"ema": True, "clip_grad": True},
     "accumulated": {"gradient_accumulation_steps": 4},
     "dynamic":     {"loss_scale_type": "dynamic"},
+    "taught":      {"teacher": "teacher.ckpt", "teacher_amp_level": "O3"},
     "ranks":       {"loss_scale_type": "dynamic"},  # two of them, which tell each other of an overflow
 }
 # fmt: on
@@ -131,17 +132,33 @@ def compile_cells(folder: str) -> None:
     """Compile each cell, and name the file of its graph after it."""
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     mindspore.set_device("CPU")
-    for name, cell, inputs in cells():
+    for name, cell, inputs in cells(folder):
         with suppress(RuntimeError):  # of a later pass, where the CPU does not have what an accelerator has
             cell.compile(*map(mindspore.Tensor, inputs))
         (saved,) = Path(folder).glob("*_validate_*.ir")
         saved.rename(Path(folder, f"{name}.ir"))
 
 
-def cells() -> Iterator[tuple[str, Any, tuple]]:
+def write_teacher(path: Path) -> str:
+    """A checkpoint of the network of `RECIPE`, for images of another size, mean and std."""
+    from mindcv_lite.checkpoint import save_weights
+    from mindcv_lite.data.classes import WNIDS
+    from mindcv_lite.network import build_network
+    from mindcv_lite.recipe import load_recipe
+    from mindcv_lite.weights import model_card
+
+    keys = RECIPE | {"image_resize": 96, "mean": [127.5] * 3, "std": [127.5] * 3}
+    recipe = load_recipe([f"--{key}={value}" for key, value in keys.items()], "")
+    weights = {each.name: each.asnumpy() for each in build_network(recipe.model, "O0").get_parameters()}
+    save_weights(path, weights, model_card(recipe, WNIDS))
+    return str(path)
+
+
+def cells(folder: str) -> Iterator[tuple[str, Any, tuple]]:
     """Name, cell and inputs: of the product's graphs by Ascend's settings, and of the small ones for a device."""
     from mindcv_lite.benchmark.subjects import build_step, random_batch
     from mindcv_lite.blocks import VARIANTS
+    from mindcv_lite.data.classes import WNIDS
     from mindcv_lite.device import World, settings_for
     from mindcv_lite.doctor.primitives import GROUPS
     from mindcv_lite.evaluation import EvaluationStep
@@ -155,7 +172,9 @@ def cells() -> Iterator[tuple[str, Any, tuple]]:
         recipe = load_recipe([f"--{key}={value}" for key, value in (RECIPE | keys).items()], "")
         size = 2 if name == "ranks" else 1
         world = World(0, size, settings_for(recipe, "Ascend", size))
-        step, batch = build_step(recipe, world, steps_per_epoch=8), random_batch(recipe)
+        if name == "taught":
+            recipe = recipe.with_keys(teacher=write_teacher(Path(folder, "teacher.ckpt")))
+        step, batch = build_step(recipe, world, steps_per_epoch=8, class_names=WNIDS), random_batch(recipe)
         yield name, step, batch
         if name == "ranks":
             network = evaluation_network(recipe.model, world)

@@ -57,7 +57,7 @@ def of_layers(recipe, tmp_path) -> Callable[..., Teachers]:
         path.write_text("")
         own = recipe(image_resize=SIDE, **keys)
         teachers = [Teacher(str(path), layer, own, student.augmentation) for layer in layers]
-        return Teachers(teachers, student.loss.teacher_temperature)
+        return Teachers(teachers, student.loss.teacher_temperature, CLASSES)
 
     return of_layers
 
