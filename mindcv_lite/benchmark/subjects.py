@@ -152,7 +152,9 @@ def build_step(
     `class_names`: of the photos, which a teacher's classes are matched with.
     """
     if recipe.loss.teachers and class_names is None:
-        raise UserError("data_dir is not set: --data_dir names the photos whose classes the teacher knows")
+        raise UserError(
+            "teacher: there are no photos here, whose classes it could be matched with; --teacher '' takes it away"
+        )
     network = training_network(recipe.model, world)
     rate = RateTable(lambda _: 0.0, updates=1)
     optimizer = build_optimizer(network.trainable_params(), recipe, rate, world.settings.target)

@@ -11,6 +11,7 @@ import pytest
 from mindspore import Tensor, nn
 from scipy.special import log_softmax, softmax
 
+from mindcv_lite.benchmark.subjects import build_step
 from mindcv_lite.checkpoint import State, save_weights
 from mindcv_lite.data.classes import NAMES, WNIDS
 from mindcv_lite.data.folder import Photos
@@ -292,3 +293,8 @@ def test_a_teacher_that_cannot_teach_these_photos_is_refused(
     path = teacher_file("t.ckpt", class_names, **keys)
     given = recipe(data_dir="photos", num_classes=2, teacher=path)
     assert refusal(read_teachers, given, ("a", "b"), world(given)) == f"{path}{sentence}"
+
+
+def test_the_benchmark_has_no_classes_to_match_without_photos(recipe, world, refusal):
+    given = recipe(num_classes=2, teacher="t.ckpt")
+    assert "no photos here, whose classes it could be matched with" in refusal(build_step, given, world(given), 1)
