@@ -327,7 +327,7 @@ class Record(Callback):
         append_result(self.folder / RESULTS, result)
         if self.events:
             self.events.add_result(result)
-        if is_installed("matplotlib"):
+        if epoch and is_installed("matplotlib"):
             draw_run(self.folder)
 
     def _facts_of_training(self) -> list[str]:
