@@ -83,7 +83,8 @@ def dying_rank(folder: Path, target: str, limit: float) -> Answer:
     recipe = saved(folder, name, target, distribute=True, **keys)
     results = folder / name / RESULTS
     logs = folder / f"logs_{port}"
-    with started(msrun(2, port, logs, script("train"), "-c", recipe), folder) as program:
+    words = ["env", f"MS_NODE_TIMEOUT={SILENCE}", *msrun(2, port, logs, script("train"), "-c", recipe)]
+    with started(words, folder) as program:
         if not came_true(lambda: results.exists() or program.poll() is not None, limit) or program.poll() is not None:
             log = logs / "worker_0.log"
             said = last_line(log.read_text(errors="replace")) if log.exists() else "msrun wrote no log"
@@ -105,6 +106,7 @@ def dying_rank(folder: Path, target: str, limit: float) -> Answer:
     return text, {"seconds": seconds}
 
 
+SILENCE = 10  # seconds after which MindSpore takes a rank for dead; 30 unless set
 TO_END = 30.0  # seconds in which processes end that were told to
 
 
