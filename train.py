@@ -52,6 +52,7 @@ def train(recipe: Recipe) -> "Record | None":
     batches = TrainingBatches(train_photos, recipe, world)
 
     network = training_network(recipe.model, world)
+    teachers = read_teachers(recipe, train_photos.class_names, world)
     has_new_head = load_weights(network, weights, remake_head=True) if weights else False
     probes = recipe.model.probe_only or (has_new_head and recipe.model.new_head == "probe")
     if probes and not recipe.system.dry_run:
@@ -61,7 +62,6 @@ def train(recipe: Recipe) -> "Record | None":
     rate = learning_rate(recipe.schedule, peak, batches.updates)
     table = RateTable(rate, updates=recipe.schedule.epoch_size * batches.updates)
     optimizer = build_optimizer(network.trainable_params(), recipe, table, world.settings.target)
-    teachers = read_teachers(recipe, train_photos.class_names, world)
     step = TrainStep(network, optimizer, recipe, world, batches.steps, teachers)
 
     describe(recipe, world, batches, step, rate, peak)

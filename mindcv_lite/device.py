@@ -156,10 +156,11 @@ def for_evaluation(world: World, recipe: Recipe, photos: int) -> World:
 
 
 @contextmanager
-def evaluating(world: World, recipe: Recipe, photos: int) -> Iterator[World]:
-    """The world of `for_evaluation`, for a while: afterwards graphs are compiled at the level of the training again."""
+def evaluating(world: World, recipe: Recipe, photos: int) -> Iterator[None]:
+    """Compile graphs as `for_evaluation` does, for a while; afterwards at the level of the training again."""
     try:
-        yield for_evaluation(world, recipe, photos)
+        for_evaluation(world, recipe, photos)
+        yield
     finally:
         mindspore.set_context(jit_config={"jit_level": world.settings.jit_level})
 

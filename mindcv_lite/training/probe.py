@@ -6,6 +6,7 @@ https://arxiv.org/abs/2202.10054); from a probe it begins with the best that the
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -100,6 +101,8 @@ def best_penalty(
         kept, held_out = compared & (folds != fold), compared & (folds == fold)
         regression = Regression(features[kept], labels[kept], classes, world)
         rest = Regression(features[held_out], labels[held_out], classes, world)
+        if not rest.count:  # fewer photos than folds
+            break
         solution = None
         for number, penalty in enumerate(PENALTIES):
             solution = regression.solve(penalty, solution)
@@ -162,7 +165,7 @@ class Regression:
         count = sum((logits.argmax(1) == labels).sum() for _, labels, logits in self._chunks(solution))
         return self.world.sum(np.array([count], np.float64))[0]
 
-    def _chunks(self, solution: np.ndarray):
+    def _chunks(self, solution: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Features, labels and logits of some rows at a time."""
         slopes, biases = solution[:, :-1].T.astype(np.float32), solution[:, -1].astype(np.float32)
         for first in range(0, len(self.labels), rows := max(1, LOGITS_AT_ONCE // self.classes)):

@@ -131,6 +131,15 @@ def test_a_penalty_is_chosen_that_suits_the_rows(rows, alone):
     assert 0.7 < right < 1
 
 
+def test_two_photos_are_enough(rows, alone):
+    features, labels = rows[0][[0, -1]], np.array([0, 1])
+    penalty, right = best_penalty(features, labels, np.arange(2), 2, 2, alone)
+    assert penalty in probe.PENALTIES
+    assert right == 0  # each was held out where the other one is all that is known
+    solution = Regression(features, labels, 2, alone).solve(penalty)
+    assert ((features @ solution[:, :-1].T + solution[:, -1]).argmax(1) == labels).all()
+
+
 def test_features_have_mean_0_and_variance_1_even_where_all_are_the_same(rows, alone):
     features = rows[0].copy()
     centre, scale = normalise(features, len(features), alone)
