@@ -18,7 +18,7 @@ from mindcv_lite.evaluation import Inference
 from mindcv_lite.network import evaluation_network, moving_statistics
 from mindcv_lite.recipe import Recipe, plain
 from mindcv_lite.trained import Trained, read_trained
-from mindcv_lite.weights import CARD_KEYS, first_of, misfits, network_part
+from mindcv_lite.weights import CARD_KEYS, first_of, misfits, network_part, require_numbers
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def read_alike(paths: Sequence[str], **keys: Any) -> list[Trained]:
                 )
         if faults := misfits(parameters_of(other), parameters_of(first)):
             raise UserError(f"{path} does not fit its network: {first_of(faults)}")
+        require_numbers(parameters_of(other), path)
     return [first, *others]
 
 

@@ -142,12 +142,20 @@ def load_weights(network: nn.Cell, weights: Weights, remake_head: bool = False) 
     found |= {name: wanted[name] for name in remade}
     if faults := misfits(found, wanted):
         raise UserError(f"{weights.path} does not fit the network: {first_of(faults)}; check --model and --num_classes")
+    require_numbers({name: found[name].asnumpy() for name in wanted}, weights.path)
     for name, parameter in wanted.items():
         parameter.set_data(Tensor(found[name].asnumpy().astype(np.float32)))
     log.info("%s: %d parameters taken", weights.path, len(wanted) - len(remade))
     if remade:
         log.info("%s made anew, for %d classes", " and ".join(remade), len(wanted[HEAD[0]]))
     return bool(remade)
+
+
+def require_numbers(parameters: Mapping[str, np.ndarray], path: str) -> None:
+    """Raise `UserError` that names a parameter of the file `path` which is not finite."""
+    for name, value in parameters.items():
+        if not np.isfinite(value).all():
+            raise UserError(f"{path}: '{name}' is not finite, as after a run that broke; use an earlier checkpoint")
 
 
 def _is_of_other_classes(found: Parameter | None, wanted: Parameter) -> bool:

@@ -226,6 +226,19 @@ def test_a_new_head_excuses_no_other_difference(saved):
     assert "does not fit the network: 'classifier.3.bias' is missing; check" in message
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_parameter_that_is_not_finite_is_named_and_nothing_is_taken(saved, number):
+    weights, network = read_weights(str(saved[0])), network_of()
+    before = values_of(network)
+    value = saved[1]["features.1.moving_variance"].copy()
+    value[3] = number
+    broken = weights.parameters | {"features.1.moving_variance": Parameter(Tensor(value))}
+    message = message_of(network, replace(weights, parameters=broken))
+    fault = "'features.1.moving_variance' is not finite, as after a run that broke; use an earlier checkpoint"
+    assert message == f"{saved[0]}: {fault}"
+    assert all(np.array_equal(value, before[name]) for name, value in values_of(network).items())
+
+
 def test_missing_and_foreign_parameters_are_named(saved, small, tmp_path):
     _, values = saved
     changed = {name: value for name, value in values.items() if name != "features.1.gamma"}

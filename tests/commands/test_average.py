@@ -214,6 +214,18 @@ def test_photos_that_are_too_few_for_statistics_or_not_there_are_refused(
     assert refused(path, target, "--data_dir", tmp_path / "none").startswith(f"{tmp_path}/none: no such folder; ")
 
 
+@pytest.mark.parametrize("broken", [0, 1])
+def test_weights_that_are_not_finite_are_refused_whichever_file_they_are_in(checkpoint, refused, tmp_path, broken):
+    paths = checkpoint("first.ckpt"), checkpoint("other.ckpt")
+    weights, card = arrays(paths[broken]), read_weights(str(paths[broken])).card
+    assert card
+    weights["features.0.weight"] = np.full_like(weights["features.0.weight"], np.nan)
+    paths[broken].unlink()
+    save_weights(paths[broken], weights, card)
+    said = refused(*paths, tmp_path / "mean.ckpt")
+    assert said.startswith(f"{paths[broken]}: 'features.0.weight' is not finite, as after a run that broke;")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -212,10 +212,14 @@ def test_answers_may_differ_by_a_thousandth_of_the_largest(wrong):
         require_same(expected * wrong, expected, Path("x.onnx"))
 
 
-def test_weights_that_are_not_finite_are_the_users_to_mend(random_network, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "sentence"), [(np.nan, r"'classifier\.3\.weight' is not finite"), (3e38, "its answers are not finite")]
+)
+def test_weights_whose_answers_are_not_finite_are_the_users_to_mend(random_network, tmp_path, number, sentence):
     trained = random_network()
-    trained.weights.parameters["classifier.3.bias"].set_data(Tensor(np.full(len(CLASSES), np.nan, np.float32)))
-    with pytest.raises(UserError, match=r"random\.ckpt: its answers are not finite"):
+    weight = trained.weights.parameters["classifier.3.weight"]
+    weight.set_data(Tensor(np.full(weight.shape, number, np.float32)))
+    with pytest.raises(UserError, match=rf"random\.ckpt: {sentence}"):
         export(trained, tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
 
