@@ -140,6 +140,7 @@ def test_fine_tuning_begins_with_a_fitted_last_layer_which_is_epoch_0_and_may_st
 
     log = run(sys.executable, ROOT / "train.py", *flags, "--probe_only", cwd=tmp_path)
     assert "compiling the graph" not in log
+    assert "learning rate" not in log
     names = {path.name for path in (tmp_path / "ckpt").glob("*.ckpt")}
     assert names == {"mobilenet_v3_small_100-0_0.ckpt", "mobilenet_v3_small_100_best.ckpt"}
     log = run(sys.executable, ROOT / "train.py", *flags, "--new_head", "random", cwd=tmp_path)

@@ -37,6 +37,16 @@ def describe(
             *(teacher.path, teacher.recipe.model.model, teacher.recipe.augmentation.image_resize),
             *(f"{multiply_adds(each):,}" for each in (teacher.recipe, recipe)),
         )
+    if not recipe.model.probe_only:
+        _describe_steps(recipe, world, batches, rate, peak)
+    log.info("checkpoints and results.csv go to %s", recipe.output.ckpt_save_dir)
+    if sentence := lack(CURVES, "plot", "matplotlib"):
+        log.info(sentence)
+
+
+def _describe_steps(
+    recipe: Recipe, world: World, batches: TrainingBatches, rate: Callable[[int], float], peak: float
+) -> None:
     whole, batch, accumulated = batches.global_batch, recipe.data.batch_size, batches.accumulated
     log.info(
         "global batch %d = %d x %d devices%s, %d updates an epoch, %d in all",
@@ -53,9 +63,6 @@ def describe(
     log.info("learning rate: first %.4g, peak %.4g%s, last %.4g", rate(0), peak, scaled, last)
     if warning := misfit(recipe.schedule, peak, batches.updates):
         log.warning("warning: %s", warning)
-    log.info("checkpoints and results.csv go to %s", recipe.output.ckpt_save_dir)
-    if sentence := lack(CURVES, "plot", "matplotlib"):
-        log.info(sentence)
 
 
 def describe_in_full(recipe: Recipe, peak: float) -> None:
