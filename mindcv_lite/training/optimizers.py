@@ -66,8 +66,10 @@ class RateTable(LearningRateSchedule):
 
 def bias_correction(update: np.ndarray) -> np.ndarray:
     """The factor of Adam's rate that makes up for moments that start from 0, in their efficient order (Kingma and Ba
-    2015, https://arxiv.org/abs/1412.6980, section 2); updates are counted from 0. MindSpore multiplies weight decay by the same rate: that, too, begins
-    weaker."""
+    2015, https://arxiv.org/abs/1412.6980, section 2); updates are counted from 0.
+
+    MindSpore multiplies weight decay by the same rate, so that it too begins weaker.
+    """
     count = update + 1
     return np.sqrt(1 - 0.999**count) / (1 - 0.9**count)
 
