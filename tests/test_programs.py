@@ -132,11 +132,9 @@ def test_fine_tuning_begins_with_a_fitted_last_layer_which_is_epoch_0_and_may_st
     assert (fitted["epoch"], fitted["step"], fitted["train_loss"], fitted["top1"]) == ("0", "0", "", "1")
     assert (trained["epoch"], trained["step"]) == ("1", "4")
     assert re.search(r"epoch 0/1: top-1 100\.00%, .*, the best so far, nothing trained yet", log)
-    check = ("--ckpt_path", "ckpt/mobilenet_v3_small_100_best.ckpt", "--data_dir", photos)
-    best = max(float(fitted["top1"]), float(trained["top1"]))
-    assert scores(run(sys.executable, ROOT / "validate.py", "-c", "ckpt/recipe.yaml", *check, cwd=tmp_path))[0] == (
-        f"{best:.2%}"
-    )
+    assert float(trained["top1"]) < 1  # at such a rate
+    check = ("-c", "ckpt/recipe.yaml", "--ckpt_path", "ckpt/mobilenet_v3_small_100_best.ckpt")
+    assert scores(run(sys.executable, ROOT / "validate.py", *check, cwd=tmp_path))[0] == "100.00%"
 
     log = run(sys.executable, ROOT / "train.py", *flags, "--probe_only", cwd=tmp_path)
     assert "compiling the graph" not in log
@@ -297,7 +295,7 @@ def test_the_demo_learns_handwritten_digits(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     top1 = [float(row["top1"]) for row in csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines())]
-    assert max(top1) > 0.9  # chance is 0.1; the 12 epochs of the recipe reach 0.978
+    assert max(top1) > 0.9  # chance is 0.1; the 12 epochs of the recipe reach 0.99
 
 
 def test_standard_files_are_trained_on_by_their_recipe(tmp_path):
