@@ -114,9 +114,7 @@ MAY_IMPORT = {
     "data.paths": (),
     "data.waiting": (),
     "data.sharding": (),
-    "training.loop": (
-        *("errors", "packages", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),
-    ),
+    "training.loop": (*("errors", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),),
     "training.state": (
         *("errors", "recipe", "noise", "device", "data", "network", "checkpoint"),
         *("training.distillation", "training.train_step"),
@@ -128,7 +126,7 @@ MAY_IMPORT = {
     ),
     "training.contact_sheet": ("files", "recipe", "data", "training.preparation"),
     "training.results": ("errors", "files"),
-    "training.curves": ("errors", "files", "tables", "training.results"),
+    "training.curves": ("errors", "files", "packages", "tables", "training.results"),
     "training.tensorboard": ("training.results",),
     "training.probe": ("errors", "recipe", "device", "data", "network", "weights", "evaluation"),
     "training.publish": ("device", "network", "training.average"),

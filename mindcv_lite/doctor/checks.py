@@ -66,8 +66,7 @@ def check_device(examination: Examination, target: str, folder: Path | None, qui
     if quick:
         return
     check("resumed training", lambda heard: ways.resumed())
-    check("EMA and clipping", lambda heard: trainings.ema_and_clip(bench))
-    check("dynamic loss scale", lambda heard: trainings.dynamic_scale(bench))
+    check("EMA, clipping, dynamic loss scale", lambda heard: trainings.ema_clipping_and_scale(bench))
     check("accumulation", lambda heard: trainings.accumulation(bench))
     check("erasing and mixing", lambda heard: trainings.erasing_and_mixing(bench))
     check("damaged photo: error", lambda heard: trainings.damaged_photo(bench, heard, "error"))

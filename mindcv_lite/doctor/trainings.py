@@ -149,10 +149,23 @@ def require_equal_weights(run: Run, world: World) -> None:
 # --------------------------------------------------------------------------------------------- what recipes may ask for
 
 
-def ema_and_clip(bench: Bench) -> Answer:
-    run = train(bench.recipe("ema", ema=True, clip_grad=True, clip_value=0.5, val_while_train=False))
+def ema_clipping_and_scale(bench: Bench) -> Answer:
+    """One graph of three features: to compile a graph takes minutes on an NPU.
+
+    There from a loss scale with which gradients overflow in float16: such updates must be skipped.
+    """
+    first_scale = 2.0**24 if bench.has_npu else 2.0**16
+    scale = {"loss_scale_type": "dynamic", "loss_scale": first_scale}
+    run = train(bench.recipe("ema", ema=True, clip_grad=True, clip_value=0.5, val_while_train=False, **scale))
     require_equal_weights(run, bench.world)
     text = learned(run)
+    require_average(run, bench.world)
+    skipped = require_skipped(run, first_scale, some=bench.has_npu)
+    return f"{text}; {skipped}", {"losses": run.losses}
+
+
+def require_average(run: Run, world: World) -> None:
+    """Raise `Failed` unless what the run has saved is a moving average of the weights that it trained."""
     average, published = run.record.step.average, run.record.publish.parameters
     assert average
     statistics = "moving_mean", "moving_variance"
@@ -164,26 +177,23 @@ def ema_and_clip(bench: Bench) -> Answer:
     weights = run.weights
     if all(np.array_equal(value, weights[name]) for name, value in values.items()):
         raise Failed("the average of the weights is the last weights themselves")
-    if bench.world.rank == 0:  # which has written the state before the last epoch
+    if world.rank == 0:  # which has written the state before the last epoch
         before = read_state(run.folder / PREVIOUS).numbers
         if all(np.array_equal(value, before[averages[name].name]) for name, value in values.items()):
             raise Failed("the average of the weights did not move in the last epoch")
-    return text, {"losses": run.losses}
 
 
-def dynamic_scale(bench: Bench) -> Answer:
-    """On an NPU, from a scale with which gradients overflow in float16: such updates must be skipped."""
-    first_scale = 2.0**24 if bench.has_npu else 2.0**16
-    run = train(bench.recipe("dynamic", loss_scale_type="dynamic", loss_scale=first_scale, val_while_train=False))
-    require_equal_weights(run, bench.world)
+def require_skipped(run: Run, first_scale: float, some: bool) -> str:
+    """How many updates were skipped for an overflow. Raises `Failed` unless it is `some`, but not all, or else none,
+    and the scale was halved for each."""
     step = run.record.step
     assert isinstance(step.scaler, amp.DynamicLossScaler)
     skipped, steps, scale = (int(each.asnumpy()) for each in (step.skipped, step.step, step.scaler.scale_value))
     text = f"{skipped} of {steps} updates skipped for an overflow, loss scale {first_scale:.0f} to {scale}"
-    if scale != first_scale / 2**skipped or (skipped == 0) == bench.has_npu or skipped == steps:
-        expected = "some skipped" if bench.has_npu else "none skipped in float32"
+    if scale != first_scale / 2**skipped or (skipped == 0) == some or skipped == steps:
+        expected = "some skipped" if some else "none skipped in float32"
         raise Failed(f"{text}: expected {expected}, and the scale halved for each")
-    return f"{learned(run)}; {text}", {"losses": run.losses, "skipped": skipped}
+    return text
 
 
 def accumulation(bench: Bench) -> Answer:

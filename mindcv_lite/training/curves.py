@@ -1,6 +1,8 @@
 """Curves of runs, drawn from their results.csv: by matplotlib, which may be missing."""
 
 import logging
+import math
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 
 from mindcv_lite.errors import first_line
 from mindcv_lite.files import written_whole
+from mindcv_lite.packages import is_installed
 from mindcv_lite.tables import on_one_line
 from mindcv_lite.training.results import RESULTS, EpochResult, read_results
 
@@ -28,15 +31,27 @@ PANELS = {
     "images per second": {"images_per_second": ""},
 }
 MOST_MARKED = 60  # points of a curve that are marked; more would run together
+DRAW_EVERY = 10.0  # seconds, while a run goes on
 WIDE = 20  # times the median value, from which on an axis is logarithmic: else most of the curve lies on the floor
 
 
-def draw_run(folder: Path) -> None:
-    """Draw the run in `folder` into its curves.png. A failure is a line in the log: training goes on without it."""
-    try:
-        draw({folder.resolve().name: read_results(folder / RESULTS)}, folder / CURVES)
-    except Exception as error:  # of a library, about a convenience
-        log.warning("%s is not drawn: %s", folder / CURVES, first_line(error))
+class Curves:
+    """The curves.png of the run in `folder`, which goes on. Without matplotlib there is none."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.may_wait_until = -math.inf
+
+    def draw(self, at_once: bool = False) -> None:
+        """Draw it anew; unless `at_once`, only if it is `DRAW_EVERY` seconds old: an epoch of few photos takes less time
+        than a drawing. A failure is a line in the log: training goes on without it."""
+        if not is_installed("matplotlib") or (time.monotonic() < self.may_wait_until and not at_once):
+            return
+        try:
+            draw({self.folder.resolve().name: read_results(self.folder / RESULTS)}, self.folder / CURVES)
+        except Exception as error:  # of a library, about a convenience
+            log.warning("%s is not drawn: %s", self.folder / CURVES, first_line(error))
+        self.may_wait_until = time.monotonic() + DRAW_EVERY
 
 
 def draw(runs: Mapping[str, Sequence[EpochResult]], path: Path) -> None:

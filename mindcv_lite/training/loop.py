@@ -20,10 +20,9 @@ from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
 from mindcv_lite.errors import Stopped, TrainingError, UserError, take_signals_back
 from mindcv_lite.evaluation import Score
-from mindcv_lite.packages import is_installed
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.contact_sheet import first_batch
-from mindcv_lite.training.curves import draw_run
+from mindcv_lite.training.curves import Curves
 from mindcv_lite.training.distillation import hashes_of
 from mindcv_lite.training.publish import Publish
 from mindcv_lite.training.results import RESULTS, EpochResult, append_result, drop_results_after
@@ -189,6 +188,7 @@ class Record(Callback):
         self.named: set[str] = set()  # photos that cannot be decoded, which were named in the log
         output = self.recipe.output
         self.folder = Path(output.ckpt_save_dir)
+        self.curves = Curves(self.folder)
         self.checkpoints = Checkpoints(
             self.folder, self.recipe.model.model, output.keep_checkpoint_max, output.ckpt_save_policy
         )
@@ -279,6 +279,8 @@ class Record(Callback):
                 self.checkpoints.save(epoch, step, *weights, top1)
             best = top1 is not None and self.checkpoints.save_if_best(*weights, top1)
             self._report(epoch, step, score, best, replaced)
+            if epoch:
+                self.curves.draw(at_once=last or failure is not None)
         return failure
 
     def _replaced_in(self, epoch: int) -> int:
@@ -302,6 +304,8 @@ class Record(Callback):
         self.world.wait_for_all()  # msrun ends all ranks as soon as one of them stops
 
     def _stopped(self, number: int) -> Stopped:
+        if self.world.rank == 0:
+            self.curves.draw(at_once=True)
         step = int(self.step.step.asnumpy())
         where = f"step {step} (epoch {-(-step // self.watch.batches.steps)}/{self.recipe.schedule.epoch_size})"
         return Stopped(number, f"stopped after {where} by {signal.Signals(number).name}; --resume goes on from there")
@@ -327,8 +331,6 @@ class Record(Callback):
         append_result(self.folder / RESULTS, result)
         if self.events:
             self.events.add_result(result)
-        if epoch and is_installed("matplotlib"):
-            draw_run(self.folder)
 
     def _facts_of_training(self) -> list[str]:
         watch = self.watch

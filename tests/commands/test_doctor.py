@@ -58,7 +58,7 @@ def test_a_cpu_is_found_sound_and_what_needs_an_npu_is_not_said_to_have_run(run,
     assert said["MindSpore"] == "ok"
     first = ["device", "integers", "noise", "primitives", "network, float32"]
     fed = ["order of photos, without sinking", "training without sinking", "validation of its checkpoint"]
-    asked = ["resumed training", "EMA and clipping", "dynamic loss scale", "accumulation", "erasing and mixing"]
+    asked = ["resumed training", "EMA, clipping, dynamic loss scale", "accumulation", "erasing and mixing"]
     damaged = ["damaged photo: error", "damaged photo: replace"]
     programs = ["two starts with compile_cache", "two ranks", "a rank that dies"]
     assert names_with("ok", said) == [*first, *fed, *asked, *damaged, *programs]

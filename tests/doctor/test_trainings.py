@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from mindspore import amp
 
 from mindcv_lite.device import World
 from mindcv_lite.doctor import trainings
@@ -17,7 +19,13 @@ from mindcv_lite.doctor.examination import Answer, Heard
 from mindcv_lite.doctor.findings import Failed, NotRun
 from mindcv_lite.doctor.photos import write_photos
 from mindcv_lite.doctor.recipes import Bench, recipe_of
-from mindcv_lite.doctor.trainings import Trainings, damage_after_first_epoch, damaged_photo, ema_and_clip
+from mindcv_lite.doctor.trainings import (
+    Trainings,
+    damage_after_first_epoch,
+    damaged_photo,
+    require_average,
+    require_skipped,
+)
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.evaluation import Score
 from mindcv_lite.recipe import Recipe
@@ -203,17 +211,42 @@ def test_an_average_must_move_and_be_what_is_saved(bench, monkeypatch, average, 
     def parameter(value: float) -> SimpleNamespace:
         return SimpleNamespace(name="ema.weight", asnumpy=lambda: np.full(3, value, np.float32))
 
-    run = a_run(1.1, 1.0, weights=3.0)
+    run: Any = a_run(1.1, 1.0, weights=3.0)
     run.record.step.average = SimpleNamespace(of=lambda: {"weight": parameter(average)})
     run.record.publish = SimpleNamespace(parameters={"weight": parameter(published)})
-    in_turn(monkeypatch, run)
     state = SimpleNamespace(numbers={"ema.weight": np.full(3, before, np.float32)})
     monkeypatch.setattr(trainings, "read_state", lambda path: state)
     if told:
         with pytest.raises(Failed, match=told):
-            ema_and_clip(bench)
+            require_average(run, bench.world)
     else:
-        assert ema_and_clip(bench)[0] == "losses 1.1000 1.0000"
+        require_average(run, bench.world)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "scale", "some", "is_right"),
+    [
+        (0, 65536, False, True),
+        (2, 16384, True, True),
+        (1, 32768, False, False),
+        (0, 65536, True, False),
+        (2, 32768, True, False),
+        (18, 0.25, True, False),
+    ],
+)
+def test_overflows_must_be_skipped_and_halve_the_scale(skipped, scale, some, is_right):
+    def number(value: float) -> SimpleNamespace:
+        return SimpleNamespace(asnumpy=lambda: np.float32(value))
+
+    run: Any = a_run(1.1, 1.0)
+    scaler = amp.DynamicLossScaler(65536, 2, 2000)
+    scaler.scale_value = number(scale)
+    run.record.step = SimpleNamespace(step=number(18), skipped=number(skipped), scaler=scaler)
+    if is_right:
+        assert require_skipped(run, 2.0**16, some).startswith(f"{skipped} of 18 updates skipped")
+    else:
+        with pytest.raises(Failed, match=f"{skipped} of 18 updates skipped for an overflow, loss scale 65536 to"):
+            require_skipped(run, 2.0**16, some)
 
 
 def test_a_resumed_epoch_must_give_the_same_weights(bench, monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """The curves of runs: on the axes are the numbers of results.csv, and a drawing that fails stops nothing."""
 
+import itertools
 import os
 import sys
 
@@ -9,7 +10,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.training.curves import draw, draw_run, figure_of
+from mindcv_lite.training import curves
+from mindcv_lite.training.curves import Curves, draw, figure_of
 from mindcv_lite.training.results import EpochResult, append_result
 
 
@@ -134,25 +136,31 @@ def run_folder(tmp_path):
     return tmp_path
 
 
-def test_a_run_is_drawn_into_its_folder_and_again(run_folder):
-    draw_run(run_folder)
-    first = (run_folder / "curves.png").read_bytes()
-    append_result(run_folder / "results.csv", results(0, 0, 0.9)[2])
-    draw_run(run_folder)
-    assert (run_folder / "curves.png").read_bytes() != first
+def test_a_run_is_drawn_into_its_folder_and_again_after_ten_seconds_or_when_told(run_folder, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(curves.time, "monotonic", lambda: now)
+    picture, drawing = run_folder / "curves.png", Curves(run_folder)
+    pictures = []
+    for epoch, (seconds, at_once) in enumerate([(0, False), (9.9, False), (0, True), (9.9, False), (0.2, False)], 2):
+        now += seconds
+        drawing.draw(at_once)
+        pictures.append(picture.read_bytes())
+        append_result(run_folder / "results.csv", results(*[0.0] * epoch, 0.9)[epoch])
+    differs = [a != b for a, b in itertools.pairwise(pictures)]
+    assert differs == [False, True, False, True]
     assert sorted(os.listdir(run_folder)) == ["curves.png", "results.csv"]
 
 
 def test_a_drawing_that_fails_is_a_line_in_the_log(run_folder, log, monkeypatch):
     (run_folder / "curves.png").mkdir()
-    draw_run(run_folder)
+    Curves(run_folder).draw()
     (line,) = log.messages
     assert line.startswith(
         f"{run_folder}/curves.png is not drawn: {run_folder}/curves.png: stands there and is no file"
     )
     (run_folder / "curves.png").rmdir()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    draw_run(run_folder)
+    Curves(run_folder).draw()
     assert "curves.png is not drawn: import of matplotlib.figure halted" in log.messages[1]
     assert os.listdir(run_folder) == ["results.csv"]
 
