@@ -58,9 +58,10 @@ def train(recipe: Recipe) -> "Record | None":
     if probes and not recipe.system.dry_run:
         fit_last_layer(network, train_photos, recipe, world)
 
-    peak = peak_rate(recipe.optimizer, batches.global_batch)
+    updates = recipe.schedule.epoch_size * batches.updates
+    peak = peak_rate(recipe.optimizer, batches.global_batch, updates)
     rate = learning_rate(recipe.schedule, peak, batches.updates)
-    table = RateTable(rate, updates=recipe.schedule.epoch_size * batches.updates)
+    table = RateTable(rate, updates)
     optimizer = build_optimizer(network.trainable_params(), recipe, table, world.settings.target)
     step = TrainStep(network, optimizer, recipe, world, batches.steps, teachers)
 

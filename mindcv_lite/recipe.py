@@ -179,6 +179,11 @@ class Optimizer:
     base_batch_size: int | None = key(
         "global batch for which lr was tuned; lr is scaled by the global batch of the run over it", None, at_least=1
     )
+    base_updates: int | None = key(
+        "updates of a run from which on lr is right; a shorter run takes lr in proportion to its updates",
+        None,
+        at_least=1,
+    )
     layer_decay: float | None = key(
         "factor of the rate from one layer (stem, row, last convolution, head) to the one before it",
         None,

@@ -28,10 +28,15 @@ AT_ONCE = 2**16  # rates that are computed at once: millions in float64 take hun
 SPARED = {"disable": (), "auto": ("gamma", "beta"), "norm_and_bias": ("gamma", "beta", "bias")}
 
 
-def peak_rate(settings: Optimizer, global_batch: int) -> float:
-    """The peak learning rate of a run: lr, in proportion to the global batch if the recipe names a base_batch_size."""
-    base = settings.base_batch_size
-    return settings.lr * global_batch / base if base else settings.lr
+def peak_rate(settings: Optimizer, global_batch: int, updates: int) -> float:
+    """The peak learning rate of a run: lr, in proportion to the global batch if the recipe names a base_batch_size, and
+    to the updates of the run if they are fewer than its base_updates."""
+    rate = settings.lr
+    if base := settings.base_batch_size:
+        rate *= global_batch / base
+    if base := settings.base_updates:
+        rate *= min(1.0, updates / base)
+    return rate
 
 
 def layer_scale(layer: int, recipe: Recipe) -> float:

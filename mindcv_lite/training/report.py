@@ -9,7 +9,7 @@ from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
 from mindcv_lite.network import layer_names
 from mindcv_lite.packages import lack
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe import Optimizer, Recipe
 from mindcv_lite.training.curves import CURVES
 from mindcv_lite.training.optimizers import layer_scale
 from mindcv_lite.training.schedules import misfit
@@ -48,6 +48,7 @@ def _describe_steps(
     recipe: Recipe, world: World, batches: TrainingBatches, rate: Callable[[int], float], peak: float
 ) -> None:
     whole, batch, accumulated = batches.global_batch, recipe.data.batch_size, batches.accumulated
+    updates = batches.updates * recipe.schedule.epoch_size
     log.info(
         "global batch %d = %d x %d devices%s, %d updates an epoch, %d in all",
         whole,
@@ -55,14 +56,22 @@ def _describe_steps(
         world.size,
         f" x {accumulated} accumulated" if accumulated > 1 else "",
         batches.updates,
-        batches.updates * recipe.schedule.epoch_size,
+        updates,
     )
-    base = recipe.optimizer.base_batch_size
-    scaled = f" = {recipe.optimizer.lr:g} x {whole} / {base} (lr x global batch / base_batch_size)" if base else ""
-    last = rate(batches.updates * recipe.schedule.epoch_size - 1)
-    log.info("learning rate: first %.4g, peak %.4g%s, last %.4g", rate(0), peak, scaled, last)
+    scaled = _origin_of_peak(recipe.optimizer, whole, updates)
+    log.info("learning rate: first %.4g, peak %.4g%s, last %.4g", rate(0), peak, scaled, rate(updates - 1))
     if warning := misfit(recipe.schedule, peak, batches.updates):
         log.warning("warning: %s", warning)
+
+
+def _origin_of_peak(settings: Optimizer, global_batch: int, updates: int) -> str:
+    """How the peak came of lr, if it is another number."""
+    numbers, words = f"{settings.lr:g}", "lr"
+    if base := settings.base_batch_size:
+        numbers, words = f"{numbers} x {global_batch} / {base}", f"{words} x global batch / base_batch_size"
+    if (base := settings.base_updates) and updates < base:
+        numbers, words = f"{numbers} x {updates} / {base}", f"{words} x updates / base_updates"
+    return f" = {numbers} ({words})" if words != "lr" else ""
 
 
 def describe_in_full(recipe: Recipe, peak: float) -> None:

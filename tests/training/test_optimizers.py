@@ -172,7 +172,13 @@ def test_the_peak_rate_is_in_proportion_to_the_global_batch_if_a_base_is_given(
     recipe, base, accumulated, devices, peak
 ):
     given = recipe(lr=0.77, **({"base_batch_size": base} if base else {}))
-    assert peak_rate(given.optimizer, 75 * accumulated * devices) == pytest.approx(peak)
+    assert peak_rate(given.optimizer, 75 * accumulated * devices, updates=10) == pytest.approx(peak)
+
+
+@pytest.mark.parametrize(("updates", "peak"), [(1, 0.02), (10, 0.2), (29, 0.58), (30, 0.6), (31, 0.6), (10**6, 0.6)])
+def test_the_peak_rate_of_a_short_run_is_in_proportion_to_its_updates(recipe, updates, peak):
+    given = recipe(lr=0.3, base_batch_size=16, base_updates=30)
+    assert peak_rate(given.optimizer, 32, updates) == pytest.approx(peak)
 
 
 def test_a_table_of_more_rates_than_are_computed_at_once_has_the_rate_of_each_update():
