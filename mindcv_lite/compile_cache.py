@@ -32,9 +32,10 @@ ORDER = "order.json"  # what the graphs are of, in the order of MindSpore's numb
 # Keys that no graph can depend on: where photos and weights come from, and what a run reports and keeps.
 # fmt: off
 HARMLESS_KEYS = {
-    "num_parallel_workers", "dry_run", "show_batch", "on_corrupt", "data_dir", "val_split", "ckpt_path", "pretrained",
-    "log_interval", "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy",
-    "keep_checkpoint_max", "tensorboard", "resume", "compile_cache", "new_head", "probe_only",
+    "num_parallel_workers", "dry_run", "show_batch", "on_corrupt", "data_dir", "val_split", "val_share", "val_fold",
+    "ckpt_path", "pretrained", "log_interval", "val_while_train", "val_interval", "ckpt_save_dir",
+    "ckpt_save_interval", "ckpt_save_policy", "keep_checkpoint_max", "tensorboard", "resume", "compile_cache",
+    "new_head", "probe_only",
     "teacher",  # by what the file holds, which `facts` say
 }
 # Set anew by each msrun, or by `device` for its own use.

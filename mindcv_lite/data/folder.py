@@ -4,9 +4,10 @@ import glob
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -34,6 +35,11 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def part(self, chosen: np.ndarray) -> Self:
+        """Those of the photos that are `chosen`, bool (photos,)."""
+        paths = Paths(path for path, is_chosen in zip(self.paths, chosen.tolist(), strict=True) if is_chosen)
+        return replace(self, paths=paths, labels=self.labels[chosen])
 
     def content(self, index: int) -> np.ndarray:
         """The encoded photo, uint8 (bytes,); empty where none can be read, or none that can be decoded at all.

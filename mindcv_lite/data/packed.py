@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,10 +23,15 @@ LAYOUTS = (1, LAYOUT)  # which are read
 
 @dataclass(frozen=True)
 class PackedPhotos(Photos):
-    """Photos in files, in their order there. `numbers`: the index under which the files know each of them, int32."""
+    """Photos in files, in their order there. `rows`: the place of each in the files; `numbers`: the index under which
+    they know it; int32."""
 
     files: list[str]
+    rows: np.ndarray
     numbers: np.ndarray
+
+    def part(self, chosen: np.ndarray) -> Self:
+        return replace(super().part(chosen), rows=self.rows[chosen], numbers=self.numbers[chosen])
 
     def fault(self, index: int) -> str:
         return CANNOT_BE_DECODED.format(self.paths[index])
@@ -48,7 +53,8 @@ def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) 
     gone = [each["number"] for each in facts["left_out"]]
     numbers = np.delete(np.arange(len(paths) + len(gone), dtype=np.int32), gone)
     files = [str(Path(data_dir) / name) for name in facts["files"] if name.endswith(".mindrecord")]
-    return PackedPhotos(paths, labels, tuple(classes), files, numbers)
+    rows = np.arange(len(paths), dtype=np.int32)
+    return PackedPhotos(paths, labels, tuple(classes), files, rows, numbers)
 
 
 def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:

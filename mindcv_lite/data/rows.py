@@ -46,7 +46,7 @@ def damaged(photos: Photos, error: Exception) -> UserError:
 
 def _packed_rows(photos: PackedPhotos, indices: np.ndarray) -> ds.Dataset:
     # MindSpore wants no more indices than photos; filling up the last batch of a small split may need more.
-    parts = np.split(indices, range(len(photos), len(indices), len(photos)))
+    parts = np.split(photos.rows[indices], range(len(photos), len(indices), len(photos)))
     try:  # the files are opened here
         readers = [
             ds.MindDataset(photos.files, COLUMNS, num_parallel_workers=1, sampler=ds.SubsetSampler(part.tolist()))
@@ -58,7 +58,7 @@ def _packed_rows(photos: PackedPhotos, indices: np.ndarray) -> ds.Dataset:
     if photos.numbers[-1] == len(photos) - 1:
         return rows
 
-    def index_of(number: np.ndarray) -> np.ndarray:  # the files count the photos that were left out, too
+    def index_of(number: np.ndarray) -> np.ndarray:  # the files count what is left out here or was when they were made
         return np.searchsorted(photos.numbers, number).astype(np.int32)
 
     return rows.map(index_of, "index", num_parallel_workers=1)

@@ -10,6 +10,7 @@ from mindcv_lite.data import folder, packed
 from mindcv_lite.data.classes import outputs_of, places_of
 from mindcv_lite.data.digits import digits_folder
 from mindcv_lite.data.folder import FEW, Photos, small_classes
+from mindcv_lite.data.holdout import hold_out
 from mindcv_lite.data.standard import STANDARD, Standard
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Data, Recipe
@@ -21,12 +22,16 @@ def training_photos(recipe: Recipe) -> tuple[Photos, Photos | None]:
     """Photos to train on and, with val_while_train, those to validate on, labelled by the same classes."""
     data = _located(recipe.data)
     kind = _kind_of(data)
-    train = kind.read_split(data.data_dir, data.train_split)
+    train, held_out = kind.read_split(data.data_dir, data.train_split), None
+    if data.val_share:
+        train, held_out = _held_out(train, data)
     if few := small_classes(train):
         line = "warning: %s: %d classes have fewer than %d photos to train on, such as '%s' with %d"
         log.warning(line, data.data_dir, len(few), FEW, *few[0])
     if not recipe.output.val_while_train:
         return train, None
+    if held_out:
+        return train, held_out
     folders = kind.class_names_of(data.data_dir, data.val_split)
     places = places_of(folders, train.class_names, Path(data.data_dir) / data.val_split)
     return train, kind.read_split(data.data_dir, data.val_split, places)
@@ -40,10 +45,11 @@ def validation_photos(recipe: Recipe, class_names: Sequence[str] | None) -> Phot
     presumed = None
     if class_names is None and kind.has_split(data.data_dir, data.train_split):
         presumed = kind.class_names_of(data.data_dir, data.train_split)
-    folders = kind.class_names_of(data.data_dir, data.val_split)
-    where = Path(data.data_dir) / data.val_split
-    outputs = outputs_of(folders, class_names, recipe.model.num_classes, where, presumed)
-    return kind.read_split(data.data_dir, data.val_split, outputs)
+    split = data.train_split if data.val_share else data.val_split
+    folders = kind.class_names_of(data.data_dir, split)
+    outputs = outputs_of(folders, class_names, recipe.model.num_classes, Path(data.data_dir) / split, presumed)
+    photos = kind.read_split(data.data_dir, split, outputs)
+    return _held_out(photos, data)[1] if data.val_share else photos
 
 
 def with_num_classes(recipe: Recipe, class_names: Sequence[str]) -> Recipe:
@@ -54,6 +60,15 @@ def with_num_classes(recipe: Recipe, class_names: Sequence[str]) -> Recipe:
     if wanted is not None and wanted > found:
         log.info("num_classes is %d: the %d classes are outputs 0 to %d", wanted, found, found - 1)
     return recipe.with_keys(num_classes=wanted or found)
+
+
+def _held_out(photos: Photos, data: Data) -> tuple[Photos, Photos]:
+    """The photos of the training split to train on, and those that are held out."""
+    assert data.val_share
+    where = Path(data.data_dir) / data.train_split
+    train, held_out = hold_out(photos, data.val_share, data.val_fold, where)
+    log.info("%s: %d of the %d photos are held out for validation (val_share)", where, len(held_out), len(photos))
+    return train, held_out
 
 
 def _located(data: Data) -> Data:

@@ -7,9 +7,10 @@ import logging
 import math
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -25,6 +26,9 @@ class HeldPhotos(Photos):
     """Photos held in memory. `contents`: each of them encoded, uint8 (photos, bytes)."""
 
     contents: np.ndarray
+
+    def part(self, chosen: np.ndarray) -> Self:
+        return replace(super().part(chosen), contents=self.contents[chosen])
 
     def content(self, index: int) -> np.ndarray:
         return self.contents[index]
