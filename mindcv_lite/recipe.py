@@ -70,7 +70,7 @@ class Data:
     val_share: float | None = key(
         "share of the training photos that is held out for validation, in place of val_split; their names decide which",
         None,
-        above=0,
+        at_least=0.001,
         below=1,
     )
     val_fold: int = key("which share that is, counted from 0: of val_share 0.25 there are 4", 0, at_least=0)
@@ -476,8 +476,9 @@ def _check_rules(recipe: Recipe, origin: dict[str, str], source: str) -> None:
         of = f"files of {recipe.data.dataset}"
         require(recipe.data.train_split == "train", "train_split", f"train, the training {of}")
         require(recipe.data.val_split in ("val", "test"), "val_split", f"val or test, both the test {of}")
-    share, fold = recipe.data.val_share or 0, recipe.data.val_fold
-    require((fold + 1) * share <= 1 + 1e-9, "val_fold", f"a fold below 1 / val_share ({share:g})")
+    if share := recipe.data.val_share:
+        folds = int(1 / share + 1e-9)
+        require(recipe.data.val_fold < folds, "val_fold", f"less than {folds}, because val_share is {share:g}")
     milestones = recipe.schedule.multi_step_decay_milestones
     require(list(milestones) == sorted(set(milestones)), "multi_step_decay_milestones", "increasing epochs")
     schedule = recipe.schedule

@@ -506,6 +506,7 @@ def test_the_text_of_a_recipe_is_what_it_saves(load, tmp_path):
             "pretrained: True\nckpt_path: x.ckpt",
             "key 'pretrained': expected False with ckpt_path, which names other weights, got True",
         ),
+        ("val_share: 0.25\nval_fold: 4", "key 'val_fold': expected less than 4, because val_share is 0.25, got 4"),
         (
             "scheduler: one_cycle\nwarmup_epochs: 2",
             "key 'warmup_epochs': expected 0, because one_cycle has its own rise, got 2",
@@ -621,6 +622,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         flat[name] = flat[name] or False
     if flat["dataset"] in ("cifar10", "cifar100", "mnist"):
         flat["train_split"], flat["val_split"] = "train", draw(st.sampled_from(["val", "test"]))
+    if flat["val_share"]:
+        flat["val_fold"] = min(flat["val_fold"], int(1 / flat["val_share"] + 1e-9) - 1)
     flat["pretrained"] &= not flat["ckpt_path"]
     flat["probe_only"] &= (flat["pretrained"] or bool(flat["ckpt_path"])) and not flat["resume"]
     flat["loss"] = "CE" if flat["teacher"] else flat["loss"]

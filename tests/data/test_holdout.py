@@ -95,8 +95,8 @@ def test_what_leaves_nothing_to_train_on_or_to_validate_on_is_refused(sides, tmp
     fold = int(place / 0.5)
     with pytest.raises(UserError, match=r"val_share 0.5 holds out all photos of a class, such as .*/a/0.jpg, and none"):
         sides(photos, val_share=0.5, val_fold=fold)
-    with pytest.raises(UserError, match="train: val_share 1e-07 holds out none of the 10 photos; raise it"):
-        sides(photos, val_share=1e-7)
+    with pytest.raises(UserError, match=r"train: val_share 0.001 holds out none of the 10 photos; raise it"):
+        sides(photos, val_share=0.001)
 
 
 def test_composed_and_decomposed_accents_are_one_name():
