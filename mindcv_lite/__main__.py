@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "runs of training side by side: scores, losses, speeds, curves; two networks compared photo by photo",
     "sort": "photos that lie in one folder, such as those of ImageNet's validation, into a folder for each class",
     "summary": "what a network or a checkpoint is: its rows with shapes, parameters and multiply-adds; its model card",
+    "tune": "which way of fine-tuning suits your photos, tried for some minutes: a recipe, a table and a picture",
 }
 
 

@@ -11,7 +11,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -321,9 +321,10 @@ class Recipe:
         }
         return replace(self, **changed)
 
-    def text(self) -> str:
-        """The recipe as a YAML file holds it."""
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.flat().items()}
+    def text(self, names: Collection[str] | None = None) -> str:
+        """The recipe as a YAML file holds it. `names`: the keys; None: all."""
+        flat = {name: value for name, value in self.flat().items() if names is None or name in names}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
         return yaml.dump(plain, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
 
     def save(self, path: Path) -> None:

@@ -1,0 +1,222 @@
+"""Which way of fine-tuning suits a set of photos: successive halving (Jamieson and Talwalkar 2016,
+https://arxiv.org/abs/1502.07943) on photos that are held out of the training split.
+
+Each rung has its part of the time. All candidates left are trained in it alike: for a share of their epochs, or where
+time allows for all of them, on several folds, each with other photos held out. The better half goes on.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mindcv_lite.recipe import Recipe
+
+FOLDS = 4  # each holds out a quarter of the photos
+LEAST_SHARE = 0.2  # of a candidate's epochs: a rung of less would say little
+DEFAULT = "the recipe"
+PROBE = "last layer alone"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe's `keys` with other values, known by its name; `epochs` of training in all."""
+
+    name: str
+    keys: Mapping[str, Any] = field(compare=False)
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate to be trained for so many epochs, while the photos of a fold are held out."""
+
+    candidate: Candidate
+    epochs: int
+    fold: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial gave: the photos that were held out, how many of them were right in the end, and before, with
+    nothing but a last layer fitted, if it was; the seconds that it took in all, and those of its epochs."""
+
+    photos: int
+    right: int
+    right_before: int | None
+    seconds: float
+    seconds_of_epochs: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The seconds that a trial takes: `start` and so many for each epoch."""
+
+    start: float
+    epoch: float
+
+    def of(self, epochs: int) -> float:
+        return self.start + epochs * self.epoch
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The trials of a rung: all `candidates`, for a share of their epochs, on the first `folds` folds."""
+
+    candidates: Sequence[Candidate]
+    share: float
+    folds: int
+
+    def trials(self) -> list[Trial]:
+        return [
+            Trial(candidate, epochs_in(candidate, self.share), fold)
+            for fold in range(self.folds)
+            for candidate in self.candidates
+        ]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Photos that were held out, and how many of them were right, over all folds."""
+
+    photos: int
+    right: int
+
+    @property
+    def top1(self) -> float:
+        return self.right / self.photos
+
+    @property
+    def standard_error(self) -> float:
+        # With (right + 1) of (photos + 2): where all are right the error is not nothing.
+        share = (self.right + 1) / (self.photos + 2)
+        return math.sqrt(share * (1 - share) / self.photos)
+
+
+def candidates_for(recipe: Recipe) -> list[Candidate]:
+    """What is tried, the most promising first."""
+    lr, epochs = recipe.optimizer.lr, recipe.schedule.epoch_size
+    gentle = {"scale": (0.7, 1.0), "color_jitter": 0.1}
+    ways: list[tuple[str, dict[str, Any]]] = [
+        (DEFAULT, {}),
+        ("3 x lr", {"lr": 3 * lr}),
+        ("lr / 3", {"lr": lr / 3}),
+        ("3 x epochs", {"epoch_size": 3 * epochs}),
+        ("gentle augmentation", gentle),
+        ("3 x epochs, 3 x lr", {"epoch_size": 3 * epochs, "lr": 3 * lr}),
+    ]
+    return [Candidate(name, keys, keys.get("epoch_size", epochs)) for name, keys in ways]
+
+
+def first_trial(candidates: Sequence[Candidate]) -> Trial:
+    """The shortest that says something, to learn how fast this machine is."""
+    return Trial(candidates[0], epochs_in(candidates[0], LEAST_SHARE), 0)
+
+
+def cost_of(outcome: Outcome, epochs: int) -> Cost:
+    return Cost(outcome.seconds - outcome.seconds_of_epochs, outcome.seconds_of_epochs / epochs)
+
+
+def epochs_in(candidate: Candidate, share: float) -> int:
+    return max(1, math.floor(share * candidate.epochs + 1e-9))
+
+
+def plan(
+    candidates: Sequence[Candidate], cost: Cost, seconds: float, done: Collection[Trial]
+) -> tuple[list[Candidate], int]:
+    """As many of the candidates as a search of `seconds` can compare, and its rungs; one candidate: no search."""
+    for count in range(len(candidates), 1, -1):
+        rungs = math.ceil(math.log2(count))
+        if rung_within(candidates[:count], cost, seconds / rungs, done):
+            return list(candidates[:count]), rungs
+    return list(candidates[:1]), 0
+
+
+def rung_within(candidates: Sequence[Candidate], cost: Cost, seconds: float, done: Collection[Trial]) -> Rung | None:
+    """The rung that compares the candidates best within `seconds`; None: there is none. Trials that are `done` cost
+    nothing."""
+
+    def fits(rung: Rung) -> bool:
+        return sum(cost.of(trial.epochs) for trial in rung.trials() if trial not in done) <= seconds
+
+    whole = [Rung(candidates, 1.0, folds) for folds in range(FOLDS, 0, -1)]
+    parts = [Rung(candidates, percent / 100, 1) for percent in range(99, round(100 * LEAST_SHARE) - 1, -1)]
+    return next((rung for rung in [*whole, *parts] if fits(rung)), None)
+
+
+def tallies(outcomes: Mapping[Trial, Outcome]) -> dict[tuple[str, int, int], Tally]:
+    """Of each candidate after so many epochs, over as many folds."""
+    together: dict[tuple[str, int], list[Outcome]] = {}
+    for trial, outcome in outcomes.items():
+        together.setdefault((trial.candidate.name, trial.epochs), []).append(outcome)
+    return {(*key, len(some)): tally(some) for key, some in together.items()}
+
+
+def tally(outcomes: Sequence[Outcome]) -> Tally:
+    return Tally(sum(each.photos for each in outcomes), sum(each.right for each in outcomes))
+
+
+def better_half(rung: Rung, outcomes: Mapping[Trial, Outcome]) -> list[Candidate]:
+    """Half of the candidates, the best first; the recipe as it is stays among them."""
+    results = results_of(rung, outcomes)
+    best = sorted(rung.candidates, key=lambda candidate: -results[candidate.name].top1)  # among equals, the order stays
+    half = best[: math.ceil(len(best) / 2)]
+    default = rung.candidates[[each.name for each in rung.candidates].index(DEFAULT)]
+    return half if default in half else [default, *half[:-1]] if len(half) > 1 else [default, *half]
+
+
+def results_of(rung: Rung, outcomes: Mapping[Trial, Outcome]) -> dict[str, Tally]:
+    """Of each candidate of a rung, and of the last layer alone, where one was fitted."""
+    of = {
+        candidate.name: [outcomes[trial] for trial in rung.trials() if trial.candidate == candidate]
+        for candidate in rung.candidates
+    }
+    results = {name: tally(some) for name, some in of.items()}
+    before = [outcome.right_before for outcome in of[DEFAULT] if outcome.right_before is not None]
+    if len(before) == len(of[DEFAULT]):
+        results[PROBE] = Tally(results[DEFAULT].photos, sum(before))
+    return results
+
+
+def chosen(results: Mapping[str, Tally]) -> str:
+    """The best; but the recipe as it is, unless another is better by more than a standard error: the best of several
+    is often the luckiest."""
+    best = max(results, key=lambda name: (results[name].top1, name == DEFAULT))
+    default = results[DEFAULT]
+    return best if results[best].top1 > default.top1 + default.standard_error else DEFAULT
+
+
+def search(
+    candidates: Sequence[Candidate],
+    seconds: float,
+    run: Callable[[Trial], Outcome],
+    note: Callable[[str], None] = lambda line: None,
+) -> tuple[Rung, dict[Trial, Outcome]]:
+    """The last rung of a search of `seconds`, and what every trial gave. `note`: says what comes."""
+    outcomes: dict[Trial, Outcome] = {}
+
+    def left() -> float:
+        return seconds - sum(outcome.seconds for outcome in outcomes.values())
+
+    def tried(trial: Trial) -> None:
+        if trial not in outcomes:
+            outcomes[trial] = run(trial)
+
+    trial = first_trial(candidates)
+    tried(trial)
+    cost = cost_of(outcomes[trial], trial.epochs)
+    last = Rung(candidates[:1], trial.epochs / candidates[0].epochs, 1)
+    candidates, rungs = plan(candidates, cost, left(), outcomes)
+    for number in range(rungs, 0, -1):
+        rung = rung_within(candidates, cost, left() / number, outcomes)
+        if rung is None:
+            note("no time is left for another rung")
+            break
+        note(
+            f"{len(candidates)} candidates, each for {rung.share:.0%} of its epochs, on {rung.folds} "
+            f"fold{'s' * (rung.folds > 1)}"
+        )
+        for trial in rung.trials():
+            tried(trial)
+        last, candidates = rung, better_half(rung, outcomes)
+    return last, outcomes
