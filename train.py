@@ -71,7 +71,7 @@ def train(recipe: Recipe) -> "Record | None":
     if recipe.system.dry_run:
         describe_in_full(recipe, peak)
         return None
-    world = device.keep_graphs(world, recipe, steps=batches.steps, teachers=hashes_of(teachers))
+    world = device.keep_graphs(world, recipe, steps=batches.steps, rates=table.length, teachers=hashes_of(teachers))
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
     published = evaluation_network(recipe.model, world)

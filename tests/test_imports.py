@@ -41,6 +41,12 @@ MAY_IMPORT = {
     "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
     "commands.pack": ("errors", "recipe", "data.packing"),
     "commands.sort": ("errors",),
+    "commands.tune": ("errors", "files", "recipe", "tuning"),
+    "tuning.search": ("recipe",),
+    "tuning.trials": ("errors", "recipe", "tables", "training.results", "tuning.search"),
+    "tuning.findings": (
+        *("files", "packages", "tables", "recipe", "report.statistics", "training.curves", "tuning.search"),
+    ),
     "commands.summary": ("errors", "files", "recipe", "blocks", "complexity", "weights", "trained"),
     "commands.export": ("errors", "files", "packages", "recipe", "device", "export.answers", "trained"),
     "commands.doctor": ("errors", "files", "doctor"),
@@ -117,7 +123,7 @@ MAY_IMPORT = {
     "training.loop": (*("errors", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),),
     "training.state": (
         *("errors", "recipe", "noise", "device", "data", "network", "checkpoint"),
-        *("training.distillation", "training.train_step"),
+        *("training.distillation", "training.optimizers", "training.train_step"),
     ),
     "training.stop": ("errors", "device"),
     "training.report": (

@@ -146,6 +146,20 @@ def test_fine_tuning_begins_with_a_fitted_last_layer_which_is_epoch_0_and_may_st
     assert "epoch 0" not in log
 
 
+def test_a_search_leaves_a_recipe_to_train_by(photo_folder, other_weights, tmp_path):
+    photos = photo_folder({"train": {"a": 14, "b": 13}})
+    flags = ("-c", SMALL, "--image_resize", 32, "--epoch_size", 5, "--warmup_epochs", 0, "--batch_size", 4)
+    flags += ("--data_dir", photos, "--ckpt_path", other_weights, "--distribute", "False", "--freeze", "backbone")
+    search = (sys.executable, "-m", "mindcv_lite", "tune", *flags)
+    log = run(*search, "--minutes", 0.2, cwd=tmp_path)
+    assert re.search(r"the recipe, epochs: 1, fold 0: \d+ of \d+ right \(\d+ by the last layer alone\)", log)
+    assert "chosen: " in log
+    log = run(
+        sys.executable, ROOT / "train.py", "--config", "tune/recipe.yaml", "--val_share", 0.2, "--dry_run", cwd=tmp_path
+    )
+    assert re.search(r"train: \d+ of the 27 photos are held out for validation \(val_share\)", log)
+
+
 def test_two_ranks_begin_with_the_same_fitted_last_layer(photo_folder, other_weights, tmp_path):
     photos = photo_folder({"train": {"a": 6, "b": 5}, "val": {"a": 4, "b": 3}})
     flags = ("-c", SMALL, "--image_resize", 32, "--data_dir", photos, "--ckpt_path", other_weights, "--batch_size", 4)

@@ -1,4 +1,4 @@
-"""Curves of runs, drawn from their results.csv: by matplotlib, which may be missing."""
+"""Pictures of the results of runs, above all their curves: by matplotlib, which may be missing."""
 
 import logging
 import math
@@ -59,6 +59,25 @@ def draw(runs: Mapping[str, Sequence[EpochResult]], path: Path) -> None:
     with written_whole(path) as unfinished, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # of a name; a box is drawn for it
         figure_of(runs).savefig(unfinished, dpi=100)
+
+
+def draw_intervals(names: Sequence[str], shares: Sequence[tuple[float, float, float]], title: str, path: Path) -> None:
+    """Draw shares, each with the ends of its interval, into a picture file, the first on top. Raises `UserError`."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure((9, 1.2 + 0.32 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for place, (share, *ends) in enumerate(shares):
+        axes.plot(ends, (place, place), color="tab:blue", linewidth=1.3)
+        axes.plot(share, place, "o", color="tab:blue")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel(title)
+    axes.grid(alpha=0.3, axis="x")
+    with written_whole(path) as unfinished:
+        figure.savefig(unfinished, dpi=100)
 
 
 def figure_of(runs: Mapping[str, Sequence[EpochResult]]) -> "Figure":

@@ -1,5 +1,6 @@
 """MindSpore's optimizers by their recipe names, and which parameters weight decay spares."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
     "lamb": lambda groups, rate, o: nn.Lamb(groups, rate, eps=o.eps),
 }
 
+RATES = "learning_rates"  # what the names of their parameters end in
 AT_ONCE = 2**16  # rates that are computed at once: millions in float64 take hundreds of MB
 # What weight decay spares, by the endings of MindSpore's parameter names (gamma and beta are BatchNorm's).
 SPARED = {"disable": (), "auto": ("gamma", "beta"), "norm_and_bias": ("gamma", "beta", "bias")}
@@ -57,16 +59,18 @@ class RateTable(LearningRateSchedule):
         for first in range(0, updates, AT_ONCE):
             part = rates[first : first + AT_ONCE]
             part[:] = rate(np.arange(first, first + len(part)))
-        self.rates = Tensor(rates)
-        self.last = updates - 1
+        # A parameter, of one of few lengths: a graph that was kept serves another schedule, too.
+        self.length = max(2**10, 2 ** math.ceil(math.log2(updates)))
+        padded = np.pad(rates, (0, self.length - updates), "edge")
+        self.learning_rates = Parameter(Tensor(padded), RATES, requires_grad=False)
 
     def construct(self, global_step: Tensor) -> Tensor:
-        return ops.gather(self.rates, ops.minimum(global_step, self.last), 0)
+        return ops.gather(self.learning_rates, ops.minimum(global_step, self.length - 1), 0)
 
     def times(self, factor: Callable[[np.ndarray], np.ndarray]) -> "RateTable":
         """The table with each rate times the factor of its update."""
-        rates = self.rates.asnumpy()
-        return RateTable(lambda updates: rates[updates] * factor(updates), len(rates))
+        rates = self.learning_rates.asnumpy()
+        return RateTable(lambda updates: rates[updates] * factor(updates), self.length)
 
 
 def bias_correction(update: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from mindcv_lite.network import moving_statistics
 from mindcv_lite.noise import HASH
 from mindcv_lite.recipe import KEYS, Output, Recipe, plain
 from mindcv_lite.training.distillation import TEACHERS
+from mindcv_lite.training.optimizers import RATES
 from mindcv_lite.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
@@ -142,11 +143,12 @@ def _is_same_on_all_ranks(number: int, world: World) -> bool:
 
 
 def _all_of(step: TrainStep) -> dict[str, Parameter]:
-    # Sums of gradients are left out: between two updates they are used up. So are teachers, whose files are checked,
-    # and a loss scale that the recipe fixes.
+    # Sums of gradients are left out: between two updates they are used up. So are learning rates and a loss scale that
+    # the recipe fixes, and teachers, whose files are checked.
     fixed = () if isinstance(step.scaler, amp.DynamicLossScaler) else ("scale_value",)
     left_out = ("accumulated.", TEACHERS, *fixed)
-    return {each.name: each for each in step.get_parameters() if not each.name.startswith(left_out)}
+    kept = (each for each in step.get_parameters() if not each.name.startswith(left_out))
+    return {each.name: each for each in kept if not each.name.endswith(RATES)}
 
 
 def _own_of_each_rank(step: TrainStep) -> dict[str, Parameter]:

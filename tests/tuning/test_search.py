@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from mindcv_lite.tuning import (
+from mindcv_lite.tuning.search import (
     DEFAULT,
     FOLDS,
     LEAST_SHARE,

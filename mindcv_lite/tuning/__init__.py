@@ -1,0 +1,1 @@
+"""The search for a way of fine-tuning that suits a set of photos."""

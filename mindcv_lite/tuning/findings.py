@@ -1,0 +1,66 @@
+"""What a search has found: on screen, as a table and a picture, and the recipe of it."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindcv_lite.files import write_text
+from mindcv_lite.packages import is_installed
+from mindcv_lite.recipe import Recipe
+from mindcv_lite.report.statistics import wilson_interval
+from mindcv_lite.tables import aligned, write_csv
+from mindcv_lite.training.curves import draw_intervals
+from mindcv_lite.tuning.search import PROBE, Outcome, Rung, Tally, Trial, chosen, results_of, tallies
+
+log = logging.getLogger(__name__)
+
+TABLE, PICTURE, FOUND = "table.csv", "tune.png", "recipe.yaml"  # in the folder of a search
+
+
+def report(recipe: Recipe, rung: Rung, outcomes: Mapping[Trial, Outcome], folder: Path) -> None:
+    """Say what was found, and write the table, the picture and the recipe."""
+    results = results_of(rung, outcomes)
+    best = chosen(results)
+    rows = [Row(name, epochs, folds, tally) for (name, epochs, folds), tally in tallies(outcomes).items()]
+    write_csv(folder / TABLE, [ROW_COLUMNS, *(row.cells("{:.4f}") for row in rows)])
+    for line in ["", *aligned([ROW_COLUMNS, *(row.cells("{:.2%}") for row in rows)]), ""]:
+        log.info(line)
+    if is_installed("matplotlib"):
+        names = [f"{row.candidate}, epochs: {row.epochs}, photos: {row.tally.photos}" for row in rows]
+        shares = [(row.tally.top1, *row.interval) for row in rows]
+        draw_intervals(names, shares, "held-out top-1, with its 95 % interval", folder / PICTURE)
+    candidates = {candidate.name: candidate.keys for candidate in rung.candidates} | {PROBE: {"probe_only": True}}
+    tally = results[best]
+    low, high = wilson_interval(tally.top1, tally.photos)
+    estimate = f"held-out top-1 {tally.top1:.2%} (95 % interval {low:.2%} to {high:.2%}, {tally.photos} photos)"
+    if rung.share < 1:
+        estimate += f" after {rung.share:.0%} of its epochs: more --minutes try all of them"
+    words = f"chosen: {best}; {estimate}"
+    keys = candidates[best]
+    text = recipe.with_keys(**keys).text({*recipe.origin, *keys})
+    write_text(folder / FOUND, f"# By `python -m mindcv_lite tune`, {words}\n{text}")
+    log.info(words)
+    log.info("python train.py --config %s", folder / FOUND)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a candidate after so many epochs."""
+
+    candidate: str
+    epochs: int
+    folds: int
+    tally: Tally
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.tally.top1, self.tally.photos)
+
+    def cells(self, share: str) -> list[str]:
+        """`share`: how a share is written."""
+        shares = [share.format(value) for value in (self.tally.top1, *self.interval)]
+        return [self.candidate, *map(str, (self.epochs, self.folds, self.tally.photos)), *shares]
+
+
+ROW_COLUMNS = ["candidate", "epochs", "folds", "photos", "top1", "low", "high"]

@@ -1,0 +1,162 @@
+"""Trials of a search: what train.py is asked for, what is kept of its answer, and what comes of one that fails."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.recipe import Recipe, load_recipe
+from mindcv_lite.training.results import RESULTS, EpochResult, append_result
+from mindcv_lite.tuning import trials
+from mindcv_lite.tuning.search import DEFAULT, Candidate, Outcome, Trial
+from mindcv_lite.tuning.trials import BrokenTraining, Trainer, run_program
+from tests.conftest import ROOT
+
+FINE_TUNE = ROOT / "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml"
+TRIAL = Trial(Candidate("3 x lr", {"lr": 0.0009, "scale": (0.7, 1.0)}, 10), 4, 2)
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[Recipe]:
+    """The recipes of the runs that were asked for; each of them has 15 of 20 right before it begins, and 18 after."""
+    asked = []
+
+    def run(words: Sequence[str], output: Path) -> None:
+        assert words[:2] == [sys.executable, str(ROOT / "train.py")]
+        recipe = load_recipe(list(words[2:]), "")
+        asked.append(recipe)
+        folder = Path(recipe.output.ckpt_save_dir)
+        append_result(folder / RESULTS, EpochResult(0, 0, top1=0.75, top5=1.0, val_loss=1.0, val_photos=20))
+        for epoch in range(1, recipe.schedule.epoch_size):
+            append_result(folder / RESULTS, EpochResult(epoch, epoch, 1.0, None, None, None, 0.1, 100.0, None, 2.0))
+        last = EpochResult(recipe.schedule.epoch_size, 9, 1.0, 0.9, 1.0, 1.0, 0.1, 100.0, None, 2.0, val_photos=20)
+        append_result(folder / RESULTS, last)
+        (folder / "last.state.ckpt").write_bytes(b"state")
+
+    monkeypatch.setattr(trials, "run_program", run)
+    return asked
+
+
+def words_of(*flags: object) -> list[str]:
+    return ["--config", str(FINE_TUNE), "--data_dir", "photos", "--ckpt_path", "w.ckpt", *map(str, flags)]
+
+
+def trainer_of(folder: Path, *flags: object) -> Trainer:
+    words = words_of(*flags)
+    return Trainer(load_recipe(words, ""), words, folder / "search")
+
+
+def test_a_trial_is_a_run_of_the_recipe_with_the_candidates_keys_on_its_fold(asked, tmp_path):
+    outcome = trainer_of(tmp_path)(TRIAL)
+    assert (outcome.photos, outcome.right, outcome.right_before, outcome.seconds_of_epochs) == (20, 18, 15, 8.0)
+    given, meant = asked[0], load_recipe(words_of(), "")
+    differing = {name for name, value in given.flat().items() if value != meant.flat()[name]}
+    of_the_trial = {"lr", "scale", "epoch_size", "val_share", "val_fold"}
+    of_its_place = {"ckpt_save_dir", "resume", "compile_cache", "val_interval", "keep_checkpoint_max"}
+    assert differing == of_the_trial | of_its_place | {"ckpt_save_interval"}
+    assert (given.optimizer.lr, given.augmentation.scale, given.schedule.epoch_size) == (0.0009, (0.7, 1.0), 4)
+    assert (given.data.val_share, given.data.val_fold) == (0.25, 2)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_another_start_takes_what_was_done_from_the_file(asked, tmp_path, log):
+    first = trainer_of(tmp_path)(TRIAL)
+    assert log.messages[-1].startswith("3 x lr, epochs: 4, fold 2: 18 of 20 right (15 by the last layer alone), ")
+    assert trainer_of(tmp_path)(TRIAL) == first
+    assert len(asked) == 1
+    trainer_of(tmp_path)(Trial(TRIAL.candidate, 4, 3))
+    assert len(asked) == 2
+    assert [each.fold for each in (Trial(TRIAL.candidate, 4, fold) for fold in (2, 3))] == [
+        fold for _, _, fold in trials.read_trials(tmp_path / "search/trials.csv")
+    ]
+
+
+def test_a_folder_of_another_search_is_refused(asked, tmp_path):
+    trainer_of(tmp_path)
+    with pytest.raises(UserError, match=r"search: holds another search, whose 'lr' is 0.0003, not 0.5; give another"):
+        trainer_of(tmp_path, "--lr", 0.5)
+
+
+@pytest.mark.parametrize(
+    "content", [b"x\n1\n", b"candidate,epochs,fold,photos,right,right_before,seconds\na,b\n", b"\xff\n1\n"]
+)
+def test_a_damaged_file_of_trials_is_named(asked, tmp_path, content):
+    trainer_of(tmp_path)(TRIAL)
+    (tmp_path / "search/trials.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"trials.csv: damaged; remove it to make the trials anew"):
+        trainer_of(tmp_path)
+
+
+def test_weights_that_need_no_new_last_layer_have_nothing_before(tmp_path):
+    result = EpochResult(1, 9, 1.0, 0.9, 1.0, 1.0, 0.1, 100.0, None, 2.0, val_photos=20)
+    append_result(tmp_path / RESULTS, result)
+    assert trials.outcome_in(tmp_path / RESULTS, 1, 5.0) == Outcome(20, 18, None, 5.0, 2.0)
+
+
+def test_a_candidate_that_breaks_has_none_right_but_the_recipe_itself_must_not_break(asked, monkeypatch, tmp_path, log):
+    def broken(words: Sequence[str], output: Path) -> None:
+        folder = Path(load_recipe(list(words[2:]), "").output.ckpt_save_dir)
+        append_result(folder / RESULTS, EpochResult(0, 0, top1=0.75, top5=1.0, val_loss=1.0, val_photos=20))
+        raise BrokenTraining("a trial ended: the loss is not finite")
+
+    monkeypatch.setattr(trials, "run_program", broken)
+    trainer = trainer_of(tmp_path)
+    outcome = trainer(TRIAL)
+    assert (outcome.photos, outcome.right, outcome.right_before) == (20, 0, 15)
+    assert "3 x lr: a trial ended: the loss is not finite" in log.messages
+    with pytest.raises(BrokenTraining):
+        trainer(Trial(Candidate(DEFAULT, {}, 10), 2, 0))
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "text"),
+    [
+        ("print('x.py: error: no photos'); exit(2)", UserError, "a trial ended: no photos; all it said is in "),
+        ("print('x.py: error: loss is nan'); exit(1)", BrokenTraining, "a trial ended: loss is nan; all"),
+        ("print('hm'); exit(3)", TrainingError, "a trial ended: status 3; all"),
+        ("import os; os.kill(os.getpid(), 9)", TrainingError, "a trial ended: status -9; all"),
+    ],
+)
+def test_a_trial_that_fails_is_told_in_its_own_words(tmp_path, code, kind, text):
+    with pytest.raises(kind, match=text):
+        run_program(python(code), tmp_path / "log.txt")
+
+
+def test_a_search_that_is_stopped_stops_its_trial_and_waits_for_its_state(tmp_path):
+    trial = f"""
+import signal, time, pathlib
+def save(number, frame):
+    time.sleep(0.5)
+    pathlib.Path({str(tmp_path / "saved")!r}).touch()
+    raise SystemExit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path({str(tmp_path / "begun")!r}).touch()
+time.sleep(60)
+"""
+    search = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from mindcv_lite.errors import run_script
+from mindcv_lite.tuning.trials import run_program
+run_script(lambda: run_program({python(trial)!r}, Path({str(tmp_path / "log.txt")!r})))
+"""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with subprocess.Popen(python(search), stderr=subprocess.PIPE, text=True) as program:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.02)
+            program.send_signal(number)
+            _, said = program.communicate(timeout=20)
+        assert program.returncode == 128 + number
+        assert said.strip().endswith("interrupted")
+        assert (tmp_path / "saved").exists()
+        for name in ("saved", "begun"):
+            (tmp_path / name).unlink()
