@@ -29,7 +29,7 @@ def train(recipe: Recipe) -> "Record | None":
     from mindcv_lite.training.contact_sheet import draw_first_batch
     from mindcv_lite.training.distillation import hashes_of, read_teachers
     from mindcv_lite.training.loop import Record, Watch, fit
-    from mindcv_lite.training.optimizers import RateTable, build_optimizer, head_scale, peak_rate
+    from mindcv_lite.training.optimizers import RateTable, build_optimizer, peak_rate
     from mindcv_lite.training.probe import fit_last_layer
     from mindcv_lite.training.report import describe, describe_in_full
     from mindcv_lite.training.schedules import learning_rate
@@ -71,8 +71,7 @@ def train(recipe: Recipe) -> "Record | None":
     if recipe.system.dry_run:
         describe_in_full(recipe, peak)
         return None
-    graphs_depend_on = {"steps": batches.steps, "rates": table.length, "head": head_scale(recipe)}
-    world = device.keep_graphs(world, recipe, teachers=hashes_of(teachers), **graphs_depend_on)
+    world = device.keep_graphs(world, recipe, steps=batches.steps, rates=table.length, teachers=hashes_of(teachers))
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
     published = evaluation_network(recipe.model, world)

@@ -197,12 +197,6 @@ class Optimizer:
         above=0,
         at_most=1,
     )
-    head_rate: float = key(
-        "factor of the rate of the head, where it comes with the weights or was fitted, so that it is good already",
-        1.0,
-        above=0,
-        at_most=1,
-    )
     gradient_accumulation_steps: int = key("batches whose mean gradient makes one update", 1, at_least=1)
     clip_grad: bool = key("clip the gradient of all devices by its global norm", False)
     clip_value: float = key("largest global norm of a gradient, with clip_grad", 15.0, above=0)

@@ -44,19 +44,7 @@ def peak_rate(settings: Optimizer, global_batch: int, updates: int) -> float:
 def layer_scale(layer: int, recipe: Recipe) -> float:
     """The share of the rate that a layer of the network is trained with: `layer_decay` for each layer above it."""
     head = len(layer_names(recipe.model.model)) - 1
-    return head_scale(recipe) if layer == head else (recipe.optimizer.layer_decay or 1.0) ** (head - layer)
-
-
-def rates_differ(recipe: Recipe) -> bool:
-    """Whether the layers of the network are trained with different rates."""
-    return bool(recipe.optimizer.layer_decay) or head_scale(recipe) != 1
-
-
-def head_scale(recipe: Recipe) -> float:
-    """The share for the head: one that starts from random numbers needs the whole rate."""
-    model = recipe.model
-    is_random = model.new_head == "random" or not (model.ckpt_path or model.pretrained)
-    return 1.0 if is_random else recipe.optimizer.head_rate
+    return (recipe.optimizer.layer_decay or 1.0) ** (head - layer)
 
 
 class RateTable(LearningRateSchedule):
@@ -123,13 +111,12 @@ def build_optimizer(parameters: Sequence[Parameter], recipe: Recipe, rate: RateT
 def parameter_groups(parameters: Sequence[Parameter], recipe: Recipe, rate: RateTable) -> list[dict]:
     """`parameters` with the weight decay and the rate of each, in MindSpore's form; their order stays."""
     settings, spared = recipe.optimizer, SPARED[recipe.optimizer.weight_decay_filter]
-    layers_differ = rates_differ(recipe)
     groups: dict[tuple[float, float], list[Parameter]] = {}
     for parameter in parameters:
         decay = 0.0 if parameter.name.endswith(spared) else settings.weight_decay
-        scale = layer_scale(layer_of(parameter.name, recipe.model.model), recipe) if layers_differ else 1.0
+        scale = layer_scale(layer_of(parameter.name, recipe.model.model), recipe) if settings.layer_decay else 1.0
         groups.setdefault((decay, scale), []).append(parameter)
     return [
-        {"params": members, "weight_decay": decay} | ({"lr": ScaledRate(rate, scale)} if layers_differ else {})
+        {"params": members, "weight_decay": decay} | ({"lr": ScaledRate(rate, scale)} if settings.layer_decay else {})
         for (decay, scale), members in groups.items()
     ] + [{"order_params": list(parameters)}]

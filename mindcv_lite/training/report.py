@@ -11,7 +11,7 @@ from mindcv_lite.network import layer_names
 from mindcv_lite.packages import lack
 from mindcv_lite.recipe import Optimizer, Recipe
 from mindcv_lite.training.curves import CURVES
-from mindcv_lite.training.optimizers import layer_scale, rates_differ
+from mindcv_lite.training.optimizers import layer_scale
 from mindcv_lite.training.schedules import misfit
 from mindcv_lite.training.train_step import TrainStep
 
@@ -75,9 +75,9 @@ def _origin_of_peak(settings: Optimizer, global_batch: int, updates: int) -> str
 
 
 def describe_in_full(recipe: Recipe, peak: float) -> None:
-    """Print the resolved recipe and, where they differ, the peak rate of each layer."""
+    """Print the resolved recipe and, with layer_decay, the peak rate of each layer."""
     print(recipe.with_keys(dry_run=False).text(), end="")
-    if rates_differ(recipe):
+    if recipe.optimizer.layer_decay:
         print("# peak learning rate of each layer")
         for layer, name in enumerate(layer_names(recipe.model.model)):
             print(f"#   {name:<16} {peak * layer_scale(layer, recipe):.4g}")

@@ -20,7 +20,7 @@ from mindcv_lite.network import moving_statistics
 from mindcv_lite.noise import HASH
 from mindcv_lite.recipe import KEYS, Output, Recipe, plain
 from mindcv_lite.training.distillation import TEACHERS
-from mindcv_lite.training.optimizers import RATES, head_scale
+from mindcv_lite.training.optimizers import RATES
 from mindcv_lite.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ CHANGED = {
     MOMENTS: "did not correct the bias of adamw's moments",
 }
 TEACHER = "hash of the teacher's file"
-HEAD = "share of the rate for the head"
 RANKS = "ranks"  # the numbers that each rank has its own of, a row for each rank
 # What a resumed run may do in another way: where, how fast, how long, what it reports and keeps.
 # fmt: off
@@ -43,7 +42,6 @@ FREE_KEYS = {
     "ckpt_save_interval", "ckpt_save_policy", "keep_checkpoint_max", "tensorboard", "resume", "compile_cache",
     "new_head", "probe_only",
     "teacher",  # the files themselves must be the same: TEACHER
-    "head_rate",  # HEAD, where it counts
 }
 # fmt: on
 
@@ -66,7 +64,6 @@ def fixed_facts(recipe: Recipe, photos: Photos, world: World, teachers: Sequence
         "number of devices": world.size,
         "training photos": f"{len(photos)} (hash of names and classes {names_and_labels(photos)})",
         TEACHER: ", ".join(teachers) or None,
-        HEAD: head_scale(recipe),
         **({NOISE: HASH} if draws_noise else {}),
         **({MOMENTS: "corrected"} if recipe.optimizer.opt == "adamw" else {}),
     }
@@ -86,7 +83,7 @@ def names_and_labels(photos: Photos) -> str:
 def require_same_run(state: State, fixed: dict[str, Any]) -> None:
     """Raise `UserError` that names what differs between a state and what `fixed_facts` says of this run."""
     # A state may be older than a key; it then had the value that the key has by itself.
-    then = {name: key.default for name, key in KEYS.items()} | {HEAD: 1.0} | state.facts["fixed"]
+    then = {name: key.default for name, key in KEYS.items()} | state.facts["fixed"]
     differing = [
         f"{name} was {plain(then.get(name))}, is {plain(value)}"
         for name, value in fixed.items()

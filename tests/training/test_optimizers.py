@@ -18,7 +18,6 @@ from mindcv_lite.training.optimizers import (
     OPTIMIZERS,
     RateTable,
     build_optimizer,
-    layer_scale,
     parameter_groups,
     peak_rate,
 )
@@ -226,30 +225,6 @@ LAYERS = {  # of the small network: name and the number of layers above
     "features.14.weight": 1,
     "classifier.3.weight": 0,
 }
-
-
-@pytest.mark.parametrize(
-    ("keys", "scale"),
-    [
-        ({}, 1.0),
-        ({"head_rate": 0.1}, 1.0),
-        ({"head_rate": 0.1, "ckpt_path": "x.ckpt"}, 0.1),
-        ({"head_rate": 0.1, "pretrained": True}, 0.1),
-        ({"head_rate": 0.1, "ckpt_path": "x.ckpt", "new_head": "random"}, 1.0),
-    ],
-)
-def test_a_head_that_starts_from_random_numbers_has_the_whole_rate(recipe, keys, scale):
-    given = recipe(**keys)
-    assert layer_scale(13, given) == scale
-    assert layer_scale(12, given) == 1.0
-
-
-def test_the_head_alone_has_the_rate_that_is_given_for_it(recipe_of):
-    weights = [parameter(name, START) for name in LAYERS]
-    given = recipe_of("sgd", momentum=0.0, weight_decay=0.0, head_rate=0.25, ckpt_path="x.ckpt")
-    build_optimizer(weights, given, rate_table(), "CPU")(tuple(Tensor(np.ones_like(START)) for _ in weights))
-    moved = [float((START - each.asnumpy()).mean()) for each in weights]
-    np.testing.assert_allclose(moved, RATES[0] * np.array([1, 1, 1, 0.25]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("opt", sorted(set(OPTIMIZERS) - {"lamb"}))

@@ -19,7 +19,6 @@ from mindcv_lite.recipe import KEYS
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.state import (
     FREE_KEYS,
-    HEAD,
     MOMENTS,
     NOISE,
     RANKS,
@@ -155,21 +154,9 @@ def test_free_keys_may_differ_and_each_of_the_others_is_named(recipe, world):
                 require_same_run(then, now)
 
 
-def test_the_share_of_the_rate_for_the_head_stays_though_weights_and_new_heads_may_differ(recipe, world):
-    def facts(**keys):
-        given = recipe(**keys)
-        return fixed_facts(given, PHOTOS, world(given))
-
-    then = facts(head_rate=0.1, ckpt_path="a.ckpt")
-    require_same_run(state_with(then), facts(head_rate=0.1, ckpt_path="b.ckpt"))
-    for keys in ({"head_rate": 0.1}, {"head_rate": 0.1, "ckpt_path": "a.ckpt", "new_head": "random"}):
-        with pytest.raises(UserError, match=r"share of the rate for the head was 0.1, is 1.0; give the earlier values"):
-            require_same_run(state_with(then), facts(**keys))
-
-
 def test_a_state_that_is_older_than_a_key_had_its_default(recipe, world):
     fixed = fixed_facts(recipe(), PHOTOS, world(recipe()))
-    older = state_with({name: value for name, value in fixed.items() if name not in ("mixup", "re_scale", HEAD)})
+    older = state_with({name: value for name, value in fixed.items() if name not in ("mixup", "re_scale")})
     require_same_run(older, fixed)
     with pytest.raises(UserError, match=r"another run: mixup was 0\.0, is 0\.2;"):
         require_same_run(older, fixed | {"mixup": 0.2})
