@@ -8,6 +8,7 @@ time allows for all of them, on several folds, each with other photos held out. 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from mindcv_lite.recipe import Recipe
@@ -113,8 +114,11 @@ def first_trial(candidates: Sequence[Candidate]) -> Trial:
     return Trial(candidates[0], epochs_in(candidates[0], LEAST_SHARE), 0)
 
 
-def cost_of(outcome: Outcome, epochs: int) -> Cost:
-    return Cost(outcome.seconds - outcome.seconds_of_epochs, outcome.seconds_of_epochs / epochs)
+def cost_of(outcomes: Mapping[Trial, Outcome]) -> Cost:
+    """By the trials so far. The first one alone compiles all its graphs."""
+    starts = [outcome.seconds - outcome.seconds_of_epochs for outcome in outcomes.values()]
+    epochs = sum(trial.epochs for trial in outcomes)
+    return Cost(median(starts), sum(outcome.seconds_of_epochs for outcome in outcomes.values()) / epochs)
 
 
 def epochs_in(candidate: Candidate, share: float) -> int:
@@ -202,21 +206,27 @@ def search(
         if trial not in outcomes:
             outcomes[trial] = run(trial)
 
-    trial = first_trial(candidates)
-    tried(trial)
-    cost = cost_of(outcomes[trial], trial.epochs)
-    last = Rung(candidates[:1], trial.epochs / candidates[0].epochs, 1)
-    candidates, rungs = plan(candidates, cost, left(), outcomes)
-    for number in range(rungs, 0, -1):
-        rung = rung_within(candidates, cost, left() / number, outcomes)
-        if rung is None:
-            note("no time is left for another rung")
-            break
+    def climbed(rung: Rung) -> Rung:
         note(
-            f"{len(candidates)} candidates, each for {rung.share:.0%} of its epochs, on {rung.folds} "
+            f"{len(rung.candidates)} candidates, each for {rung.share:.0%} of its epochs, on {rung.folds} "
             f"fold{'s' * (rung.folds > 1)}"
         )
         for trial in rung.trials():
             tried(trial)
-        last, candidates = rung, better_half(rung, outcomes)
+        return rung
+
+    trial = first_trial(candidates)
+    tried(trial)
+    last = Rung(candidates[:1], trial.epochs / candidates[0].epochs, 1)
+    candidates, rungs = plan(candidates, cost_of(outcomes), left(), outcomes)
+    for number in range(rungs, 0, -1):
+        if rung := rung_within(candidates, cost_of(outcomes), left() / number, outcomes):
+            last = climbed(rung)
+            candidates = better_half(rung, outcomes)
+    # Trials took less time than was thought: to the last ones more may be given.
+    while len(last.candidates) > 1:
+        rung = rung_within(last.candidates, cost_of(outcomes), left(), outcomes)
+        if not rung or (rung.share, rung.folds) <= (last.share, last.folds):
+            break
+        last = climbed(rung)
     return last, outcomes

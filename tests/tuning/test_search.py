@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,18 @@ def test_the_time_is_kept_and_used_whatever_a_trial_takes():
         assert world.seconds <= 600
         used_up = len(world.trials) == len(set(world.trials)) >= 6 * FOLDS / 2
         assert used_up or world.seconds > 350, epoch
+
+
+def test_a_first_trial_that_compiles_graphs_for_long_does_not_cost_the_others_their_folds():
+    class Compiling(World):
+        def __call__(self, trial: Trial) -> Outcome:
+            outcome = super().__call__(trial)
+            return replace(outcome, seconds=outcome.seconds + (60 if len(self.trials) == 1 else 0))
+
+    world = Compiling(15, 2)
+    rung, _ = search(candidates(), 600, world)
+    assert (rung.share, rung.folds) == (1, FOLDS)
+    assert 400 < world.seconds + 60 <= 600
 
 
 def test_no_trial_is_made_twice():
