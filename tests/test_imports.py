@@ -43,9 +43,13 @@ MAY_IMPORT = {
     "commands.sort": ("errors",),
     "commands.tune": ("errors", "files", "recipe", "tuning"),
     "tuning.search": ("recipe",),
-    "tuning.trials": ("errors", "recipe", "tables", "training.results", "tuning.search"),
+    "tuning.trials": (
+        *("errors", "files", "recipe", "tables", "data.folder", "data.holdout", "data.source", "training.results"),
+        "tuning.search",
+    ),
     "tuning.findings": (
-        *("files", "packages", "tables", "recipe", "report.statistics", "training.curves", "tuning.search"),
+        *("files", "packages", "tables", "recipe", "data.source", "report.statistics", "training.curves"),
+        "tuning.search",
     ),
     "commands.summary": ("errors", "files", "recipe", "blocks", "complexity", "weights", "trained"),
     "commands.export": ("errors", "files", "packages", "recipe", "device", "export.answers", "trained"),

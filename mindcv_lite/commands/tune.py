@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_folder
-from mindcv_lite.recipe import Recipe, load_recipe, require_extras, require_paths, require_teachers
+from mindcv_lite.recipe import KEYS, Recipe, load_recipe, require_extras, require_paths, require_teachers
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
         words = ["--config", str(FINE_TUNE), *words]
     if not (ROOT / "train.py").is_file():
         raise UserError("train.py is not beside the package: run tune in a clone of the project")
-    recipe = load_recipe(words, __doc__, own)
+    recipe = with_absolute_paths(load_recipe(words, __doc__, own))
     require_startable(recipe)
     require_folder(flags.out)
 
@@ -47,19 +47,35 @@ def main(arguments: list[str]) -> None:
 
 def command_line() -> CommandLine:
     """The flags that are no keys of a recipe."""
-    parser = CommandLine(add_help=False, allow_abbrev=False)
+    usage = "%(prog)s tune --data_dir DIR --ckpt_path CKPT [--minutes N] [--out DIR] [--<key of a recipe> VALUE] ..."
+    parser = CommandLine(usage=usage, add_help=False, allow_abbrev=False)
     group = parser.add_argument_group("search")
-    group.add_argument("--minutes", type=minutes, default=10.0, help="of training, validation included; default 10")
+    group.add_argument("--minutes", type=minutes, default=10.0, help="in all; one trial is made at least; default 10")
     text = "folder for recipe.yaml, table.csv, tune.png and the trials; default tune"
-    group.add_argument("--out", type=Path, default=Path("tune"), metavar="DIR", help=text)
+    group.add_argument("--out", type=folder_name, default=Path("tune"), metavar="DIR", help=text)
     return parser
 
 
 def minutes(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
         raise ArgumentTypeError(f"expected a number of minutes, got {text!r}")
     return value
+
+
+def folder_name(text: str) -> Path:
+    if not text:
+        raise ArgumentTypeError("expected a folder, got ''")
+    return Path(text)
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe, to be used from wherever one likes."""
+    paths = {"data_dir": recipe.data.data_dir, "ckpt_path": recipe.model.ckpt_path}
+    return recipe.with_keys(**{name: str(Path(path).resolve()) for name, path in paths.items() if path})
 
 
 def require_startable(recipe: Recipe) -> None:
@@ -73,8 +89,8 @@ def require_startable(recipe: Recipe) -> None:
         )
     if not recipe.model.ckpt_path and not recipe.model.pretrained:
         raise UserError("ckpt_path is not set: --ckpt_path names the weights to start from, as of ImageNet")
-    for name, expected in (("val_share", None), ("resume", False), ("dry_run", False), ("probe_only", False)):
-        if recipe.flat()[name] != expected:
+    for name in ("val_share", "val_fold", "resume", "dry_run", "probe_only"):
+        if recipe.flat()[name] != KEYS[name].default:
             raise UserError(f"key '{name}': the search decides that itself; leave it out")
     if recipe.system.distribute:
         raise UserError("key 'distribute': a search is made on one device; leave it out")

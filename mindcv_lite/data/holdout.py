@@ -16,20 +16,28 @@ def hold_out(photos: Photos, share: float, fold: int, where: Path) -> tuple[Phot
     """The photos of `where` to train on, and those held out: the `fold`-th `share` of them, counted from 0.
 
     A photo stays on its side when others are added, removed or packed. Raises `UserError` if a class has none left to
-    train on, or none at all is held out.
+    train on.
     """
-    place = places(photos.paths)
-    held_out = (fold * share <= place) & (place < (fold + 1) * share)
+    held_out = held_out_of(photos, share, fold, where)
     train = photos.part(~held_out)
     if len(gone := np.setdiff1d(photos.labels, train.labels)):
         path = photos.paths[int(np.argmax(photos.labels == gone[0]))]
         raise UserError(
-            f"{where}: val_share {share:g} holds out all photos of a class, such as {path}, and none is left to train "
-            "on; lower it, or add photos"
+            f"{where}: a share of {share:g} holds out all photos of a class, such as {path}, and none is left to train "
+            "on; add photos, or hold out less"
         )
-    if not held_out.any():
-        raise UserError(f"{where}: val_share {share:g} holds out none of the {len(photos)} photos; raise it")
     return train, photos.part(held_out)
+
+
+def held_out_of(photos: Photos, share: float, fold: int, where: Path) -> np.ndarray:
+    """Which photos of `where` are held out, bool (photos,). Raises `UserError` if none is."""
+    place = places(photos.paths)
+    held_out = (fold * share <= place) & (place < (fold + 1) * share)
+    if not held_out.any():
+        raise UserError(
+            f"{where}: a share of {share:g} holds out none of the {len(photos)} photos; add photos, or hold out more"
+        )
+    return held_out
 
 
 def places(paths: Iterable[str]) -> np.ndarray:

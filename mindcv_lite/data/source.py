@@ -10,12 +10,14 @@ from mindcv_lite.data import folder, packed
 from mindcv_lite.data.classes import outputs_of, places_of
 from mindcv_lite.data.digits import digits_folder
 from mindcv_lite.data.folder import FEW, Photos, small_classes
-from mindcv_lite.data.holdout import hold_out
+from mindcv_lite.data.holdout import held_out_of, hold_out
 from mindcv_lite.data.standard import STANDARD, Standard
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Data, Recipe
 
 log = logging.getLogger(__name__)
+
+HELD_OUT = "%s: %d of them are held out for validation (val_share)"
 
 
 def training_photos(recipe: Recipe) -> tuple[Photos, Photos | None]:
@@ -24,7 +26,9 @@ def training_photos(recipe: Recipe) -> tuple[Photos, Photos | None]:
     kind = _kind_of(data)
     train, held_out = kind.read_split(data.data_dir, data.train_split), None
     if data.val_share:
-        train, held_out = _held_out(train, data)
+        where = Path(data.data_dir) / data.train_split
+        train, held_out = hold_out(train, data.val_share, data.val_fold, where)
+        log.info(HELD_OUT, where, len(held_out))
     if few := small_classes(train):
         line = "warning: %s: %d classes have fewer than %d photos to train on, such as '%s' with %d"
         log.warning(line, data.data_dir, len(few), FEW, *few[0])
@@ -46,10 +50,19 @@ def validation_photos(recipe: Recipe, class_names: Sequence[str] | None) -> Phot
     if class_names is None and kind.has_split(data.data_dir, data.train_split):
         presumed = kind.class_names_of(data.data_dir, data.train_split)
     split = data.train_split if data.val_share else data.val_split
-    folders = kind.class_names_of(data.data_dir, split)
-    outputs = outputs_of(folders, class_names, recipe.model.num_classes, Path(data.data_dir) / split, presumed)
+    folders, where = kind.class_names_of(data.data_dir, split), Path(data.data_dir) / split
+    outputs = outputs_of(folders, class_names, recipe.model.num_classes, where, presumed)
     photos = kind.read_split(data.data_dir, split, outputs)
-    return _held_out(photos, data)[1] if data.val_share else photos
+    if data.val_share:
+        photos = photos.part(held_out_of(photos, data.val_share, data.val_fold, where))
+        log.info(HELD_OUT, where, len(photos))
+    return photos
+
+
+def has_validation_split(recipe: Recipe) -> bool:
+    """Whether there is a split to validate on besides the training photos."""
+    data = _located(recipe.data)
+    return _kind_of(data).has_split(data.data_dir, data.val_split)
 
 
 def with_num_classes(recipe: Recipe, class_names: Sequence[str]) -> Recipe:
@@ -60,15 +73,6 @@ def with_num_classes(recipe: Recipe, class_names: Sequence[str]) -> Recipe:
     if wanted is not None and wanted > found:
         log.info("num_classes is %d: the %d classes are outputs 0 to %d", wanted, found, found - 1)
     return recipe.with_keys(num_classes=wanted or found)
-
-
-def _held_out(photos: Photos, data: Data) -> tuple[Photos, Photos]:
-    """The photos of the training split to train on, and those that are held out."""
-    assert data.val_share
-    where = Path(data.data_dir) / data.train_split
-    train, held_out = hold_out(photos, data.val_share, data.val_fold, where)
-    log.info("%s: %d of the %d photos are held out for validation (val_share)", where, len(held_out), len(photos))
-    return train, held_out
 
 
 def _located(data: Data) -> Data:

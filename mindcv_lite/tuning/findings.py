@@ -1,10 +1,12 @@
 """What a search has found: on screen, as a table and a picture, and the recipe of it."""
 
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mindcv_lite.data.source import has_validation_split
 from mindcv_lite.files import write_text
 from mindcv_lite.packages import is_installed
 from mindcv_lite.recipe import Recipe
@@ -15,6 +17,7 @@ from mindcv_lite.tuning.search import PROBE, Outcome, Rung, Tally, Trial, chosen
 
 log = logging.getLogger(__name__)
 
+NO_SPLIT = 0.2  # share of the photos that is validated on where there is no split for it
 TABLE, PICTURE, FOUND = "table.csv", "tune.png", "recipe.yaml"  # in the folder of a search
 
 
@@ -26,10 +29,6 @@ def report(recipe: Recipe, rung: Rung, outcomes: Mapping[Trial, Outcome], folder
     write_csv(folder / TABLE, [ROW_COLUMNS, *(row.cells("{:.4f}") for row in rows)])
     for line in ["", *aligned([ROW_COLUMNS, *(row.cells("{:.2%}") for row in rows)]), ""]:
         log.info(line)
-    if is_installed("matplotlib"):
-        names = [f"{row.candidate}, epochs: {row.epochs}, photos: {row.tally.photos}" for row in rows]
-        shares = [(row.tally.top1, *row.interval) for row in rows]
-        draw_intervals(names, shares, "held-out top-1, with its 95 % interval", folder / PICTURE)
     candidates = {candidate.name: candidate.keys for candidate in rung.candidates} | {PROBE: {"probe_only": True}}
     tally = results[best]
     low, high = wilson_interval(tally.top1, tally.photos)
@@ -37,11 +36,17 @@ def report(recipe: Recipe, rung: Rung, outcomes: Mapping[Trial, Outcome], folder
     if rung.share < 1:
         estimate += f" after {rung.share:.0%} of its epochs: more --minutes try all of them"
     words = f"chosen: {best}; {estimate}"
-    keys = candidates[best]
+    keys = dict(candidates[best])
+    if not has_validation_split(recipe):
+        keys["val_share"] = NO_SPLIT
     text = recipe.with_keys(**keys).text({*recipe.origin, *keys})
     write_text(folder / FOUND, f"# By `python -m mindcv_lite tune`, {words}\n{text}")
     log.info(words)
-    log.info("python train.py --config %s", folder / FOUND)
+    log.info("python train.py --config %s", shlex.quote(str(folder / FOUND)))
+    if is_installed("matplotlib"):
+        names = [f"{row.candidate}, epochs: {row.epochs}, photos: {row.tally.photos}" for row in rows]
+        shares = [(row.tally.top1, *row.interval) for row in rows]
+        draw_intervals(names, shares, "held-out top-1, with its 95 % interval", folder / PICTURE)
 
 
 @dataclass(frozen=True)

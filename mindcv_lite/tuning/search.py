@@ -115,14 +115,15 @@ def first_trial(candidates: Sequence[Candidate]) -> Trial:
 
 
 def cost_of(outcomes: Mapping[Trial, Outcome]) -> Cost:
-    """By the trials so far. The first one alone compiles all its graphs."""
-    starts = [outcome.seconds - outcome.seconds_of_epochs for outcome in outcomes.values()]
-    epochs = sum(trial.epochs for trial in outcomes)
-    return Cost(median(starts), sum(outcome.seconds_of_epochs for outcome in outcomes.values()) / epochs)
+    """By the trials so far that came to their end. The first one alone compiles all its graphs."""
+    whole = {trial: outcome for trial, outcome in outcomes.items() if outcome.seconds_of_epochs}
+    starts = [max(0.0, outcome.seconds - outcome.seconds_of_epochs) for outcome in whole.values()]
+    epochs = sum(trial.epochs for trial in whole)
+    return Cost(median(starts), sum(outcome.seconds_of_epochs for outcome in whole.values()) / epochs)
 
 
 def epochs_in(candidate: Candidate, share: float) -> int:
-    return max(1, math.floor(share * candidate.epochs + 1e-9))
+    return max(1, round(share * candidate.epochs))
 
 
 def plan(
@@ -170,14 +171,15 @@ def better_half(rung: Rung, outcomes: Mapping[Trial, Outcome]) -> list[Candidate
 
 
 def results_of(rung: Rung, outcomes: Mapping[Trial, Outcome]) -> dict[str, Tally]:
-    """Of each candidate of a rung, and of the last layer alone, where one was fitted."""
+    """Of each candidate of a rung; and of the last layer alone, where one was fitted, once the recipe it is compared
+    with has had all its epochs."""
     of = {
         candidate.name: [outcomes[trial] for trial in rung.trials() if trial.candidate == candidate]
         for candidate in rung.candidates
     }
     results = {name: tally(some) for name, some in of.items()}
     before = [outcome.right_before for outcome in of[DEFAULT] if outcome.right_before is not None]
-    if len(before) == len(of[DEFAULT]):
+    if rung.share == 1 and len(before) == len(of[DEFAULT]):
         results[PROBE] = Tally(results[DEFAULT].photos, sum(before))
     return results
 
@@ -208,7 +210,7 @@ def search(
 
     def climbed(rung: Rung) -> Rung:
         note(
-            f"{len(rung.candidates)} candidates, each for {rung.share:.0%} of its epochs, on {rung.folds} "
+            f"{len(rung.candidates)} candidates, each for about {rung.share:.0%} of its epochs, on {rung.folds} "
             f"fold{'s' * (rung.folds > 1)}"
         )
         for trial in rung.trials():

@@ -1,18 +1,28 @@
 """Trials of a search: runs of train.py in processes of their own, and what they gave, kept from start to start."""
 
 import csv
+import ctypes
+import fcntl
 import logging
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.holdout import hold_out
+from mindcv_lite.data.source import training_photos
 from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.files import write_text
 from mindcv_lite.recipe import Recipe, plain
 from mindcv_lite.tables import write_csv
 from mindcv_lite.training.results import RESULTS, EpochResult, read_results
@@ -21,17 +31,29 @@ from mindcv_lite.tuning.search import DEFAULT, FOLDS, Outcome, Trial
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]  # of a clone
-START, TRIALS = "start.yaml", "trials.csv"  # in the folder of a search
+START, TRIALS, LOCK = "start.yaml", "trials.csv", ".lock"  # in the folder of a search
+SECONDS, LOG = "seconds.txt", "log.txt"  # in that of a trial: how long it has taken in all starts, and what it said
+TO_END = 30.0  # seconds in which a trial saves its state whose search has ended
+TRIAL_COLUMNS = ["candidate", "epochs", "fold", *(field.name for field in fields(Outcome))]
+
+
+class BrokenTraining(TrainingError):
+    """A trial that could not go on by itself, as one whose loss is not finite any more."""
 
 
 class Trainer:
     """Runs trials by train.py, in `folder`, where each start finds what earlier ones have done."""
 
     def __init__(self, recipe: Recipe, words: Sequence[str], folder: Path):
-        """`words`: the command line of the recipe."""
+        """`words`: the command line of the recipe. Raises `UserError` if the photos are too few, or the folder is that
+        of something else."""
         self.words, self.folder = words, folder
+        photos, _ = training_photos(recipe.with_keys(val_while_train=False))
+        require_folds(photos, recipe)
+        require_own_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        require_same_start(recipe, folder / START)
+        self.lock = locked(folder)
+        require_same_start(facts_of(recipe, photos), folder / START)
         self.done = read_trials(folder / TRIALS)
 
     def __call__(self, trial: Trial) -> Outcome:
@@ -55,38 +77,102 @@ class Trainer:
         folder = self.folder / "trials" / name
         folder.mkdir(parents=True, exist_ok=True)
         keys = dict(trial.candidate.keys) | {
-            **{"epoch_size": trial.epochs, "val_interval": trial.epochs, "ckpt_save_interval": trial.epochs},
-            **{"val_share": 1 / FOLDS, "val_fold": trial.fold, "val_while_train": True, "keep_checkpoint_max": 1},
-            **{"ckpt_save_dir": folder, "resume": True, "compile_cache": self.folder / "graphs"},
+            "epoch_size": trial.epochs,
+            "val_share": 1 / FOLDS,
+            "val_fold": trial.fold,
+            "val_while_train": True,
+            "val_interval": trial.epochs,
+            "ckpt_save_dir": folder,
+            "ckpt_save_interval": trial.epochs,
+            "keep_checkpoint_max": 1,
+            "compile_cache": self.folder / "graphs",
+            "resume": True,
         }
         flags = [f"--{key}={plain(value)}" for key, value in keys.items()]
-        began = time.monotonic()
+        clock = Clock(folder / SECONDS)
         try:
-            run_program([sys.executable, str(ROOT / "train.py"), *self.words, *flags], folder / "log.txt")
+            with clock:
+                run_program([sys.executable, str(ROOT / "train.py"), *self.words, *flags], folder / LOG, self.lock)
         except BrokenTraining as error:  # most likely at too high a rate: a finding, unless it is the recipe's own
-            if trial.candidate.name == DEFAULT or not (folder / RESULTS).exists():
+            if trial.candidate.name == DEFAULT:
                 raise
             log.info("%s: %s", trial.candidate.name, error)
-        outcome = outcome_in(folder / RESULTS, trial.epochs, time.monotonic() - began)
+            photos = next(outcome.photos for (_, _, fold), outcome in self.done.items() if fold == trial.fold)
+            return Outcome(photos, 0, None, clock.seconds, 0.0)
+        outcome = outcome_in(folder / RESULTS, clock.seconds)
         for path in folder.glob("*.ckpt"):  # 60 MB of a network that nobody will use
             path.unlink()
         return outcome
 
 
-TRIAL_COLUMNS = ["candidate", "epochs", "fold", *(field.name for field in fields(Outcome))]
+class Clock:
+    """The seconds within its blocks, of this start and of those before it, which are in a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.seconds = float(path.read_text()) if path.exists() else 0.0
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.monotonic() - self.began
+        write_text(self.path, f"{self.seconds:.3f}\n")
 
 
-def require_same_start(recipe: Recipe, path: Path) -> None:
+def require_folds(photos: Photos, recipe: Recipe) -> None:
+    """Raise `UserError` unless the photos can be trained on whichever quarter of them is held out."""
+    where = Path(recipe.data.data_dir, recipe.data.train_split)
+    if len(photos.class_names) < 2:
+        raise UserError(f"{where}: one class, '{photos.class_names[0]}'; to tell apart there must be two or more")
+    for fold in range(FOLDS):
+        try:
+            hold_out(photos, 1 / FOLDS, fold, where)
+        except UserError as error:
+            raise UserError(f"too few photos to search on: {error}") from None
+
+
+def require_own_folder(folder: Path) -> None:
+    """Raise `UserError` if the folder has files that are of no search."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / START).exists() and not (folder / LOCK).exists():
+        raise UserError(f"{folder}: has other files in it, which a search might overwrite; give another --out")
+
+
+def locked(folder: Path) -> int:
+    """A file that is held until this process and its trials have ended. Raises `UserError` if another search holds it:
+    a trial whose search was killed may still save its state."""
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    end = time.monotonic() + TO_END
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise UserError(f"{folder}: another search is at work there; give another --out") from None
+            time.sleep(0.2)
+
+
+def facts_of(recipe: Recipe, photos: Photos) -> dict[str, Any]:
+    """What trials must have in common to be compared."""
+    names = zlib.crc32("\n".join(os.path.basename(path) for path in photos.paths).encode("utf-8", "surrogateescape"))
+    return yaml.safe_load(recipe.text()) | {"training photos": f"{len(photos)}, names {names:08x}"}
+
+
+def require_same_start(facts: Mapping[str, Any], path: Path) -> None:
     """Note what the search starts from. Raises `UserError` if another search has begun in this folder."""
     if not path.exists():
-        recipe.save(path)
+        write_text(path, yaml.safe_dump(dict(facts), sort_keys=False, allow_unicode=True))
         return
-    earlier, now = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(recipe.text())
-    if differing := [name for name in now if earlier.get(name) != now[name]]:
+    try:
+        earlier = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, yaml.YAMLError):
+        raise UserError(f"{path}: damaged; give another --out") from None
+    if differing := [name for name in facts if earlier.get(name) != facts[name]]:
         name = differing[0]
         raise UserError(
             f"{path.parent}: holds another search, whose '{name}' is {plain(earlier.get(name))}, not "
-            f"{plain(now[name])}; give another --out"
+            f"{plain(facts[name])}; give another --out"
         )
 
 
@@ -96,31 +182,32 @@ def read_trials(path: Path) -> dict[tuple[str, int, int], Outcome]:
         return {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return {
-            (row["candidate"], int(row["epochs"]), int(row["fold"])): Outcome(
-                photos=int(row["photos"]),
-                right=int(row["right"]),
-                right_before=int(row["right_before"]) if row["right_before"] else None,
-                seconds=float(row["seconds"]),
-                seconds_of_epochs=float(row["seconds_of_epochs"]),
-            )
-            for row in rows
-        }
+            return dict(map(parsed, csv.DictReader(file)))
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: damaged; remove it to make the trials anew, or give another --out") from None
 
 
-class BrokenTraining(TrainingError):
-    """A trial that could not go on by itself, as one whose loss is not finite any more."""
+def parsed(row: Mapping[str, str]) -> tuple[tuple[str, int, int], Outcome]:
+    photos, right, before = int(row["photos"]), int(row["right"]), row["right_before"]
+    if not 0 <= right <= photos or photos == 0:
+        raise ValueError
+    seconds, seconds_of_epochs = float(row["seconds"]), float(row["seconds_of_epochs"])
+    outcome = Outcome(photos, right, int(before) if before else None, seconds, seconds_of_epochs)
+    return (row["candidate"], int(row["epochs"]), int(row["fold"])), outcome
 
 
-def run_program(words: Sequence[str], output: Path) -> None:
-    """Run a program to its end, its output behind what is in the file. Raises `UserError` or `TrainingError` with its
-    own last words. If we are stopped, it is stopped first, and saves its state."""
+def run_program(words: Sequence[str], output: Path, *held: int) -> None:
+    """Run a program to its end, its output behind what is in the file. `held`: open files that it holds too.
+
+    Raises `UserError` or `TrainingError` with its own last words. If we are stopped, or killed, it is stopped as well,
+    and saves its state.
+    """
+    said_before = output.stat().st_size if output.exists() else 0
     with open(output, "a", encoding="utf-8") as file:
         # In a session of its own: a Ctrl-C reaches it once, from here.
-        program = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        program = subprocess.Popen(
+            words, stdout=file, stderr=file, start_new_session=True, preexec_fn=end_with_parent, pass_fds=held
+        )
         try:
             status = program.wait()
         except BaseException:
@@ -128,23 +215,27 @@ def run_program(words: Sequence[str], output: Path) -> None:
             program.wait()
             raise
     if status:
-        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = next((line.split("error: ", 1)[1] for line in reversed(lines) if "error: " in line), f"status {status}")
-        raise ENDS.get(status, TrainingError)(f"a trial ended: {said}; all it said is in {output}")
+        lines = output.read_bytes()[said_before:].decode(errors="replace").splitlines()
+        errors = [match[1] for line in lines if (match := re.match(r"\S+: error: (.+)", line))]
+        kinds = {1: BrokenTraining, 2: UserError} if errors else {}
+        said = errors[-1] if errors else f"exit status {status}"
+        raise kinds.get(status, TrainingError)(f"a trial ended: {said}; all it said is in {output}")
 
 
-ENDS = {1: BrokenTraining, 2: UserError}  # by exit status
+def end_with_parent() -> None:
+    """Ask the kernel to end this process by SIGTERM when the one that started it has ended, however that was."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def outcome_in(path: Path, epochs: int, seconds: float) -> Outcome:
-    """What the results of a run of so many epochs say, which took so many seconds. One that broke has none right."""
+def outcome_in(path: Path, seconds: float) -> Outcome:
+    """What the results of a run say that took so long."""
     results = read_results(path)
     first, last = results[0], results[-1]
-    right = right_in(last) if last.epoch == epochs else 0
+    assert last.val_photos, "a trial validates its last epoch"
     trained = sum(result.seconds or 0.0 for result in results)
-    scored = next(result for result in results if result.val_photos)
-    assert scored.val_photos
-    return Outcome(scored.val_photos, right, right_in(first) if first.epoch == 0 else None, seconds, trained)
+    return Outcome(last.val_photos, right_in(last), right_in(first) if first.epoch == 0 else None, seconds, trained)
 
 
 def right_in(result: EpochResult) -> int:

@@ -1,5 +1,6 @@
 """Trials of a search: what train.py is asked for, what is kept of its answer, and what comes of one that fails."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from mindcv_lite.training.results import RESULTS, EpochResult, append_result
 from mindcv_lite.tuning import trials
 from mindcv_lite.tuning.search import DEFAULT, Candidate, Outcome, Trial
 from mindcv_lite.tuning.trials import BrokenTraining, Trainer, run_program
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_photos
 
 FINE_TUNE = ROOT / "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml"
 TRIAL = Trial(Candidate("3 x lr", {"lr": 0.0009, "scale": (0.7, 1.0)}, 10), 4, 2)
@@ -26,7 +27,7 @@ def asked(monkeypatch) -> list[Recipe]:
     """The recipes of the runs that were asked for; each of them has 15 of 20 right before it begins, and 18 after."""
     asked = []
 
-    def run(words: Sequence[str], output: Path) -> None:
+    def run(words: Sequence[str], output: Path, *held: int) -> None:
         assert words[:2] == [sys.executable, str(ROOT / "train.py")]
         recipe = load_recipe(list(words[2:]), "")
         asked.append(recipe)
@@ -42,19 +43,24 @@ def asked(monkeypatch) -> list[Recipe]:
     return asked
 
 
-def words_of(*flags: object) -> list[str]:
-    return ["--config", str(FINE_TUNE), "--data_dir", "photos", "--ckpt_path", "w.ckpt", *map(str, flags)]
+def words_of(photos: Path | str, *flags: object) -> list[str]:
+    return ["--config", str(FINE_TUNE), "--data_dir", str(photos), "--ckpt_path", "w.ckpt", *map(str, flags)]
 
 
-def trainer_of(folder: Path, *flags: object) -> Trainer:
-    words = words_of(*flags)
-    return Trainer(load_recipe(words, ""), words, folder / "search")
+def trainer_of(folder: Path, *flags: object, counts: dict[str, int] | None = None) -> Trainer:
+    photos = folder / "photos"
+    if not photos.exists():
+        write_photos(photos, {"train": counts or {"a": 12, "b": 11}}, size=(8, 8))
+    words = words_of(photos, *flags)
+    trainer = Trainer(load_recipe(words, ""), words, folder / "search")
+    os.close(trainer.lock)
+    return trainer
 
 
 def test_a_trial_is_a_run_of_the_recipe_with_the_candidates_keys_on_its_fold(asked, tmp_path):
     outcome = trainer_of(tmp_path)(TRIAL)
     assert (outcome.photos, outcome.right, outcome.right_before, outcome.seconds_of_epochs) == (20, 18, 15, 8.0)
-    given, meant = asked[0], load_recipe(words_of(), "")
+    given, meant = asked[0], load_recipe(words_of(tmp_path / "photos"), "")
     differing = {name for name, value in given.flat().items() if value != meant.flat()[name]}
     of_the_trial = {"lr", "scale", "epoch_size", "val_share", "val_fold"}
     of_its_place = {"ckpt_save_dir", "resume", "compile_cache", "val_interval", "keep_checkpoint_max"}
@@ -82,8 +88,11 @@ def test_a_folder_of_another_search_is_refused(asked, tmp_path):
         trainer_of(tmp_path, "--lr", 0.5)
 
 
+ZERO = b"candidate,epochs,fold,photos,right,right_before,seconds,seconds_of_epochs\na,1,0,0,0,,1,1\n"
+
+
 @pytest.mark.parametrize(
-    "content", [b"x\n1\n", b"candidate,epochs,fold,photos,right,right_before,seconds\na,b\n", b"\xff\n1\n"]
+    "content", [b"x\n1\n", b"candidate,epochs,fold,photos,right,right_before,seconds\na,b\n", b"\xff\n1\n", ZERO]
 )
 def test_a_damaged_file_of_trials_is_named(asked, tmp_path, content):
     trainer_of(tmp_path)(TRIAL)
@@ -95,22 +104,21 @@ def test_a_damaged_file_of_trials_is_named(asked, tmp_path, content):
 def test_weights_that_need_no_new_last_layer_have_nothing_before(tmp_path):
     result = EpochResult(1, 9, 1.0, 0.9, 1.0, 1.0, 0.1, 100.0, None, 2.0, val_photos=20)
     append_result(tmp_path / RESULTS, result)
-    assert trials.outcome_in(tmp_path / RESULTS, 1, 5.0) == Outcome(20, 18, None, 5.0, 2.0)
+    assert trials.outcome_in(tmp_path / RESULTS, 5.0) == Outcome(20, 18, None, 5.0, 2.0)
 
 
 def test_a_candidate_that_breaks_has_none_right_but_the_recipe_itself_must_not_break(asked, monkeypatch, tmp_path, log):
-    def broken(words: Sequence[str], output: Path) -> None:
-        folder = Path(load_recipe(list(words[2:]), "").output.ckpt_save_dir)
-        append_result(folder / RESULTS, EpochResult(0, 0, top1=0.75, top5=1.0, val_loss=1.0, val_photos=20))
+    def broken(words: Sequence[str], output: Path, *held: int) -> None:
         raise BrokenTraining("a trial ended: the loss is not finite")
 
+    trainer, default = trainer_of(tmp_path), Candidate(DEFAULT, {}, 10)
+    trainer(Trial(default, 4, TRIAL.fold))
     monkeypatch.setattr(trials, "run_program", broken)
-    trainer = trainer_of(tmp_path)
     outcome = trainer(TRIAL)
-    assert (outcome.photos, outcome.right, outcome.right_before) == (20, 0, 15)
+    assert (outcome.photos, outcome.right, outcome.right_before, outcome.seconds_of_epochs) == (20, 0, None, 0)
     assert "3 x lr: a trial ended: the loss is not finite" in log.messages
     with pytest.raises(BrokenTraining):
-        trainer(Trial(Candidate(DEFAULT, {}, 10), 2, 0))
+        trainer(Trial(default, 2, 0))
 
 
 def python(code: str) -> list[str]:
@@ -121,14 +129,109 @@ def python(code: str) -> list[str]:
     ("code", "kind", "text"),
     [
         ("print('x.py: error: no photos'); exit(2)", UserError, "a trial ended: no photos; all it said is in "),
+        ("print('validation error: 5'); exit(2)", TrainingError, "a trial ended: exit status 2; all it said is in "),
         ("print('x.py: error: loss is nan'); exit(1)", BrokenTraining, "a trial ended: loss is nan; all"),
-        ("print('hm'); exit(3)", TrainingError, "a trial ended: status 3; all"),
-        ("import os; os.kill(os.getpid(), 9)", TrainingError, "a trial ended: status -9; all"),
+        ("print('hm'); exit(3)", TrainingError, "a trial ended: exit status 3; all"),
+        ("import os; os.kill(os.getpid(), 9)", TrainingError, "a trial ended: exit status -9; all"),
     ],
 )
 def test_a_trial_that_fails_is_told_in_its_own_words(tmp_path, code, kind, text):
-    with pytest.raises(kind, match=text):
+    (tmp_path / "log.txt").write_text("x.py: error: of an earlier start\n")
+    with pytest.raises(kind, match=text) as told:
         run_program(python(code), tmp_path / "log.txt")
+    assert type(told.value) is kind
+
+
+def test_a_trial_whose_search_is_killed_is_stopped_and_the_next_search_waits_for_it(tmp_path):
+    trial = f"""
+import signal, time, pathlib
+def save(number, frame):
+    time.sleep(1)
+    pathlib.Path({str(tmp_path / "saved")!r}).touch()
+    raise SystemExit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path({str(tmp_path / "begun")!r}).touch()
+time.sleep(60)
+"""
+    search = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from mindcv_lite.tuning.trials import locked, run_program
+folder = Path({str(tmp_path)!r})
+run_program({python(trial)!r}, folder / "log.txt", locked(folder))
+"""
+    with subprocess.Popen(python(search)) as program:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        program.kill()
+    os.close(trials.locked(tmp_path))
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_folder_in_which_another_search_is_at_work_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "TO_END", 0.1)
+    lock = trials.locked(tmp_path)
+    with pytest.raises(UserError, match="another search is at work there; give another --out"):
+        trials.locked(tmp_path)
+    os.close(lock)
+
+
+def test_a_folder_with_other_files_is_refused(asked, tmp_path):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search/recipe.yaml").write_text("mine")
+    with pytest.raises(UserError, match="search: has other files in it, which a search might overwrite; give another"):
+        trainer_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ({"a": 20}, "one class, 'a'; to tell apart there must be two or more"),
+        ({"a": 20, "b": 1}, "too few photos to search on: .* a share of 0.25 holds out all photos of a class"),
+    ],
+)
+def test_photos_that_cannot_be_searched_on_are_refused_at_once(tmp_path, counts, sentence):
+    with pytest.raises(UserError, match=sentence):
+        trainer_of(tmp_path, counts=counts)
+    assert not (tmp_path / "search").exists()
+
+
+def test_other_photos_are_another_search(asked, tmp_path):
+    trainer_of(tmp_path)
+    (tmp_path / "photos/train/a/3.jpg").rename(tmp_path / "photos/train/a/new.jpg")
+    with pytest.raises(UserError, match="holds another search, whose 'training photos' is 23, names "):
+        trainer_of(tmp_path)
+
+
+def test_the_time_of_a_trial_is_that_of_all_its_starts(asked, tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(trials.time, "monotonic", lambda: now)
+    run = trials.run_program
+
+    def stopped(words: Sequence[str], output: Path, *held: int) -> None:
+        nonlocal now
+        now += 30
+        raise KeyboardInterrupt
+
+    def goes_on(words: Sequence[str], output: Path, *held: int) -> None:
+        nonlocal now
+        now += 12
+        run(words, output)
+
+    trainer = trainer_of(tmp_path)
+    monkeypatch.setattr(trials, "run_program", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(TRIAL)
+    monkeypatch.setattr(trials, "run_program", goes_on)
+    assert trainer_of(tmp_path)(TRIAL).seconds == 42
+
+
+@pytest.mark.parametrize("content", ["5", "", ": : [", "\ud800"])
+def test_a_damaged_start_is_named(asked, tmp_path, content):
+    trainer_of(tmp_path)
+    (tmp_path / "search/start.yaml").write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UserError, match=r"start.yaml: damaged; give another --out"):
+        trainer_of(tmp_path)
 
 
 def test_a_search_that_is_stopped_stops_its_trial_and_waits_for_its_state(tmp_path):
