@@ -85,10 +85,10 @@ def require_startable(recipe: Recipe) -> None:
     require_extras(recipe)
     if not recipe.data.has_photos:
         raise UserError(
-            f"data_dir is not set: --data_dir names the folder that holds {recipe.data.train_split}/<class>/"
+            f"command line: --data_dir is missing: the folder that holds {recipe.data.train_split}/<class>/*.jpg"
         )
     if not recipe.model.ckpt_path and not recipe.model.pretrained:
-        raise UserError("ckpt_path is not set: --ckpt_path names the weights to start from, as of ImageNet")
+        raise UserError("command line: --ckpt_path is missing: the weights to start from, such as ImageNet's")
     for name in ("val_share", "val_fold", "resume", "dry_run", "probe_only"):
         if recipe.flat()[name] != KEYS[name].default:
             raise UserError(f"key '{name}': the search decides that itself; leave it out")
