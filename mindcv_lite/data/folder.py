@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +25,9 @@ CANNOT_BE_DECODED = (
 FEW = 5  # photos of a class; with fewer than these it will hardly be learned
 
 
+AnyPhotos = TypeVar("AnyPhotos", bound="Photos")
+
+
 @dataclass(frozen=True)
 class Photos:
     """Paths, labels (int32, one for each path: the output of the network that is right) and the class folders."""
@@ -36,7 +39,7 @@ class Photos:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def part(self, chosen: np.ndarray) -> Self:
+    def part(self: AnyPhotos, chosen: np.ndarray) -> AnyPhotos:
         """Those of the photos that are `chosen`, bool (photos,)."""
         paths = Paths(path for path, is_chosen in zip(self.paths, chosen.tolist(), strict=True) if is_chosen)
         return replace(self, paths=paths, labels=self.labels[chosen])

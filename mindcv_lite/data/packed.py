@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class PackedPhotos(Photos):
     rows: np.ndarray
     numbers: np.ndarray
 
-    def part(self, chosen: np.ndarray) -> Self:
+    def part(self, chosen: np.ndarray) -> "PackedPhotos":
         return replace(super().part(chosen), rows=self.rows[chosen], numbers=self.numbers[chosen])
 
     def fault(self, index: int) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -27,7 +26,7 @@ class HeldPhotos(Photos):
 
     contents: np.ndarray
 
-    def part(self, chosen: np.ndarray) -> Self:
+    def part(self, chosen: np.ndarray) -> "HeldPhotos":
         return replace(super().part(chosen), contents=self.contents[chosen])
 
     def content(self, index: int) -> np.ndarray:
