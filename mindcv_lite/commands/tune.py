@@ -16,8 +16,8 @@ from mindcv_lite.recipe import KEYS, Recipe, load_recipe, require_extras, requir
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]  # of a clone
-FINE_TUNE = ROOT / "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml"
+CLONE = Path(__file__).parents[2]  # where the package is not installed alone
+TRAIN, FINE_TUNE = CLONE / "train.py", CLONE / "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml"
 
 
 def main(arguments: list[str]) -> None:
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     flags, words = own.parse_known_args(arguments)
     if not any(word in ("-c", "--config") or word.startswith("--config=") for word in words):
         words = ["--config", str(FINE_TUNE), *words]
-    if not (ROOT / "train.py").is_file():
+    if not TRAIN.is_file():
         raise UserError("train.py is not beside the package: run tune in a clone of the project")
     recipe = with_absolute_paths(load_recipe(words, __doc__, own))
     require_startable(recipe)
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     from mindcv_lite.tuning.search import FOLDS, candidates_for, search
     from mindcv_lite.tuning.trials import Trainer
 
-    trainer = Trainer(recipe, words, flags.out)
+    trainer = Trainer(recipe, [str(TRAIN), *words], flags.out)
     candidates = candidates_for(recipe)
     log.info(
         "%d candidates, %g minutes, 1/%d of the training photos held out; all goes to %s",

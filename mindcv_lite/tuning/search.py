@@ -96,15 +96,16 @@ class Tally:
 
 def candidates_for(recipe: Recipe) -> list[Candidate]:
     """What is tried, the most promising first."""
-    lr, epochs = recipe.optimizer.lr, recipe.schedule.epoch_size
-    gentle = {"scale": (0.7, 1.0), "color_jitter": 0.1}
+    lr, min_lr, epochs = recipe.optimizer.lr, recipe.schedule.min_lr, recipe.schedule.epoch_size
+    higher, lower = ({"lr": factor * lr, "min_lr": factor * min_lr} for factor in (3, 1 / 3))
+    longer = {"epoch_size": 3 * epochs}
     ways: list[tuple[str, dict[str, Any]]] = [
         (DEFAULT, {}),
-        ("3 x lr", {"lr": 3 * lr}),
-        ("lr / 3", {"lr": lr / 3}),
-        ("3 x epochs", {"epoch_size": 3 * epochs}),
-        ("gentle augmentation", gentle),
-        ("3 x epochs, 3 x lr", {"epoch_size": 3 * epochs, "lr": 3 * lr}),
+        ("3 x lr", higher),
+        ("lr / 3", lower),
+        ("3 x epochs", longer),
+        ("gentle augmentation", {"scale": (0.7, 1.0), "color_jitter": 0.1}),
+        ("3 x epochs, 3 x lr", longer | higher),
     ]
     return [Candidate(name, keys, keys.get("epoch_size", epochs)) for name, keys in ways]
 
@@ -162,12 +163,12 @@ def tally(outcomes: Sequence[Outcome]) -> Tally:
 
 
 def better_half(rung: Rung, outcomes: Mapping[Trial, Outcome]) -> list[Candidate]:
-    """Half of the candidates, the best first; the recipe as it is stays among them."""
+    """The recipe as it is, and the best of the others: half of the candidates, but never less than two."""
     results = results_of(rung, outcomes)
-    best = sorted(rung.candidates, key=lambda candidate: -results[candidate.name].top1)  # among equals, the order stays
-    half = best[: math.ceil(len(best) / 2)]
-    default = rung.candidates[[each.name for each in rung.candidates].index(DEFAULT)]
-    return half if default in half else [default, *half[:-1]] if len(half) > 1 else [default, *half]
+    default, *others = sorted(  # among equals, the order stays
+        rung.candidates, key=lambda candidate: (candidate.name != DEFAULT, -results[candidate.name].top1)
+    )
+    return [default, *others[: max(1, math.ceil(len(rung.candidates) / 2) - 1)]]
 
 
 def results_of(rung: Rung, outcomes: Mapping[Trial, Outcome]) -> dict[str, Tally]:

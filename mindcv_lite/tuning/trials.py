@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ from mindcv_lite.tuning.search import DEFAULT, FOLDS, Outcome, Trial
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]  # of a clone
 START, TRIALS, LOCK = "start.yaml", "trials.csv", ".lock"  # in the folder of a search
 SECONDS, LOG = "seconds.txt", "log.txt"  # in that of a trial: how long it has taken in all starts, and what it said
 TO_END = 30.0  # seconds in which a trial saves its state whose search has ended
@@ -45,9 +45,9 @@ class Trainer:
     """Runs trials by train.py, in `folder`, where each start finds what earlier ones have done."""
 
     def __init__(self, recipe: Recipe, words: Sequence[str], folder: Path):
-        """`words`: the command line of the recipe. Raises `UserError` if the photos are too few, or the folder is that
-        of something else."""
-        self.words, self.folder = words, folder
+        """`words`: train.py and its command line, of which the recipe is. Raises `UserError` if the photos are too few,
+        or the folder is that of something else."""
+        self.recipe, self.words, self.folder = recipe, words, folder
         photos, _ = training_photos(recipe.with_keys(val_while_train=False))
         require_folds(photos, recipe)
         require_own_folder(folder)
@@ -88,11 +88,13 @@ class Trainer:
             "compile_cache": self.folder / "graphs",
             "resume": True,
         }
+        if base := self.recipe.optimizer.base_updates:  # so that a part of its epochs has the rate that all would have
+            keys["base_updates"] = max(1, round(base * trial.epochs / trial.candidate.epochs))
         flags = [f"--{key}={plain(value)}" for key, value in keys.items()]
         clock = Clock(folder / SECONDS)
         try:
             with clock:
-                run_program([sys.executable, str(ROOT / "train.py"), *self.words, *flags], folder / LOG, self.lock)
+                run_program([sys.executable, *self.words, *flags], folder / LOG, self.lock)
         except BrokenTraining as error:  # most likely at too high a rate: a finding, unless it is the recipe's own
             if trial.candidate.name == DEFAULT:
                 raise
@@ -110,7 +112,9 @@ class Clock:
 
     def __init__(self, path: Path):
         self.path = path
-        self.seconds = float(path.read_text()) if path.exists() else 0.0
+        self.seconds = 0.0
+        with suppress(FileNotFoundError, ValueError):  # a number that was lost costs the search some of its time
+            self.seconds = float(path.read_text(encoding="utf-8"))
 
     def __enter__(self) -> None:
         self.began = time.monotonic()
@@ -140,7 +144,7 @@ def require_own_folder(folder: Path) -> None:
 
 def locked(folder: Path) -> int:
     """A file that is held until this process and its trials have ended. Raises `UserError` if another search holds it:
-    a trial whose search was killed may still save its state."""
+    a trial whose search was killed may still save its state. Where the file system knows no locks there is none."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
     end = time.monotonic() + TO_END
     while True:
@@ -151,6 +155,8 @@ def locked(folder: Path) -> int:
             if time.monotonic() > end:
                 raise UserError(f"{folder}: another search is at work there; give another --out") from None
             time.sleep(0.2)
+        except OSError:
+            return lock
 
 
 def facts_of(recipe: Recipe, photos: Photos) -> dict[str, Any]:

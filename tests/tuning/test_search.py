@@ -174,10 +174,11 @@ def test_weights_that_need_no_new_last_layer_are_not_compared_with_one():
 
 
 def test_the_candidates_change_only_what_they_are_named_for(recipe):
-    given = recipe(lr=0.3, epoch_size=10)
+    given = recipe(lr=0.3, min_lr=0.2, epoch_size=10)
     by_name = {candidate.name: candidate for candidate in candidates_for(given)}
     assert by_name[DEFAULT].keys == {}
-    assert by_name["3 x lr"].keys["lr"] == pytest.approx(0.9)
+    assert by_name["3 x lr"].keys == pytest.approx({"lr": 0.9, "min_lr": 0.6})
+    assert by_name["lr / 3"].keys == pytest.approx({"lr": 0.1, "min_lr": 0.2 / 3})  # never above lr
     assert by_name["3 x epochs"].epochs == by_name["3 x epochs"].keys["epoch_size"] == 30
     assert len(by_name) == len(candidates_for(given))
     for candidate in by_name.values():

@@ -1,11 +1,12 @@
 """Trials of a search: what train.py is asked for, what is kept of its answer, and what comes of one that fails."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def asked(monkeypatch) -> list[Recipe]:
     asked = []
 
     def run(words: Sequence[str], output: Path, *held: int) -> None:
-        assert words[:2] == [sys.executable, str(ROOT / "train.py")]
+        assert words[:2] == [sys.executable, "train.py"]
         recipe = load_recipe(list(words[2:]), "")
         asked.append(recipe)
         folder = Path(recipe.output.ckpt_save_dir)
@@ -52,7 +53,7 @@ def trainer_of(folder: Path, *flags: object, counts: dict[str, int] | None = Non
     if not photos.exists():
         write_photos(photos, {"train": counts or {"a": 12, "b": 11}}, size=(8, 8))
     words = words_of(photos, *flags)
-    trainer = Trainer(load_recipe(words, ""), words, folder / "search")
+    trainer = Trainer(load_recipe(words, ""), ["train.py", *words], folder / "search")
     os.close(trainer.lock)
     return trainer
 
@@ -62,11 +63,12 @@ def test_a_trial_is_a_run_of_the_recipe_with_the_candidates_keys_on_its_fold(ask
     assert (outcome.photos, outcome.right, outcome.right_before, outcome.seconds_of_epochs) == (20, 18, 15, 8.0)
     given, meant = asked[0], load_recipe(words_of(tmp_path / "photos"), "")
     differing = {name for name, value in given.flat().items() if value != meant.flat()[name]}
-    of_the_trial = {"lr", "scale", "epoch_size", "val_share", "val_fold"}
+    of_the_trial = {"lr", "scale", "epoch_size", "base_updates", "val_share", "val_fold"}
     of_its_place = {"ckpt_save_dir", "resume", "compile_cache", "val_interval", "keep_checkpoint_max"}
     assert differing == of_the_trial | of_its_place | {"ckpt_save_interval"}
     assert (given.optimizer.lr, given.augmentation.scale, given.schedule.epoch_size) == (0.0009, (0.7, 1.0), 4)
     assert (given.data.val_share, given.data.val_fold) == (0.25, 2)
+    assert given.optimizer.base_updates == 12  # of 30, as the trial has 4 of 10 epochs
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
@@ -142,32 +144,6 @@ def test_a_trial_that_fails_is_told_in_its_own_words(tmp_path, code, kind, text)
     assert type(told.value) is kind
 
 
-def test_a_trial_whose_search_is_killed_is_stopped_and_the_next_search_waits_for_it(tmp_path):
-    trial = f"""
-import signal, time, pathlib
-def save(number, frame):
-    time.sleep(1)
-    pathlib.Path({str(tmp_path / "saved")!r}).touch()
-    raise SystemExit(143)
-signal.signal(signal.SIGTERM, save)
-pathlib.Path({str(tmp_path / "begun")!r}).touch()
-time.sleep(60)
-"""
-    search = f"""
-import sys; sys.path.insert(0, {str(ROOT)!r})
-from pathlib import Path
-from mindcv_lite.tuning.trials import locked, run_program
-folder = Path({str(tmp_path)!r})
-run_program({python(trial)!r}, folder / "log.txt", locked(folder))
-"""
-    with subprocess.Popen(python(search)) as program:
-        while not (tmp_path / "begun").exists():
-            time.sleep(0.02)
-        program.kill()
-    os.close(trials.locked(tmp_path))
-    assert (tmp_path / "saved").exists()
-
-
 def test_a_folder_in_which_another_search_is_at_work_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "TO_END", 0.1)
     lock = trials.locked(tmp_path)
@@ -234,11 +210,13 @@ def test_a_damaged_start_is_named(asked, tmp_path, content):
         trainer_of(tmp_path)
 
 
-def test_a_search_that_is_stopped_stops_its_trial_and_waits_for_its_state(tmp_path):
+@pytest.fixture
+def searching(tmp_path) -> Iterator[subprocess.Popen[str]]:
+    """A search in which a trial is at work that takes a second to save its state."""
     trial = f"""
 import signal, time, pathlib
 def save(number, frame):
-    time.sleep(0.5)
+    time.sleep(1)
     pathlib.Path({str(tmp_path / "saved")!r}).touch()
     raise SystemExit(143)
 signal.signal(signal.SIGTERM, save)
@@ -249,17 +227,34 @@ time.sleep(60)
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from mindcv_lite.errors import run_script
-from mindcv_lite.tuning.trials import run_program
-run_script(lambda: run_program({python(trial)!r}, Path({str(tmp_path / "log.txt")!r})))
+from mindcv_lite.tuning.trials import locked, run_program
+folder = Path({str(tmp_path)!r})
+run_script(lambda: run_program({python(trial)!r}, folder / "log.txt", locked(folder)))
 """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with subprocess.Popen(python(search), stderr=subprocess.PIPE, text=True) as program:
-            while not (tmp_path / "begun").exists():
-                time.sleep(0.02)
-            program.send_signal(number)
-            _, said = program.communicate(timeout=20)
-        assert program.returncode == 128 + number
-        assert said.strip().endswith("interrupted")
-        assert (tmp_path / "saved").exists()
-        for name in ("saved", "begun"):
-            (tmp_path / name).unlink()
+    with subprocess.Popen(python(search), stderr=subprocess.PIPE, text=True) as program:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        yield program
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_search_that_is_stopped_stops_its_trial_and_waits_for_its_state(searching, tmp_path, number):
+    searching.send_signal(number)
+    _, said = searching.communicate(timeout=20)
+    assert searching.returncode == 128 + number
+    assert said.strip().endswith("interrupted")
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_trial_whose_search_is_killed_is_stopped_and_the_next_search_waits_for_it(searching, tmp_path):
+    searching.kill()
+    os.close(trials.locked(tmp_path))
+    assert (tmp_path / "saved").exists()
+
+
+def test_where_files_cannot_be_locked_a_search_goes_on_without(tmp_path, monkeypatch):
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(trials.fcntl, "flock", flock)
+    os.close(trials.locked(tmp_path))
