@@ -71,7 +71,8 @@ def train(recipe: Recipe) -> "Record | None":
     if recipe.system.dry_run:
         describe_in_full(recipe, peak)
         return None
-    world = device.keep_graphs(world, recipe, steps=batches.steps, rates=table.length, teachers=hashes_of(teachers))
+    graphs_differ_by = {"steps": batches.steps, "rates": table.length, "teachers": hashes_of(teachers)}
+    world = device.keep_graphs(world, recipe, **graphs_differ_by, begins_with_score=probes)  # which decides their order
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
     published = evaluation_network(recipe.model, world)
