@@ -34,7 +34,7 @@ def report(recipe: Recipe, rung: Rung, outcomes: Mapping[Trial, Outcome], folder
     low, high = wilson_interval(tally.top1, tally.photos)
     estimate = f"held-out top-1 {tally.top1:.2%} (95 % interval {low:.2%} to {high:.2%}, {tally.photos} photos)"
     if rung.share < 1:
-        estimate += f" after {rung.share:.0%} of its epochs: more --minutes try all of them"
+        estimate += f" after about {rung.share:.0%} of its epochs: more --minutes try all of them"
     words = f"chosen: {best}; {estimate}"
     keys = dict(candidates[best])
     if not has_validation_split(recipe):

@@ -65,7 +65,7 @@ def test_what_was_found_is_said_and_stands_in_the_table_and_the_picture(start, t
 def test_an_estimate_after_a_part_of_the_epochs_says_so(start, tmp_path, log):
     rung = Rung([DEFAULT_CANDIDATE, OTHER], 0.4, 1)
     report(start, rung, outcomes_of(rung, default=40, other=41, before=30), tmp_path)
-    assert log.messages[-2].endswith("50 photos) after 40% of its epochs: more --minutes try all of them")
+    assert log.messages[-2].endswith("50 photos) after about 40% of its epochs: more --minutes try all of them")
 
 
 def test_without_a_split_to_validate_on_the_recipe_holds_out_photos(photo_folder, tmp_path, log):
