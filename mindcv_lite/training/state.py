@@ -37,10 +37,9 @@ RANKS = "ranks"  # the numbers that each rank has its own of, a row for each ran
 # fmt: off
 FREE_KEYS = {
     "mode", "device_target", "distribute", "jit_level", "dataset_sink_mode", "num_parallel_workers", "dry_run",
-    "cpu_kernels", "show_batch", "on_corrupt", "data_dir", "val_split", "val_share", "val_fold", "ckpt_path",
-    "pretrained", "epoch_size", "val_amp_level", "log_interval", "val_while_train", "val_interval", "ckpt_save_dir",
-    "ckpt_save_interval", "ckpt_save_policy", "keep_checkpoint_max", "tensorboard", "resume", "compile_cache",
-    "new_head", "probe_only",
+    "cpu_kernels", "show_batch", "on_corrupt", "data_dir", "val_split", "ckpt_path", "pretrained", "epoch_size",
+    "val_amp_level", "log_interval", "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval",
+    "ckpt_save_policy", "keep_checkpoint_max", "tensorboard", "resume", "compile_cache", "new_head", "probe_only",
     "teacher",  # the files themselves must be the same: TEACHER
 }
 # fmt: on
