@@ -22,21 +22,21 @@ def train(recipe: Recipe) -> "Record | None":
     """The record of the run, with its step, scores and files; None if the recipe asks for a dry run."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite import device
+    from mindcv_lite.checkpoints.weights import load_weights, settled_by_card, starting_weights
+    from mindcv_lite.data.datasets.open import training_photos, with_num_classes
     from mindcv_lite.data.pipeline import TrainingBatches
-    from mindcv_lite.data.source import training_photos, with_num_classes
-    from mindcv_lite.evaluation import EvaluationStep, evaluate
-    from mindcv_lite.network import evaluation_network, training_network
-    from mindcv_lite.training.contact_sheet import draw_first_batch
+    from mindcv_lite.evaluation.score import EvaluationStep, evaluate
+    from mindcv_lite.models.build import evaluation_network, training_network
+    from mindcv_lite.runs.batch_sheet import draw_first_batch
     from mindcv_lite.training.distillation import hashes_of, read_teachers
     from mindcv_lite.training.loop import Record, Watch, fit
     from mindcv_lite.training.optimizers import RateTable, build_optimizer, peak_rate
+    from mindcv_lite.training.plan import describe, describe_in_full
     from mindcv_lite.training.probe import fit_last_layer
-    from mindcv_lite.training.report import describe, describe_in_full
+    from mindcv_lite.training.resume import find_common_state
     from mindcv_lite.training.schedules import learning_rate
-    from mindcv_lite.training.state import find_common_state
     from mindcv_lite.training.stop import StopRequest
     from mindcv_lite.training.train_step import TrainStep
-    from mindcv_lite.weights import load_weights, settled_by_card, starting_weights
 
     device.require_launcher(recipe.system.distribute)
     world = device.start(recipe)

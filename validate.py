@@ -11,7 +11,7 @@ from mindcv_lite.files import require_folder
 from mindcv_lite.recipe import Recipe, load_recipe, require_paths
 
 if TYPE_CHECKING:
-    from mindcv_lite.evaluation import Score
+    from mindcv_lite.evaluation.score import Score
 
 log = logging.getLogger("mindcv_lite")
 
@@ -32,12 +32,18 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     """The score of the recipe's checkpoint. `report`: a folder for more about it."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite import device
-    from mindcv_lite.data.source import validation_photos
-    from mindcv_lite.evaluation import EvaluationStep, evaluate
-    from mindcv_lite.network import evaluation_network
-    from mindcv_lite.report.statistics import wilson_interval
-    from mindcv_lite.report.writing import require_place_in, validation_of, write_report
-    from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_image_size_of, with_outputs_of
+    from mindcv_lite.checkpoints.weights import (
+        load_weights,
+        read_weights,
+        settled_by_card,
+        with_image_size_of,
+        with_outputs_of,
+    )
+    from mindcv_lite.data.datasets.open import validation_photos
+    from mindcv_lite.evaluation.report.statistics import wilson_interval
+    from mindcv_lite.evaluation.report.writing import require_place_in, validation_of, write_report
+    from mindcv_lite.evaluation.score import EvaluationStep, evaluate
+    from mindcv_lite.models.build import evaluation_network
 
     if report is not None:
         require_place_in(report)

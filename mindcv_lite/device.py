@@ -24,7 +24,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from tqdm import tqdm
 
 from mindcv_lite.compile_cache import KeptGraphs, key_of
-from mindcv_lite.cpu.operators import compiled_operators
+from mindcv_lite.cpu_kernels.library import compiled_operators
 from mindcv_lite.errors import TrainingError, UserError, first_line
 from mindcv_lite.recipe import Recipe
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.cpu.operators import compiled_operators
+from mindcv_lite.cpu_kernels.library import compiled_operators
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe import Recipe, load_recipe
 

@@ -61,7 +61,7 @@ def test_versions_places_and_variables_make_another_key_but_not_the_port_of_the_
 
 
 def test_another_line_of_code_makes_another_key(recipe, tmp_path, monkeypatch):
-    assert {ROOT / "mindcv_lite/mobilenetv3.py", ROOT / "mindcv_lite/training/train_step.py"} <= {*code_files()}
+    assert {ROOT / "mindcv_lite/models/mobilenetv3.py", ROOT / "mindcv_lite/training/train_step.py"} <= {*code_files()}
     script = tmp_path / "train.py"
     monkeypatch.setattr(sys, "argv", [str(script)])
     keys = set()

@@ -12,193 +12,83 @@ from tests.conftest import ROOT
 
 PACKAGE = "mindcv_lite"
 
-# What a module of the package may import from the package, itself apart. A folder stands for its modules, as far as
-# they have no row of their own. A new module needs a row, or a place in a folder.
+# What a folder or a module at the top of the package may import from the others. Inside a folder modules import each
+# other freely, but never in a circle.
 MAY_IMPORT = {
     "errors": (),
     "cache": (),
-    "files": ("errors",),
-    "tables": ("files",),
-    "packages": ("errors",),
     "processes": (),
-    "__main__": ("errors", "packages"),  # it finds a command by its name
-    "benchmark.rounds": ("data.waiting",),
-    "benchmark.report": ("recipe", "device", "tables", "benchmark.rounds"),
-    "benchmark.mindcv": ("errors", "recipe", "benchmark.rounds"),
-    "benchmark.subjects": (
-        *("errors", "recipe", "device", "data", "network", "weights", "evaluation", "benchmark.rounds"),
-        *("benchmark.mindcv", "training.distillation", "training.optimizers", "training.train_step"),
-    ),
-    "benchmark.first_steps": (
-        *("processes", "recipe", "device", "network", "evaluation", "benchmark.rounds", "benchmark.subjects"),
-    ),
-    "commands.average": (
-        *("errors", "files", "recipe", "device", "network", "checkpoint", "trained", "averaging", "evaluation"),
-        "data.source",
-    ),
-    "commands.benchmark": ("errors", "files", "packages", "recipe", "device", "benchmark"),
-    "commands.check": ("errors", "recipe", "data.findings", "data.inspection"),
-    "commands.convert": ("errors", "storage", "weights", "checkpoint", "origins", "torch_files"),
-    "commands.pack": ("errors", "recipe", "data.packing"),
-    "commands.sort": ("errors",),
-    "commands.tune": ("errors", "files", "recipe", "tuning"),
-    "tuning.search": ("recipe",),
-    "tuning.trials": (
-        *("errors", "files", "recipe", "tables", "data.folder", "data.holdout", "data.source", "training.results"),
-        "tuning.search",
-    ),
-    "tuning.findings": (
-        *("files", "packages", "tables", "recipe", "data.source", "report.statistics", "training.curves"),
-        "tuning.search",
-    ),
-    "commands.summary": ("errors", "files", "recipe", "blocks", "complexity", "weights", "trained"),
-    "commands.export": ("errors", "files", "packages", "recipe", "device", "export.answers", "trained"),
-    "commands.doctor": ("errors", "files", "doctor"),
-    "doctor.findings": (),
-    "doctor.programs": ("doctor.findings",),
-    "doctor.examination": ("errors", "files", "device", "doctor.findings", "doctor.programs"),
-    "doctor.photos": (),
-    "doctor.recipes": ("recipe", "device"),
-    "doctor.scripts": (
-        *("recipe", "evaluation", "training.loop", "training.results", "doctor.findings", "doctor.programs"),
-    ),
-    "doctor.arithmetic": (
-        *("errors", "noise", "device", "network", "evaluation"),
-        *("doctor.findings", "doctor.primitives", "doctor.programs", "doctor.examination", "doctor.recipes"),
-    ),
-    "doctor.order": ("recipe", "device", "data", "doctor.findings", "doctor.examination"),
-    "doctor.ranks": ("device", "doctor.findings", "doctor.examination"),
-    "doctor.trainings": (
-        *("errors", "device", "checkpoint", "training.results"),
-        *("doctor.findings", "doctor.examination", "doctor.recipes", "doctor.scripts"),
-    ),
-    "doctor.starts": (
-        *("recipe", "device", "training.results"),
-        *("doctor.findings", "doctor.programs", "doctor.examination", "doctor.recipes", "doctor.scripts"),
-        "doctor.trainings",
-    ),
-    "doctor.speed": (
-        *("tables", "data", "benchmark", "training.loop"),
-        *("doctor.findings", "doctor.examination", "doctor.photos", "doctor.recipes", "doctor.scripts"),
-    ),
-    "doctor.checks": ("device", "data", "doctor"),
-    "doctor.primitives": (),
-    "doctor.environment": ("cache", "packages", "doctor.findings"),
-    "folding": (),
-    "export.graph": ("recipe", "folding", "blocks", "network"),
-    "export.onnx_files": ("export.graph",),
-    "export.mindir_files": ("errors",),
-    "export.answers": ("errors", "files", "data.normalize", "weights", "trained", "export"),
-    "commands.predict": (
-        *("errors", "files", "tables", "recipe", "device", "trained", "classification", "data.folder"),
-    ),
-    "commands.report": (
-        *("errors", "files", "packages", "tables", "recipe", "blocks", "complexity"),
-        *("training.curves", "training.results", "report.statistics", "report.paired"),
-    ),
+    "losses": (),
+    "stateless_random": (),
     "auto_augment": (),
+    "files": ("errors",),
+    "packages": ("errors",),
+    "text_tables": ("files",),
+    "__main__": ("errors", "packages"),  # it finds a command by its name
     "recipe": ("errors", "files", "packages", "auto_augment"),
-    "noise": (),
-    "dropout": ("noise",),
-    "blocks": (),
-    "complexity": ("blocks", "tables"),
+    "cpu_kernels": ("cache",),
     "compile_cache": ("errors", "files", "recipe"),
-    "mobilenetv3": ("blocks", "dropout"),
-    "cpu.operators": ("cache",),
-    "cpu.depthwise": (),
-    "cpu.norm": (),
-    "cpu.pooling": (),
-    "device": ("errors", "recipe", "compile_cache", "cpu.operators"),
-    "network": ("errors", "recipe", "device", "blocks", "mobilenetv3", "cpu.depthwise", "cpu.norm", "cpu.pooling"),
-    "published": ("cache", "errors"),
-    "storage": ("errors", "files"),
-    "weights": ("errors", "recipe", "device", "published", "storage"),
-    "checkpoint": ("errors", "recipe", "storage", "weights"),
-    "origins": ("errors", "recipe", "blocks", "mobilenetv3", "weights"),
-    "trained": ("recipe", "device", "network", "origins", "weights", "data.classes"),
-    "torch_files": ("errors",),
-    "data": ("errors", "files", "processes", "cache", "auto_augment", "recipe", "noise", "device", "data"),
-    "data.encoded": ("data.jpeg",),
-    "data.jpeg": (),
-    "data.normalize": (),
-    "data.paths": (),
-    "data.waiting": (),
-    "data.sharding": (),
-    "training.loop": (*("errors", "recipe", "device", "data", "weights", "checkpoint", "evaluation", "training"),),
-    "training.state": (
-        *("errors", "recipe", "noise", "device", "data", "network", "checkpoint"),
-        *("training.distillation", "training.optimizers", "training.train_step"),
+    "device": ("errors", "recipe", "compile_cache", "cpu_kernels"),
+    "models": ("errors", "recipe", "device", "cpu_kernels", "stateless_random", "text_tables"),
+    "data": (
+        *("errors", "files", "processes", "cache", "losses", "stateless_random", "auto_augment", "recipe", "device"),
     ),
-    "training.stop": ("errors", "device"),
-    "training.report": (
-        *("packages", "recipe", "blocks", "complexity", "device", "data", "network"),
-        *("training.curves", "training.optimizers", "training.schedules", "training.train_step"),
+    "checkpoints": ("errors", "files", "cache", "recipe", "device", "models", "data"),
+    "evaluation": ("errors", "files", "text_tables", "losses", "recipe", "device", "models", "data", "checkpoints"),
+    "runs": ("errors", "files", "packages", "text_tables", "recipe", "data", "checkpoints"),
+    "export": ("errors", "files", "recipe", "models", "data", "checkpoints"),
+    "training": (
+        *("errors", "packages", "losses", "stateless_random", "recipe", "device", "models", "data", "checkpoints"),
+        *("evaluation", "runs"),
     ),
-    "training.contact_sheet": ("files", "recipe", "data", "training.preparation"),
-    "training.results": ("errors", "files"),
-    "training.curves": ("errors", "files", "packages", "tables", "training.results"),
-    "training.tensorboard": ("training.results",),
-    "training.probe": ("errors", "recipe", "device", "data", "network", "weights", "evaluation"),
-    "training.publish": ("device", "network", "training.average"),
-    "training.train_step": (
-        *("recipe", "device", "data"),
-        *("training.losses", "training.average", "training.distillation", "training.preparation"),
+    "tuning": ("errors", "files", "packages", "text_tables", "recipe", "data", "evaluation", "runs"),
+    "benchmark": (
+        *("errors", "processes", "text_tables", "recipe", "device", "models", "data", "checkpoints", "evaluation"),
+        "training",
     ),
-    "training.distillation": ("errors", "recipe", "device", "data.classes", "network", "trained", "weights"),
-    "training.preparation": ("recipe", "data", "training.losses"),
-    "training.average": (),
-    "training.losses": (),
-    "training.schedules": ("recipe",),
-    "training.optimizers": ("errors", "recipe", "network"),
-    "predictions": (),
-    "evaluation": ("errors", "recipe", "device", "data", "predictions", "training.losses"),
-    "report.statistics": ("predictions",),
-    "report.paired": ("errors", "report.statistics"),
-    "report.pictures": ("data", "report.statistics"),
-    "report.page": ("data", "evaluation", "predictions", "report.pictures", "report.statistics"),
-    "report.writing": (
-        *("files", "tables", "recipe", "device", "data", "weights", "evaluation"),
-        *("report.page", "report.paired", "report.statistics"),
+    "doctor": (
+        *("errors", "cache", "files", "packages", "stateless_random", "text_tables", "recipe", "device", "models"),
+        *("data", "evaluation", "runs", "training", "benchmark"),
     ),
-    "averaging": (
-        *("errors", "recipe", "device", "network", "weights", "trained", "evaluation", "data.folder", "data.pipeline"),
+    "commands": (
+        *("errors", "files", "packages", "text_tables", "recipe", "device", "models", "data", "checkpoints"),
+        *("evaluation", "runs", "export", "tuning", "benchmark", "doctor"),
     ),
-    "classification": ("errors", "device", "data", "evaluation", "predictions", "trained"),
 }
 WITHOUT_MINDSPORE = (
     "errors",
     "cache",
     "files",
-    "tables",
+    "text_tables",
     "packages",
-    "folding",
+    "export.folding",
     "auto_augment",
-    "blocks",
-    "complexity",
+    "models.variants",
+    "models.complexity",
     "recipe",
     "compile_cache",
-    "published",
-    "training.results",
-    "training.curves",
-    "training.tensorboard",
+    "checkpoints.pretrained",
+    "runs.results",
+    "runs.curves",
+    "runs.tensorboard",
     "training.schedules",
     "benchmark.rounds",
-    "predictions",
-    "report.statistics",
-    "report.paired",
+    "evaluation.predictions",
+    "evaluation.report.statistics",
+    "evaluation.report.paired",
     "data.waiting",
     "data.sharding",
-    "data.encoded",
-    "data.jpeg",
-    "data.classes",
-    "data.digits",
-    "data.folder",
-    "data.packed",
-    "data.paths",
-    "data.source",
-    "data.standard",
-    "data.inspection",
-    "data.findings",
+    "data.images.decoding",
+    "data.images.jpeg",
+    "data.datasets.classes",
+    "data.datasets.digits",
+    "data.datasets.folder",
+    "data.datasets.packed",
+    "data.datasets.paths",
+    "data.datasets.open",
+    "data.datasets.cifar_mnist",
+    "data.images.inspection",
+    "data.tools.check",
     "doctor.environment",
     "commands.check",
     "commands.report",
@@ -207,13 +97,13 @@ WITHOUT_MINDSPORE = (
 DEPENDENCIES = {"mindspore", "numpy", "yaml", "PIL", "tqdm", "scipy"}
 # What may be missing, and the one module that may ask for it: an extra in pyproject.toml, the user's PyTorch or MindCV.
 EXTRAS = {
-    "sklearn": "data.digits",
-    "torch": "torch_files",
+    "sklearn": "data.datasets.digits",
+    "torch": "checkpoints.conversion.torch_files",
     "mindcv": "benchmark.mindcv",
     "onnx": "export.onnx_files",
     "onnxruntime": "export.onnx_files",
-    "matplotlib": "training.curves",
-    "tensorboard": "training.tensorboard",
+    "matplotlib": "runs.curves",
+    "tensorboard": "runs.tensorboard",
     "scipy": "commands.sort",  # comes with MindSpore
 }
 # Names by which a program touches MindSpore's context and its communication.
@@ -258,47 +148,39 @@ def modules_imported_by(path: Path) -> set[str]:
     for name in imports_of(ast.parse(path.read_text())):
         if name.split(".")[0] == PACKAGE and name != f"{PACKAGE}.__version__":
             parts = name.split(".")[1:]
-            known = [".".join(parts[:count]) for count in (1, 2, 3) if ".".join(parts[:count]) in MODULES]
+            known = [".".join(parts[:count]) for count in (1, 2, 3, 4) if ".".join(parts[:count]) in MODULES]
             assert known, f"{path}: {name} is no module of the package"
             found.add(known[0])
     return found
 
 
-def row_of(name: str) -> str | None:
-    """The row of MAY_IMPORT for a module: its own, or its folder's."""
-    return next((row for row in (name, name.split(".")[0]) if row in MAY_IMPORT), None)
+def room_of(name: str) -> str:
+    """The folder of a module, or the module itself if it lies at the top."""
+    return name.split(".")[0]
 
 
 @each_module
-def test_a_module_imports_only_what_its_row_allows(name):
-    row = row_of(name)
-    assert row, f"{name} has no row in MAY_IMPORT"
+def test_a_module_imports_only_what_its_folder_may(name):
+    assert room_of(name) in MAY_IMPORT, f"{name} has no row in MAY_IMPORT"
     for imported in modules_imported_by(MODULES[name]):
-        allowed = {imported, row_of(imported), imported.split(".")[0]} & set(MAY_IMPORT[row])
-        assert allowed, f"{name} imports {imported}"
-
-
-def test_the_table_names_modules_that_exist():
-    for row in {*MAY_IMPORT, *WITHOUT_MINDSPORE, *EXTRAS.values()}:
-        assert row in MODULES or (ROOT / PACKAGE / row).is_dir(), row
+        allowed = {room_of(name), *MAY_IMPORT[room_of(name)]}
+        assert room_of(imported) in allowed, f"{name} imports {imported}"
 
 
 def test_the_table_allows_no_more_than_is_used():
-    for row, allowed in MAY_IMPORT.items():
-        used = set().union(*(modules_imported_by(path) for name, path in MODULES.items() if row_of(name) == row))
-        for other in allowed:
-            assert any(name == other or name.startswith(f"{other}.") for name in used), f"{row} imports no {other}"
+    for room, allowed in MAY_IMPORT.items():
+        members = [path for name, path in MODULES.items() if room_of(name) == room]
+        used = {room_of(imported) for path in members for imported in modules_imported_by(path)}
+        assert members, f"{room} does not exist"
+        assert not {*allowed} - used, f"{room} imports no { ({*allowed} - used) }"
 
 
-def test_the_arrows_make_no_circle():
-    order = list(TopologicalSorter({name: modules_imported_by(path) for name, path in MODULES.items()}).static_order())
-    assert order[0] in (
-        *("errors", "cache", "noise", "auto_augment", "blocks"),
-        *("training.average", "training.losses"),
-        *("data.normalize", "data.sharding", "data.jpeg", "data.waiting"),
-        "predictions",
-    )
-    assert order.index("recipe") < order.index("device") < order.index("training.loop")
+def test_the_table_says_what_lies_above_what():
+    TopologicalSorter(MAY_IMPORT).prepare()  # raises CycleError
+
+
+def test_modules_import_each_other_in_no_circle():
+    TopologicalSorter({name: modules_imported_by(path) for name, path in MODULES.items()}).prepare()
 
 
 @pytest.mark.parametrize("name", WITHOUT_MINDSPORE)
@@ -321,7 +203,7 @@ def test_a_script_or_command_imports_at_its_top_only_what_answers_at_once(script
         f"{PACKAGE}.errors",
         f"{PACKAGE}.files",
         f"{PACKAGE}.packages",
-        f"{PACKAGE}.tables",
+        f"{PACKAGE}.text_tables",
         f"{PACKAGE}.recipe",
     }
     assert {name.split(".")[0] for name in names} - {PACKAGE} <= sys.stdlib_module_names

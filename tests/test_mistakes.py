@@ -245,7 +245,7 @@ def of_imagenet(recipe, graph_mode, tmp_path) -> Path:
     """A checkpoint of 1000 classes that knows no names."""
     import mindspore
 
-    from mindcv_lite.network import build_network
+    from mindcv_lite.models.build import build_network
 
     path = tmp_path / "imagenet.ckpt"
     mindspore.save_checkpoint(build_network(recipe(num_classes=1000).model, "O0"), str(path))
@@ -298,9 +298,9 @@ def test_a_batch_larger_than_the_photos_as_a_user_is_told(told_to_a_user, photos
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, recipe) -> Path:
     """A checkpoint of the small network for the classes a and b."""
-    from mindcv_lite.checkpoint import save_weights
-    from mindcv_lite.network import build_network
-    from mindcv_lite.weights import model_card
+    from mindcv_lite.checkpoints.weights import model_card
+    from mindcv_lite.models.build import build_network
+    from mindcv_lite.runs.folder import save_weights
 
     two = recipe(num_classes=2)
     path = tmp_path_factory.mktemp("checkpoints") / "whole.ckpt"
@@ -374,9 +374,9 @@ TAKE_DAMAGED = """
 import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
 from mindcv_lite.recipe import load_recipe
-from mindcv_lite.network import build_network
+from mindcv_lite.models.build import build_network
 from mindcv_lite.errors import UserError
-from mindcv_lite.weights import load_weights, read_weights
+from mindcv_lite.checkpoints.weights import load_weights, read_weights
 recipe = load_recipe({flags!r}, "")
 network = build_network(recipe.model, "O0")
 whole = Path({path!r}).read_bytes()

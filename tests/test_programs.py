@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mindcv_lite.checkpoint import save_weights
-from mindcv_lite.data.standard import STANDARD
-from mindcv_lite.network import build_network
-from mindcv_lite.weights import model_card, read_weights
+from mindcv_lite.checkpoints.weights import model_card, read_weights
+from mindcv_lite.data.datasets.cifar_mnist import STANDARD
+from mindcv_lite.models.build import build_network
+from mindcv_lite.runs.folder import save_weights
 from tests.conftest import ROOT
-from tests.data.test_standard import write_all
+from tests.data.datasets.test_cifar_mnist import write_all
 from tests.training.test_train_step import WEIGHT
 
 pytestmark = pytest.mark.slow

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mindcv_lite.checkpoint import read_state, save_weights
-from mindcv_lite.network import build_network
-from mindcv_lite.storage import read_entries
-from mindcv_lite.training.results import COLUMNS
-from mindcv_lite.weights import model_card
+from mindcv_lite.checkpoints.ckpt_file import read_entries
+from mindcv_lite.checkpoints.weights import model_card
+from mindcv_lite.models.build import build_network
+from mindcv_lite.runs.folder import read_state, save_weights
+from mindcv_lite.runs.results import COLUMNS
 from tests.conftest import ROOT
 from tests.test_programs import SMALL, msrun, printing_weights, run
 

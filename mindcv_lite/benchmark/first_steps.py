@@ -23,8 +23,8 @@ def first_steps_here(recipe: Recipe) -> Round:
     logging.disable(logging.INFO)  # the same lines in every round
     from mindcv_lite import device
     from mindcv_lite.benchmark.subjects import build_step, random_batch
-    from mindcv_lite.evaluation import EvaluationStep
-    from mindcv_lite.network import evaluation_network
+    from mindcv_lite.evaluation.score import EvaluationStep
+    from mindcv_lite.models.build import evaluation_network
 
     world = device.start(recipe)
     batch = random_batch(recipe)

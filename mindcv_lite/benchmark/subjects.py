@@ -11,19 +11,19 @@ from mindspore import Tensor
 
 from mindcv_lite.benchmark import mindcv
 from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch, Work, in_turn, timed
-from mindcv_lite.data.folder import Photos
+from mindcv_lite.checkpoints.weights import load_weights, read_weights, settled_by_card, with_outputs_of
+from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.open import training_photos, validation_photos, with_num_classes
 from mindcv_lite.data.pipeline import TrainingBatches, blank_batch
-from mindcv_lite.data.source import training_photos, validation_photos, with_num_classes
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.evaluation import EvaluationStep, evaluate
-from mindcv_lite.network import evaluation_network, training_network
+from mindcv_lite.evaluation.score import EvaluationStep, evaluate
+from mindcv_lite.models.build import evaluation_network, training_network
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.distillation import read_teachers
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep
-from mindcv_lite.weights import load_weights, read_weights, settled_by_card, with_outputs_of
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from mindcv_lite.files import require_checkpoint, require_file
 from mindcv_lite.recipe import KEYS, checked_value, require_paths
 
 if TYPE_CHECKING:
-    from mindcv_lite.averaging import Parameters
-    from mindcv_lite.trained import Trained
+    from mindcv_lite.checkpoints.inference import Trained
+    from mindcv_lite.evaluation.averaging import Parameters
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> None:
         raise UserError("command line: one checkpoint has no mean; give more, or --data_dir for BatchNorm's statistics")
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
-    from mindcv_lite.averaging import mean_of, meaning_of, parameters_of, read_alike
-    from mindcv_lite.checkpoint import save_weights
+    from mindcv_lite.evaluation.averaging import mean_of, meaning_of, parameters_of, read_alike
+    from mindcv_lite.runs.folder import save_weights
 
     alike = read_alike(flags.checkpoints, **DEFAULTS | keys, dataset_sink_mode=False)
     card = meaning_of(alike[0])
@@ -94,10 +94,10 @@ def names_of(alike: list["Trained"]) -> list[str]:
 def with_photos(alike: list["Trained"], greedy: bool) -> tuple["Parameters", dict[str, Any]]:
     """The mean, or the greedy soup, with statistics of training photos; and what its model card says of that."""
     from mindcv_lite import device
-    from mindcv_lite.averaging import Statistics, greedy_soup, mean_of, parameters_of, put
-    from mindcv_lite.data.source import training_photos, validation_photos
-    from mindcv_lite.evaluation import EvaluationStep, evaluate
-    from mindcv_lite.network import evaluation_network
+    from mindcv_lite.data.datasets.open import training_photos, validation_photos
+    from mindcv_lite.evaluation.averaging import Statistics, greedy_soup, mean_of, parameters_of, put
+    from mindcv_lite.evaluation.score import EvaluationStep, evaluate
+    from mindcv_lite.models.build import evaluation_network
 
     recipe, checkpoints, names = alike[0].recipe, [*map(parameters_of, alike)], names_of(alike)
     require_paths(recipe)

@@ -12,7 +12,7 @@ from mindcv_lite.errors import CommandLine
 from mindcv_lite.recipe import Data, require_splits
 
 if TYPE_CHECKING:
-    from mindcv_lite.data.findings import Finding, Listing, Survey
+    from mindcv_lite.data.tools.check import Finding, Listing, Survey
 
 MOST_ROWS = 40  # classes of which a table can be read
 EXAMPLES = 5  # of a remark; faults are listed in full, because each is to be mended
@@ -22,8 +22,8 @@ def main(arguments: list[str]) -> None:
     flags = command_line().parse_args(arguments)
     require_splits(Path(flags.data_dir), flags.train_split, flags.val_split)
     # NumPy and Pillow take longer to import than the command line to answer.
-    from mindcv_lite.data.findings import Survey, findings_of, list_split, paths_of
-    from mindcv_lite.data.inspection import inspect_all
+    from mindcv_lite.data.images.inspection import inspect_all
+    from mindcv_lite.data.tools.check import Survey, findings_of, list_split, paths_of
 
     train, val = (list_split(flags.data_dir, split) for split in (flags.train_split, flags.val_split))
     paths = paths_of(train.photos, val.photos)

@@ -86,8 +86,15 @@ def read_labels(path: Path) -> list[str]:
 def to_checkpoint(source: Path, target: Path, wish: str | None, class_names: list[str] | None) -> None:
     """Write the weights in `source`, whosever they are, under our names, with a model card that says what they mean."""
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
-    from mindcv_lite.checkpoint import save_weights
-    from mindcv_lite.origins import ORIGINS, images_of, naming_of, origin_of, our_parameters, read_hub_config
+    from mindcv_lite.checkpoints.conversion.origins import (
+        ORIGINS,
+        images_of,
+        naming_of,
+        origin_of,
+        our_parameters,
+        read_hub_config,
+    )
+    from mindcv_lite.runs.folder import save_weights
 
     tensors, card = read_source(source)
     if card is not None:
@@ -127,8 +134,8 @@ def report(target: Path, parameters: dict[str, "np.ndarray"], card: dict[str, An
 
 def to_safetensors(source: Path, target: Path, naming: str) -> None:
     """Write the weights in a checkpoint of ours or MindCV's as the state dict of torchvision's or timm's network."""
-    from mindcv_lite.origins import ORIGINS, network_there, our_parameters, their_tensors
-    from mindcv_lite.storage import write_entries
+    from mindcv_lite.checkpoints.ckpt_file import write_entries
+    from mindcv_lite.checkpoints.conversion.origins import ORIGINS, network_there, our_parameters, their_tensors
 
     tensors, card = read_source(source)
     model, parameters = our_parameters(tensors, "mindcv", source)
@@ -145,8 +152,8 @@ def to_safetensors(source: Path, target: Path, naming: str) -> None:
 
 def read_source(source: Path) -> tuple[dict[str, "np.ndarray"], dict[str, Any] | None]:
     """The tensors of a network in any of the files that are read, and the model card if it is a checkpoint of ours."""
-    from mindcv_lite.torch_files import read_tensors
-    from mindcv_lite.weights import network_part, read_weights
+    from mindcv_lite.checkpoints.conversion.torch_files import read_tensors
+    from mindcv_lite.checkpoints.weights import network_part, read_weights
 
     if source.suffix != ".ckpt":
         return read_tensors(source), None

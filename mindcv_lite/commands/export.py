@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> None:
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite import device
+    from mindcv_lite.checkpoints.inference import read_trained
     from mindcv_lite.export.answers import export
-    from mindcv_lite.trained import read_trained
 
     trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)
     device.start(trained.recipe)

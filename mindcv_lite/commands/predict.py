@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_checkpoint, require_file
 from mindcv_lite.recipe import KEYS, checked_value
-from mindcv_lite.tables import on_one_line, write_csv
+from mindcv_lite.text_tables import on_one_line, write_csv
 
 if TYPE_CHECKING:
-    from mindcv_lite.classification import Classification
-    from mindcv_lite.trained import Trained
+    from mindcv_lite.checkpoints.inference import Trained
+    from mindcv_lite.evaluation.predict import Classification
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     # The answer goes to stdout; what is said meanwhile does not.
     with contextlib.redirect_stdout(sys.stderr):
         # NumPy and Pillow take a moment to import, MindSpore seconds: a wrong command line has been answered by now.
-        from mindcv_lite.data.folder import photos_at
+        from mindcv_lite.data.datasets.folder import photos_at
 
         paths = photos_at(flags.paths)
         trained, classification = classified(flags.checkpoint, paths, flags.top, keys)
@@ -97,8 +97,8 @@ def require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
 def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]) -> tuple["Trained", "Classification"]:
     """What the checkpoint is, and what it says of the photos."""
     from mindcv_lite import device
-    from mindcv_lite.classification import predict
-    from mindcv_lite.trained import read_trained
+    from mindcv_lite.checkpoints.inference import read_trained
+    from mindcv_lite.evaluation.predict import predict
 
     device.require_launcher(distribute=False)
     batch_size = min(keys.get("batch_size", BATCH_SIZE), len(paths) + 1)

@@ -15,10 +15,10 @@ from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_file
 from mindcv_lite.packages import require_packages
 from mindcv_lite.recipe import Recipe, load_recipe
-from mindcv_lite.tables import aligned
+from mindcv_lite.text_tables import aligned
 
 if TYPE_CHECKING:
-    from mindcv_lite.training.results import EpochResult
+    from mindcv_lite.runs.results import EpochResult
 
 PICTURES = (".png", ".pdf", ".svg")
 HEAD = (
@@ -50,8 +50,8 @@ def main(arguments: list[str]) -> None:
         print("\n".join(comparison(names_of(flags.folders))))
         return
     # NumPy takes longer to import than the command line to answer.
-    from mindcv_lite.training.curves import draw, printable
-    from mindcv_lite.training.results import RESULTS, read_results
+    from mindcv_lite.runs.curves import draw, printable
+    from mindcv_lite.runs.results import RESULTS, read_results
 
     if flags.out:
         require_picture(flags.out)
@@ -131,7 +131,7 @@ def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
 
 def interval(top1: float, photos: int | None) -> str:
     """The 95 % interval of a top-1; `-` where it is not known of how many photos."""
-    from mindcv_lite.report.statistics import wilson_interval
+    from mindcv_lite.evaluation.report.statistics import wilson_interval
 
     return "{:.2%} to {:.2%}".format(*wilson_interval(top1, photos)) if photos else "-"
 
@@ -155,8 +155,8 @@ def repeats(folders: Mapping[str, Path], runs: Mapping[str, Sequence["EpochResul
 
 def comparison(folders: Mapping[str, Path]) -> Iterator[str]:
     """Two validations, by their names, in lines, and what their difference says."""
-    from mindcv_lite.report.paired import SURE, paired
-    from mindcv_lite.training.curves import printable
+    from mindcv_lite.evaluation.report.paired import SURE, paired
+    from mindcv_lite.runs.curves import printable
 
     found, names = paired(*folders.values()), [*map(printable, folders)]
     rows = [("report", "top-1", "95 % interval", "right", "photos that it alone gets right")]
@@ -205,8 +205,8 @@ def recipe_in(path: Path) -> Recipe | None:
 
 def millions_of_parameters(recipe: Recipe) -> float | None:
     """With BatchNorm's statistics, as MindCV counts them. None: the recipe leaves the number of classes open."""
-    from mindcv_lite.blocks import VARIANTS
-    from mindcv_lite.complexity import complexity_of
+    from mindcv_lite.models.complexity import complexity_of
+    from mindcv_lite.models.variants import VARIANTS
 
     model = recipe.model
     if model.num_classes is None:

@@ -11,7 +11,7 @@ from mindcv_lite.files import require_checkpoint
 from mindcv_lite.recipe import checked_value, plain
 
 if TYPE_CHECKING:
-    from mindcv_lite.trained import Trained
+    from mindcv_lite.checkpoints.inference import Trained
 
 # What the name of a network leaves open, and a checkpoint says.
 USUAL = {"image_resize": 224, "num_classes": 1000, "in_channels": 3}
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"command line: --{name}: {subject} says this itself; leave it out")
 
     # MindSpore takes seconds to import: a network has been shown, or a wrong command line answered, by now.
-    from mindcv_lite.trained import read_trained
+    from mindcv_lite.checkpoints.inference import read_trained
 
     trained = read_trained(subject, **keys)
     trained.network()  # raises UserError where the weights are not of the network that the table is of
@@ -56,7 +56,7 @@ def command_line() -> CommandLine:
 
 def is_network(subject: str) -> bool:
     """Whether `subject` is the name of a network. Raises `UserError` if it is no checkpoint either."""
-    from mindcv_lite.blocks import VARIANTS
+    from mindcv_lite.models.variants import VARIANTS
 
     if subject in VARIANTS:
         return True
@@ -71,7 +71,7 @@ def is_network(subject: str) -> bool:
 
 def card(trained: "Trained") -> Iterator[str]:
     """What the checkpoint says of its weights, and the first of its classes."""
-    from mindcv_lite.weights import CARD_KEYS
+    from mindcv_lite.checkpoints.weights import CARD_KEYS
 
     path, entries = trained.weights.path, trained.weights.card
     if entries is None:
@@ -95,8 +95,8 @@ def shown(name: str, value: Any) -> str:
 
 def summary(model: str, keys: dict[str, Any]) -> Iterator[str]:
     """The table of `model`, its totals, and what they count."""
-    from mindcv_lite.blocks import VARIANTS
-    from mindcv_lite.complexity import complexity_of, table, totals
+    from mindcv_lite.models.complexity import complexity_of, table, totals
+    from mindcv_lite.models.variants import VARIANTS
 
     side, num_classes, in_channels = (keys[name] for name in USUAL)
     lines = list(complexity_of(VARIANTS[model], num_classes, in_channels, side))

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 import mindspore.dataset as ds
 import numpy as np
 
-from mindcv_lite.data.encoded import decodes
-from mindcv_lite.data.erasing import draw_rectangles
-from mindcv_lite.data.folder import Photos
-from mindcv_lite.data.mixing import draw_mix
+from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.images.decoding import decodes
 from mindcv_lite.data.rows import contents_of, damaged, rows_of
 from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
-from mindcv_lite.data.transforms import evaluation_transforms, training_transforms
+from mindcv_lite.data.transforms.erasing import draw_rectangles
+from mindcv_lite.data.transforms.host import evaluation_transforms, training_transforms
+from mindcv_lite.data.transforms.mixing import draw_mix
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError, first_line, take_signals_back
 from mindcv_lite.recipe import Augmentation, Data, Recipe

@@ -10,8 +10,8 @@ from pathlib import Path
 import mindspore.dataset as ds
 import numpy as np
 
-from mindcv_lite.data.folder import Photos
-from mindcv_lite.data.packed import PackedPhotos
+from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.packed import PackedPhotos
 from mindcv_lite.errors import UserError, first_line
 
 COLUMNS = ["image", "index"]

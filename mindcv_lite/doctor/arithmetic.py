@@ -7,7 +7,8 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindcv_lite import device, noise
+from mindcv_lite import device
+from mindcv_lite import stateless_random as noise
 from mindcv_lite.device import World
 from mindcv_lite.doctor.examination import Answer
 from mindcv_lite.doctor.findings import Failed, NotRun
@@ -15,8 +16,8 @@ from mindcv_lite.doctor.primitives import GROUPS, read_list
 from mindcv_lite.doctor.programs import outcome
 from mindcv_lite.doctor.recipes import recipe_of
 from mindcv_lite.errors import first_line
-from mindcv_lite.evaluation import Inference
-from mindcv_lite.network import build_network
+from mindcv_lite.evaluation.score import Inference
+from mindcv_lite.models.build import build_network
 
 LARGEST = 2**31 - 1
 

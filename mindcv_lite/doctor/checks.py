@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mindcv_lite import device
-from mindcv_lite.data.source import training_photos
+from mindcv_lite.data.datasets.open import training_photos
 from mindcv_lite.device import World
 from mindcv_lite.doctor import trainings
 from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits, primitives

@@ -10,12 +10,12 @@ import numpy as np
 from mindcv_lite.doctor.findings import NotRun
 from mindcv_lite.doctor.programs import ROOT
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.training.results import RESULTS, EpochResult, read_results
+from mindcv_lite.runs.results import RESULTS, EpochResult, read_results
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from mindcv_lite.evaluation import Score
+    from mindcv_lite.evaluation.score import Score
     from mindcv_lite.training.loop import Record
 
 

@@ -16,7 +16,7 @@ from mindcv_lite.doctor.findings import Failed, NotRun
 from mindcv_lite.doctor.photos import write_photos
 from mindcv_lite.doctor.recipes import Bench
 from mindcv_lite.doctor.scripts import Run, train
-from mindcv_lite.tables import aligned
+from mindcv_lite.text_tables import aligned
 from mindcv_lite.training.loop import fit
 
 STEPS = 20  # of an epoch

@@ -18,7 +18,7 @@ from mindcv_lite.doctor.recipes import recipe_of
 from mindcv_lite.doctor.scripts import script
 from mindcv_lite.doctor.trainings import BOUND, difference_of
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.training.results import RESULTS, read_results
+from mindcv_lite.runs.results import RESULTS, read_results
 
 
 def two_starts(folder: Path, target: str, limit: float) -> Answer:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindcv_lite.blocks import VARIANTS, Row
-from mindcv_lite.folding import fold_norms
-from mindcv_lite.network import STEM
+from mindcv_lite.export.folding import fold_norms
+from mindcv_lite.models.build import STEM
+from mindcv_lite.models.variants import VARIANTS, Row
 from mindcv_lite.recipe import Recipe
 
 INPUT = "images"

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from mindspore import Parameter, Tensor, dtype, nn, ops
 
-from mindcv_lite.data.classes import WNIDS, outputs_of
+from mindcv_lite.checkpoints.inference import Trained, read_trained
+from mindcv_lite.checkpoints.weights import HEAD, load_weights
+from mindcv_lite.data.datasets.classes import WNIDS, outputs_of
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.network import teacher_network
+from mindcv_lite.models.build import teacher_network
 from mindcv_lite.recipe import Augmentation, Recipe
-from mindcv_lite.trained import Trained, read_trained
-from mindcv_lite.weights import HEAD, load_weights
 
 TEACHERS = "teacher_"  # what the names of their parameters begin with: a graph wants unique names
 

@@ -14,23 +14,23 @@ from mindspore import nn
 from mindspore.train import Callback, Model
 from tqdm import tqdm
 
-from mindcv_lite.checkpoint import Checkpoints, State, claim, keep_as_last, save_state, start_run
-from mindcv_lite.data.folder import Photos
+from mindcv_lite.checkpoints.weights import model_card
+from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
 from mindcv_lite.errors import Stopped, TrainingError, UserError, take_signals_back
-from mindcv_lite.evaluation import Score
+from mindcv_lite.evaluation.score import Score
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.training.contact_sheet import first_batch
-from mindcv_lite.training.curves import Curves
+from mindcv_lite.runs.batch_sheet import first_batch
+from mindcv_lite.runs.curves import Curves
+from mindcv_lite.runs.folder import Checkpoints, State, claim, keep_as_last, save_state, start_run
+from mindcv_lite.runs.results import RESULTS, EpochResult, append_result, drop_results_after
+from mindcv_lite.runs.tensorboard import EventFile
 from mindcv_lite.training.distillation import hashes_of
-from mindcv_lite.training.publish import Publish
-from mindcv_lite.training.results import RESULTS, EpochResult, append_result, drop_results_after
-from mindcv_lite.training.state import fixed_facts, numbers_of, put_back, require_same_run, require_same_start
+from mindcv_lite.training.eval_copy import Publish
+from mindcv_lite.training.resume import fixed_facts, numbers_of, put_back, require_same_run, require_same_start
 from mindcv_lite.training.stop import StopRequest
-from mindcv_lite.training.tensorboard import EventFile
 from mindcv_lite.training.train_step import TrainStep
-from mindcv_lite.weights import model_card
 
 log = logging.getLogger(__name__)
 

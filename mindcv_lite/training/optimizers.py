@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.network import layer_names, layer_of
+from mindcv_lite.models.build import layer_names, layer_of
 from mindcv_lite.recipe import Optimizer, Recipe
 
 OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {

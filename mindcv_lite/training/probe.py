@@ -14,14 +14,14 @@ from mindspore import Tensor, nn
 from scipy.optimize import minimize
 
 from mindcv_lite import device
-from mindcv_lite.data.folder import Photos
+from mindcv_lite.checkpoints.weights import HEAD
+from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.evaluation import Inference
-from mindcv_lite.network import evaluation_network
+from mindcv_lite.evaluation.score import Inference
+from mindcv_lite.models.build import evaluation_network
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.weights import HEAD
 
 log = logging.getLogger(__name__)
 

@@ -3,12 +3,12 @@
 from mindspore import Parameter, ParameterTuple, Tensor, amp, dtype, jit_class, nn, ops
 
 from mindcv_lite.data.sharding import noise_seed
+from mindcv_lite.data.transforms.device import Preparation
 from mindcv_lite.device import World
+from mindcv_lite.losses import LOSSES, distillation
 from mindcv_lite.recipe import Precision, Recipe
-from mindcv_lite.training.average import MovingAverage
 from mindcv_lite.training.distillation import Teachers
-from mindcv_lite.training.losses import LOSSES, distillation
-from mindcv_lite.training.preparation import Preparation
+from mindcv_lite.training.ema import MovingAverage
 
 
 class TrainStep(nn.Cell):

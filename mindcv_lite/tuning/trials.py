@@ -19,14 +19,14 @@ from typing import Any
 
 import yaml
 
-from mindcv_lite.data.folder import Photos
-from mindcv_lite.data.holdout import hold_out
-from mindcv_lite.data.source import training_photos
+from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.holdout import hold_out
+from mindcv_lite.data.datasets.open import training_photos
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.files import write_text
 from mindcv_lite.recipe import Recipe, plain
-from mindcv_lite.tables import write_csv
-from mindcv_lite.training.results import RESULTS, EpochResult, read_results
+from mindcv_lite.runs.results import RESULTS, EpochResult, read_results
+from mindcv_lite.text_tables import write_csv
 from mindcv_lite.tuning.search import DEFAULT, FOLDS, Outcome, Trial
 
 log = logging.getLogger(__name__)

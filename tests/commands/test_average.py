@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
-from mindcv_lite.averaging import Statistics, greedy_soup, mean_of
-from mindcv_lite.checkpoint import save_weights
+from mindcv_lite.checkpoints.inference import read_trained
+from mindcv_lite.checkpoints.weights import model_card, read_weights
 from mindcv_lite.commands.average import main
-from mindcv_lite.data.folder import read_split
+from mindcv_lite.data.datasets.folder import read_split
+from mindcv_lite.data.datasets.open import validation_photos
 from mindcv_lite.data.pipeline import mixed_batches
-from mindcv_lite.data.source import validation_photos
-from mindcv_lite.evaluation import EvaluationStep, evaluate
-from mindcv_lite.network import build_network
+from mindcv_lite.evaluation.averaging import Statistics, greedy_soup, mean_of
+from mindcv_lite.evaluation.score import EvaluationStep, evaluate
+from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.trained import read_trained
-from mindcv_lite.weights import model_card, read_weights
+from mindcv_lite.runs.folder import save_weights
 
 CLASSES = ("a", "b")
 KEYS = {"model": "mobilenet_v3_small_minimalistic_100", "num_classes": 2, "num_parallel_workers": 1}

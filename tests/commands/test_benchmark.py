@@ -15,7 +15,7 @@ from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.errors import UserError
 from mindcv_lite.packages import is_installed
 from tests.conftest import ROOT, SMALLEST
-from tests.data.test_standard import write_all
+from tests.data.datasets.test_cifar_mnist import write_all
 
 MODEL = {"model": "mobilenet_v3_small_minimalistic_100", "num_classes": 2, "num_parallel_workers": 1}
 RECIPE = [f"--{name}={value}" for name, value in (SMALLEST | MODEL).items()]

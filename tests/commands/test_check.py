@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mindcv_lite.commands.check import main
-from mindcv_lite.data.inspection import inspect
+from mindcv_lite.data.images.inspection import inspect
 from mindcv_lite.errors import UserError
 from tests.conftest import ROOT
 
@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 def check(monkeypatch, capsys):
     """(exit status, the lines of each finding by its title, the last line) of a check in this process."""
     # MindSpore's threads are in this process, and forking it might hang.
-    monkeypatch.setattr("mindcv_lite.data.inspection.inspect_all", lambda paths: map(inspect, paths))
+    monkeypatch.setattr("mindcv_lite.data.images.inspection.inspect_all", lambda paths: map(inspect, paths))
 
     def check(folder: Path, *flags: str) -> tuple[int, dict[str, list[str]], str]:
         status = 0
@@ -236,7 +236,7 @@ def first_child(process: subprocess.Popen) -> int:
 def test_a_process_killed_amid_very_many_photos_ends_all_of_them(photo_folder):
     folder = photo_folder({"train": {"a": 1}}, size=(3000, 3000))
     program = (
-        "from mindcv_lite.data.inspection import inspect_all\n"
+        "from mindcv_lite.data.images.inspection import inspect_all\n"
         f"for _ in inspect_all(['{folder}/train/a/0.jpg'] * 200_000): print(flush=True)"
     )
     command = [sys.executable, "-c", program]

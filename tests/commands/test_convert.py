@@ -18,14 +18,14 @@ import safetensors.numpy  # MindSpore's own dependency
 from mindspore import Tensor
 from PIL import Image
 
-from mindcv_lite.blocks import VARIANTS
+from mindcv_lite.checkpoints.ckpt_file import write_entries
+from mindcv_lite.checkpoints.conversion.origins import NETWORKS, ORIGINS, shapes_of, their_tensors
+from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights, load_weights, read_weights
 from mindcv_lite.commands.convert import command_line, main, read_labels
-from mindcv_lite.data.transforms import evaluation_transforms
-from mindcv_lite.mobilenetv3 import MobileNetV3
-from mindcv_lite.origins import NETWORKS, ORIGINS, shapes_of, their_tensors
+from mindcv_lite.data.transforms.host import evaluation_transforms
+from mindcv_lite.models.mobilenetv3 import MobileNetV3
+from mindcv_lite.models.variants import VARIANTS
 from mindcv_lite.recipe import Augmentation
-from mindcv_lite.storage import write_entries
-from mindcv_lite.weights import CARD_KEYS, Weights, load_weights, read_weights
 from tests.conftest import ROOT
 
 SMALL = "mobilenet_v3_small_075"  # the smallest, for what does not depend on the size

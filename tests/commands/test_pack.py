@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from mindcv_lite.commands.pack import main
-from mindcv_lite.data.encoded import opened
-from mindcv_lite.data.packed import FACTS, read_split
-from mindcv_lite.data.packing import Wishes, shrunk
+from mindcv_lite.data.datasets.packed import FACTS, read_split
+from mindcv_lite.data.images.decoding import opened
 from mindcv_lite.data.rows import contents_of
+from mindcv_lite.data.tools.pack import Wishes, shrunk
 from tests.conftest import ROOT, write_photos
 
 

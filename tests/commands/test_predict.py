@@ -18,19 +18,19 @@ from PIL import Image
 from scipy.special import softmax
 
 from mindcv_lite import device
-from mindcv_lite.checkpoint import save_weights
-from mindcv_lite.classification import best_classes, predict
+from mindcv_lite.checkpoints.inference import read_trained
+from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.commands.predict import COLUMNS, classified, main
-from mindcv_lite.data.classes import NAMES
-from mindcv_lite.data.folder import Photos, photos_at, read_split
+from mindcv_lite.data.datasets.classes import NAMES
+from mindcv_lite.data.datasets.folder import Photos, photos_at, read_split
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.evaluation import EvaluationStep, evaluate
-from mindcv_lite.network import build_network
+from mindcv_lite.evaluation.predict import best_classes, predict
+from mindcv_lite.evaluation.score import EvaluationStep, evaluate
+from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.trained import read_trained
-from mindcv_lite.weights import model_card
+from mindcv_lite.runs.folder import save_weights
 from tests.conftest import ROOT, write_photos
 
 CLASSES = ("a,b", "line\nbreak\t<i>", "rosé")
@@ -255,7 +255,7 @@ def test_where_no_photo_can_be_read_all_are_listed(example, odd, ask, names):
 
 
 def test_what_mindspore_alone_cannot_decode_is_listed_and_leaves_the_others_as_they_are(example, odd, ask, monkeypatch):
-    monkeypatch.setattr("mindcv_lite.classification.inspect", lambda path: SimpleNamespace(flaw=""))
+    monkeypatch.setattr("mindcv_lite.evaluation.predict.inspect", lambda path: SimpleNamespace(flaw=""))
     _, alone, _ = ask(example.checkpoint, example.val)
     status, lines, errors = ask(example.checkpoint, odd / "wrong_sum.png", example.val)
     assert (status, lines) == (1, alone)
@@ -270,7 +270,7 @@ def test_what_leads_to_no_photo_is_refused_before_mindspore_is_imported(example)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("error: nowhere.jpg: no such file or folder, and nothing that this pattern matches\n")
-    assert "mindcv_lite.data.folder" in done.stderr
+    assert "mindcv_lite.data.datasets.folder" in done.stderr
     assert "mindspore" not in done.stderr
 
 

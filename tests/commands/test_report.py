@@ -11,8 +11,8 @@ from PIL import Image
 
 from mindcv_lite.commands.report import main, names_of
 from mindcv_lite.errors import UserError
-from mindcv_lite.training.results import COLUMNS, EpochResult, append_result
-from tests.training.test_results import EARLIER
+from mindcv_lite.runs.results import COLUMNS, EpochResult, append_result
+from tests.runs.test_results import EARLIER
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import mindspore
 import numpy as np
 import pytest
 
-from mindcv_lite.blocks import VARIANTS
-from mindcv_lite.checkpoint import save_weights
+from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.commands.summary import main
-from mindcv_lite.network import build_network
-from mindcv_lite.weights import model_card
+from mindcv_lite.models.build import build_network
+from mindcv_lite.models.variants import VARIANTS
+from mindcv_lite.runs.folder import save_weights
 from tests.conftest import ROOT
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches
 from mindcv_lite.errors import UserError
 

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from mindcv_lite.data.folder import Photos
+from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.rows import PhotosAhead, rows_of
 
 

@@ -141,11 +141,11 @@ def compile_cells(folder: str) -> None:
 
 def write_teacher(path: Path) -> str:
     """A checkpoint of the network of `RECIPE`, for images of another size, mean and std."""
-    from mindcv_lite.checkpoint import save_weights
-    from mindcv_lite.data.classes import WNIDS
-    from mindcv_lite.network import build_network
+    from mindcv_lite.checkpoints.weights import model_card
+    from mindcv_lite.data.datasets.classes import WNIDS
+    from mindcv_lite.models.build import build_network
     from mindcv_lite.recipe import load_recipe
-    from mindcv_lite.weights import model_card
+    from mindcv_lite.runs.folder import save_weights
 
     keys = RECIPE | {"image_resize": 96, "mean": [127.5] * 3, "std": [127.5] * 3}
     recipe = load_recipe([f"--{key}={value}" for key, value in keys.items()], "")
@@ -157,14 +157,14 @@ def write_teacher(path: Path) -> str:
 def cells(folder: str) -> Iterator[tuple[str, Any, tuple]]:
     """Name, cell and inputs: of the product's graphs by Ascend's settings, and of the small ones for a device."""
     from mindcv_lite.benchmark.subjects import build_step, random_batch
-    from mindcv_lite.blocks import VARIANTS
-    from mindcv_lite.data.classes import WNIDS
+    from mindcv_lite.data.datasets.classes import WNIDS
     from mindcv_lite.device import World, settings_for
     from mindcv_lite.doctor.primitives import GROUPS
-    from mindcv_lite.evaluation import EvaluationStep
-    from mindcv_lite.network import evaluation_network
+    from mindcv_lite.evaluation.score import EvaluationStep
+    from mindcv_lite.models.build import evaluation_network
+    from mindcv_lite.models.variants import VARIANTS
     from mindcv_lite.recipe import load_recipe
-    from mindcv_lite.training.publish import Publish
+    from mindcv_lite.training.eval_copy import Publish
 
     model = RECIPE["model"]
     VARIANTS[model] = VARIANTS[model]._replace(rows=VARIANTS[model].rows[:ROWS])

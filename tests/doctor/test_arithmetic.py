@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mindspore import nn
 
-from mindcv_lite import noise
+from mindcv_lite import stateless_random as noise
 from mindcv_lite.doctor import arithmetic
 from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits, primitives
 from mindcv_lite.doctor.findings import Failed, NotRun

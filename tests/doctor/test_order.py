@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from mindcv_lite.data.datasets.open import training_photos
 from mindcv_lite.data.pipeline import TrainingBatches
-from mindcv_lite.data.source import training_photos
 from mindcv_lite.doctor.findings import Failed
 from mindcv_lite.doctor.order import Witness, order_of_photos
 from mindcv_lite.recipe import Recipe

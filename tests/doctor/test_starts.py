@@ -9,7 +9,7 @@ from mindcv_lite.doctor import programs, starts
 from mindcv_lite.doctor.findings import Failed, NotRun
 from mindcv_lite.doctor.programs import outcome, started
 from mindcv_lite.doctor.starts import dying_rank, two_ranks, two_starts
-from mindcv_lite.training.results import RESULTS
+from mindcv_lite.runs.results import RESULTS
 
 
 def test_a_program_runs_without_traces_of_msrun_and_with_this_python(tmp_path, monkeypatch):
@@ -51,7 +51,7 @@ def train_py(tmp_path, monkeypatch):
 
 
 LOSS = f"""
-from mindcv_lite.training.results import EpochResult, append_result
+from mindcv_lite.runs.results import EpochResult, append_result
 folder = recipe.with_suffix("")
 folder.mkdir()
 append_result(folder / "{RESULTS}", EpochResult(1, 6, LOSS, None, None, None, 0.02, 100.0, None, 1.0))
@@ -91,7 +91,7 @@ def test_where_train_py_is_missing_its_checks_are_not_run(tmp_path, monkeypatch)
 
 
 RANKS = f"""
-from mindcv_lite.training.results import EpochResult, append_result
+from mindcv_lite.runs.results import EpochResult, append_result
 folder = recipe.with_suffix("")
 folder.mkdir()
 rank = subprocess.Popen(["sleep", "50"], env=dict(os.environ, RANK_ID="1", MS_ROLE="MS_WORKER"))

@@ -27,9 +27,9 @@ from mindcv_lite.doctor.trainings import (
     require_skipped,
 )
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.evaluation import Score
+from mindcv_lite.evaluation.score import Score
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.training.results import RESULTS, EpochResult
+from mindcv_lite.runs.results import RESULTS, EpochResult
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ import onnxruntime
 import pytest
 from mindspore import Tensor, nn
 
-from mindcv_lite.blocks import VARIANTS
+from mindcv_lite.checkpoints.inference import Trained, read_trained
+from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights
 from mindcv_lite.commands import convert
-from mindcv_lite.data.normalize import Normalize
+from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.export import graph
 from mindcv_lite.export.answers import export, require_same, sample_images
+from mindcv_lite.export.folding import fold_norms
 from mindcv_lite.export.mindir_files import mindir_file
-from mindcv_lite.folding import fold_norms
-from mindcv_lite.network import build_network
+from mindcv_lite.models.build import build_network
+from mindcv_lite.models.variants import VARIANTS
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.trained import Trained, read_trained
-from mindcv_lite.weights import CARD_KEYS, Weights
 
 SMALLEST = "mobilenet_v3_small_075"
 CLASSES = ("cat", "Gänseblümchen", "<b>", "", "\udcff")

@@ -12,21 +12,21 @@ from mindspore import Tensor, nn
 from scipy.special import log_softmax, softmax
 
 from mindcv_lite.benchmark.subjects import build_step
-from mindcv_lite.checkpoint import State, save_weights
-from mindcv_lite.data.classes import NAMES, WNIDS
-from mindcv_lite.data.folder import Photos
+from mindcv_lite.checkpoints.inference import read_trained
+from mindcv_lite.checkpoints.weights import model_card, read_weights
+from mindcv_lite.data.datasets.classes import NAMES, WNIDS
+from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.pipeline import draws
+from mindcv_lite.data.transforms.device import Preparation
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.network import build_network
+from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe import Recipe
-from mindcv_lite.trained import read_trained
+from mindcv_lite.runs.folder import State, save_weights
 from mindcv_lite.training.distillation import TEACHERS, Teacher, Teachers, read_teachers
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
-from mindcv_lite.training.preparation import Preparation
-from mindcv_lite.training.state import fixed_facts, numbers_of, require_same_run
+from mindcv_lite.training.resume import fixed_facts, numbers_of, require_same_run
 from mindcv_lite.training.train_step import TrainStep
-from mindcv_lite.weights import model_card, read_weights
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 

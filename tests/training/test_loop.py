@@ -15,7 +15,7 @@ from mindcv_lite.training import loop
 from mindcv_lite.training.loop import Watch
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep
-from tests.training.test_state import Layer
+from tests.training.test_resume import Layer
 
 STEPS, BATCH = 4, 2
 BATCHES: Any = SimpleNamespace(steps=STEPS, count=STEPS * BATCH, require_whole=lambda epoch: None)

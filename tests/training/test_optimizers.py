@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from mindcv_lite.blocks import VARIANTS
 from mindcv_lite.errors import UserError
-from mindcv_lite.mobilenetv3 import MobileNetV3
-from mindcv_lite.network import layer_of
+from mindcv_lite.models.build import layer_of
+from mindcv_lite.models.mobilenetv3 import MobileNetV3
+from mindcv_lite.models.variants import VARIANTS
 from mindcv_lite.recipe import Recipe
 from mindcv_lite.training.optimizers import (
     AT_ONCE,

@@ -10,13 +10,13 @@ import pytest
 from mindspore import Tensor
 from sklearn.linear_model import LogisticRegression
 
-from mindcv_lite.data.folder import Photos, read_split
+from mindcv_lite.checkpoints.weights import HEAD
+from mindcv_lite.data.datasets.folder import Photos, read_split
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.network import build_network
+from mindcv_lite.models.build import build_network
 from mindcv_lite.training import probe
 from mindcv_lite.training.probe import Regression, best_penalty, features_of, fit_last_layer, normalise
-from mindcv_lite.weights import HEAD
 
 CLASSES, WIDTH = 3, 12
 

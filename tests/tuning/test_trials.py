@@ -13,7 +13,7 @@ import pytest
 
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe import Recipe, load_recipe
-from mindcv_lite.training.results import RESULTS, EpochResult, append_result
+from mindcv_lite.runs.results import RESULTS, EpochResult, append_result
 from mindcv_lite.tuning import trials
 from mindcv_lite.tuning.search import DEFAULT, Candidate, Outcome, Trial
 from mindcv_lite.tuning.trials import BrokenTraining, Trainer, run_program

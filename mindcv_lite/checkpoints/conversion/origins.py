@@ -1,0 +1,293 @@
+"""Weights of other projects: what they call our parameters, and what their numbers mean.
+
+The layers are named once, along the block table (`layers_of`); both directions of a conversion read that list.
+"""
+
+import functools
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mindcv_lite.checkpoints.weights import first_of, misfits
+from mindcv_lite.errors import UserError
+from mindcv_lite.models.mobilenetv3 import MobileNetV3
+from mindcv_lite.models.variants import VARIANTS, Row
+from mindcv_lite.recipe import checked_value
+
+
+class Origin(NamedTuple):
+    """Who trained the weights: whose names they bear, the network's conventions, and the images it was shown."""
+
+    naming: str
+    conv_padding: str
+    bn_eps: float
+    interpolation: str
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    crop_pct: float = 0.875
+
+
+# fmt: off
+ORIGINS = {
+    "torchvision": Origin("torchvision", "symmetric", bn_eps=1e-3, interpolation="bilinear"),
+    "timm":        Origin("timm",        "symmetric", bn_eps=1e-5, interpolation="bicubic"),
+    "tf":          Origin("timm",        "same",      bn_eps=1e-3, interpolation="bilinear",
+                          mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),  # TensorFlow's, ported by timm
+    "mindcv":      Origin("mindcv",      "mindcv",    bn_eps=1e-5, interpolation="bilinear"),
+}
+# Weights that were shown other images than most of their origin, by a part of their published name.
+EXCEPTIONS = {
+    "torchvision": {"5c1a4163": {"crop_pct": 224 / 232}},  # mobilenet_v3_large, IMAGENET1K_V2
+    "timm": {"miil": {"mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0), "interpolation": "bilinear"},
+             "ra4_": {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5), "crop_pct": 0.95}},
+}
+# The networks that take our weights, as each project calls them.
+NETWORKS = {
+    "torchvision": {
+        "mobilenet_v3_small_100": "mobilenet_v3_small()",
+        "mobilenet_v3_small_075": "mobilenet_v3_small(width_mult=0.75)",
+        "mobilenet_v3_large_100": "mobilenet_v3_large()",
+        "mobilenet_v3_large_075": "mobilenet_v3_large(width_mult=0.75)",
+    },
+    "timm": {
+        "mobilenet_v3_small_100": "mobilenetv3_small_100",
+        "mobilenet_v3_large_100": "mobilenetv3_large_100",
+    },
+    "tf": {
+        "mobilenet_v3_small_100": "tf_mobilenetv3_small_100",
+        "mobilenet_v3_large_100": "tf_mobilenetv3_large_100",
+        "mobilenet_v3_small_minimalistic_100": "tf_mobilenetv3_small_minimal_100",
+        "mobilenet_v3_large_minimalistic_100": "tf_mobilenetv3_large_minimal_100",
+    },
+}
+# fmt: on
+
+# ------------------------------------------------------------------------------------------------------------- names
+
+
+class Layer(NamedTuple):
+    """A layer with parameters, by its name in each naming."""
+
+    kind: str
+    mindcv: str
+    torchvision: str
+    timm: str
+
+
+# The parameters of a layer in MindSpore and in PyTorch.
+PARAMETERS = {
+    "convolution": {"weight": "weight"},
+    "with bias": {"weight": "weight", "bias": "bias"},
+    "norm": {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"},
+}
+STEM = Layer("convolution", "features.0", "features.0.0", "conv_stem")
+LOGITS = Layer("with bias", "classifier.3", "classifier.3", "classifier")
+
+
+def layers_of(rows: tuple[Row, ...]) -> Iterator[Layer]:
+    """The layers of a network of these rows, from the image to the logits."""
+    yield STEM
+    yield Layer("norm", "features.1", "features.0.1", "bn1")
+    stages = [list(stage) for _, stage in itertools.groupby(rows, key=lambda row: row.out)]  # timm's
+    channels, block = 16, 1
+    for stage, members in enumerate(stages):
+        for place, row in enumerate(members):
+            names = f"features.{block + 2}.layers", f"features.{block}.block", f"blocks.{stage}.{place}"
+            yield from bottleneck_layers(row, row.expanded != channels, *names)
+            channels, block = row.out, block + 1
+    last = f"blocks.{len(stages)}.0"
+    yield Layer("convolution", f"features.{block + 2}", f"features.{block}.0", f"{last}.conv")
+    yield Layer("norm", f"features.{block + 3}", f"features.{block}.1", f"{last}.bn1")
+    yield Layer("with bias", "classifier.0", "classifier.0", "conv_head")
+    yield LOGITS
+
+
+def bottleneck_layers(row: Row, expands: bool, mindcv: str, torchvision: str, timm: str) -> Iterator[Layer]:
+    """The layers of one bottleneck, by timm's names of its parts; MindCV counts activations, torchvision does not."""
+    expand, project = (["conv_pw"], "conv_pwl") if expands else ([], "conv_pw")
+    squeeze = ["se"] if row.squeeze else []
+    index, norm = 0, 1
+    for number, part in enumerate([*expand, "conv_dw", *squeeze, project]):
+        if part == "se":
+            for ours, theirs in (("conv_reduce", "fc1"), ("conv_expand", "fc2")):
+                names = f"{mindcv}.{index}.{ours}", f"{torchvision}.{number}.{theirs}", f"{timm}.se.{ours}"
+                yield Layer("with bias", *names)
+            index += 1
+        else:
+            yield Layer("convolution", f"{mindcv}.{index}", f"{torchvision}.{number}.0", f"{timm}.{part}")
+            yield Layer("norm", f"{mindcv}.{index + 1}", f"{torchvision}.{number}.1", f"{timm}.bn{norm}")
+            index, norm = index + 3, norm + 1
+
+
+class Place(NamedTuple):
+    """Where a parameter of ours stands in a file of another naming."""
+
+    name: str
+    shape: tuple[int, ...]
+    our_shape: tuple[int, ...]
+
+
+def places(model: str, num_classes: int, naming: str) -> dict[str, Place]:
+    """The place in `naming` of each parameter of our network."""
+    names = {
+        f"{layer.mindcv}.{ours}": f"{getattr(layer, naming)}.{ours if naming == 'mindcv' else theirs}"
+        for layer in layers_of(VARIANTS[model].rows)
+        for ours, theirs in PARAMETERS[layer.kind].items()
+    }
+    found = {}
+    for ours, shape in shapes_of(model, num_classes).items():
+        # timm's hidden layer of the head is a convolution.
+        their_shape = (*shape, 1, 1) if names[ours] == "conv_head.weight" else shape
+        found[ours] = Place(names[ours], their_shape, shape)
+    return found
+
+
+@functools.cache
+def shapes_of(model: str, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of our network's parameters."""
+    network = MobileNetV3(VARIANTS[model], num_classes)
+    return {name: parameter.shape for name, parameter in network.parameters_dict().items()}
+
+
+def naming_of(tensors: Mapping[str, np.ndarray], path: Path) -> str:
+    """Whose names the tensors bear, told by the first layer's. Raises `UserError` if nobody's."""
+    stems = {naming: f"{getattr(STEM, naming)}.weight" for naming in ("torchvision", "timm", "mindcv")}
+    for naming, stem in stems.items():
+        if stem in tensors:
+            return naming
+    expected = ", ".join(f"'{stem}' ({naming})" for naming, stem in stems.items())
+    got = f"'{next(iter(tensors))}'" if tensors else "no tensor"
+    raise UserError(f"{path}: not a MobileNetV3 of a known project; expected a parameter {expected}, got {got}")
+
+
+def our_parameters(tensors: Mapping[str, np.ndarray], naming: str, path: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """The model that `tensors` are the weights of, and its parameters under our names, in float32.
+
+    Raises `UserError` that names what does not fit the model that comes nearest.
+    """
+    logits = f"{getattr(LOGITS, naming)}.weight"
+    num_classes = max((1, *tensors[logits].shape[:1])) if logits in tensors else 1
+    faults = {}
+    for name, value in tensors.items():
+        if not np.issubdtype(value.dtype, np.integer) and not np.isfinite(value.astype(np.float32)).all():
+            raise UserError(f"{path}: '{name}' holds numbers that are not finite: the weights of a run that failed")
+    for model in VARIANTS:
+        wanted = places(model, num_classes, naming)
+        faults[model] = misfits(tensors, {place.name: place for place in wanted.values()})
+        if not faults[model]:
+            return model, {
+                ours: tensors[place.name].reshape(place.our_shape).astype(np.float32) for ours, place in wanted.items()
+            }
+    nearest = min(faults, key=lambda model: len(faults[model]))
+    raise UserError(
+        f"{path}: not a network of this project; it comes nearest to {nearest}, but {first_of(faults[nearest])}"
+        f"{_narrow_note(nearest, naming)}"
+    )
+
+
+def their_tensors(parameters: Mapping[str, np.ndarray], model: str, naming: str) -> dict[str, np.ndarray]:
+    """The parameters of our `model` under the names of torchvision or timm, complete for a strict loading there."""
+    wanted = places(model, len(parameters["classifier.3.bias"]), naming)
+    tensors = {place.name: parameters[ours].reshape(place.shape) for ours, place in wanted.items()}
+    norms = [name.removesuffix(".running_var") for name in tensors if name.endswith(".running_var")]
+    return tensors | {f"{norm}.num_batches_tracked": np.zeros((), np.int64) for norm in norms}
+
+
+def network_there(model: str, naming: str, conv_padding: str) -> tuple[str, str]:
+    """The network of torchvision or timm that takes our `model`, of the padding if there is one, and its origin.
+
+    Raises `UserError` if they have none.
+    """
+    known = {
+        origin: networks[model]
+        for origin, networks in NETWORKS.items()
+        if ORIGINS[origin].naming == naming and model in networks
+    }
+    if not known:
+        raise UserError(f"{naming} has no network that takes the weights of {model}{_narrow_note(model, naming)}")
+    origin = min(known, key=lambda origin: ORIGINS[origin].conv_padding != conv_padding)
+    return origin, known[origin]
+
+
+def _narrow_note(model: str, naming: str) -> str:
+    if naming != "timm" or VARIANTS[model].width == 1:
+        return ""
+    return "; timm and TensorFlow keep the head of a narrow network at 1024 or 1280 and round its widths differently"
+
+
+# ----------------------------------------------------------------------------------------------------------- origins
+
+
+class HubConfig(NamedTuple):
+    """What the config.json of a model of the Hugging Face hub says: architecture, images and class names."""
+
+    architecture: str
+    images: dict[str, Any]
+    class_names: list[str] | None
+
+    @property
+    def origin(self) -> str:
+        return "tf" if self.architecture.startswith("tf_") else "timm"
+
+
+def read_hub_config(weights: Path) -> HubConfig | None:
+    """The config.json beside `weights`, if it is timm's of a MobileNetV3. Raises `UserError` if it is damaged."""
+    path = weights.with_name("config.json")
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_bytes())
+        architecture = str(config.get("architecture"))
+        if not re.match("(tf_)?mobilenetv3_", architecture):
+            return None
+        settings = config.get("pretrained_cfg", config)
+        images = {name: settings[name] for name in ("crop_pct", "interpolation") if name in settings}
+        images |= {n: [round(255 * value, 3) for value in settings[n]] for n in ("mean", "std") if n in settings}
+        images |= {"image_resize": settings["input_size"][-1]} if "input_size" in settings else {}
+        names = config.get("label_names")
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise UserError(f"{path}: not a config.json of timm ({error}); mend it, or move it away") from None
+    images = {name: checked_value(name, value, str(path)) for name, value in images.items()}
+    return HubConfig(architecture, images, [str(name) for name in names] if isinstance(names, list) else None)
+
+
+def origin_of(naming: str, path: Path, wish: str | None, hub: HubConfig | None) -> tuple[str, str]:
+    """The origin of weights with names of `naming`, and what tells it. Raises `UserError` if nothing does."""
+    if wish:
+        if ORIGINS[wish].naming != naming:
+            raise UserError(f"{path}: --origin is {wish}, but the parameters have the names of {naming}")
+        return wish, f"--origin {wish}"
+    if naming != "timm":
+        return naming, f"{naming}'s names"
+    if hub:
+        return hub.origin, f"{hub.architecture} in config.json"
+    signs = {"tf": "(?<![a-z0-9])tf_", "timm": "(?<![a-z0-9])timm|mobilenetv3_"}  # names of TensorFlow's have both
+    for origin, sign in signs.items():
+        for name in _telling_names(path):
+            if found := re.search(sign, name):
+                return origin, f"'{found[0]}' in {name}"
+    raise UserError(
+        f"{path}: timm's own weights and TensorFlow's have the same names, but other padding, epsilon and images; "
+        "say which these are: --origin timm or --origin tf"
+    )
+
+
+def images_of(origin: str, path: Path, hub: HubConfig | None) -> dict[str, Any]:
+    """The images that weights of `origin` were trained for, as entries of the model card."""
+    usual = ORIGINS[origin]._asdict()
+    images = {name: usual[name] for name in ("crop_pct", "interpolation", "mean", "std")} | {"image_resize": 224}
+    for part, others in EXCEPTIONS.get(origin, {}).items():
+        if any(part in name for name in _telling_names(path)):
+            images |= others
+    return images | (hub.images if hub and hub.origin == origin else {})
+
+
+def _telling_names(path: Path) -> list[str]:
+    """Names that may tell what a file holds: its own, its folder's, and the model's in the hub's cache."""
+    path = path.absolute()
+    return [path.name, path.parent.name, *(part for part in path.parts if part.startswith("models--"))]

@@ -1,0 +1,68 @@
+"""A checkpoint by itself: the recipe that its weights mean, as far as the network and its images go."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindspore import nn
+
+from mindcv_lite.checkpoints.conversion.origins import our_parameters
+from mindcv_lite.checkpoints.weights import CARD_KEYS, CARD_NAME, Weights, load_weights, network_part, read_weights
+from mindcv_lite.data.datasets import classes
+from mindcv_lite.device import World
+from mindcv_lite.models.build import build_network, evaluation_network
+from mindcv_lite.recipe import Recipe, checked_value, load_recipe, plain
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights, and the recipe by which a network takes them and images are prepared. `class_names`: of its outputs."""
+
+    weights: Weights
+    recipe: Recipe
+    class_names: tuple[str, ...]
+
+    def network(self, world: World | None = None) -> nn.Cell:
+        """The network in evaluation: images float32 (batch, channels, side, side) -> logits (batch, classes).
+
+        Of MindSpore's own operators in float32, or as the device of `world` computes it best.
+        """
+        network = evaluation_network(self.recipe.model, world) if world else build_network(self.recipe.model, "O0")
+        load_weights(network, self.weights)
+        return network.set_train(False)
+
+
+def read_trained(path: str, **keys: Any) -> Trained:
+    """Read a checkpoint of this project, or MindCV's, which has no card and means MindCV's conventions.
+
+    `keys`: of a recipe, where the user wants others than the card's or the defaults. Raises `UserError` where the file
+    is missing, damaged or of another network, or a key is wrong.
+    """
+    weights = read_weights(path)
+    card = weights.card
+    if card is None:
+        tensors = {name: value.asnumpy() for name, value in network_part(weights).items()}
+        card = {"model": our_parameters(tensors, "mindcv", Path(path))[0]}
+    where = f"{path}: {CARD_NAME}"
+    meant = {name: checked_value(name, card[name], where) for name in CARD_KEYS if name in card and name not in keys}
+    wanted = UNREAD | keys
+    recipe = load_recipe([f"--{name}={plain(value)}" for name, value in wanted.items()], "").with_keys(**meant)
+    return Trained(weights, recipe.with_keys(num_classes=weights.num_classes), class_names_of(weights))
+
+
+# What a recipe must have for training, and no one reads here.
+# fmt: off
+UNREAD = {
+    "model": "mobilenet_v3_small_100", "batch_size": 1, "epoch_size": 1, "lr": 1, "opt": "momentum",
+    "scheduler": "constant",
+}
+# fmt: on
+
+
+def class_names_of(weights: Weights) -> tuple[str, ...]:
+    """The names of the outputs: the card's, or ImageNet's where there are 1000, or their numbers."""
+    if weights.class_names:
+        return tuple(name or str(output) for output, name in enumerate(weights.class_names))
+    if weights.num_classes == len(classes.NAMES):
+        return classes.NAMES
+    return tuple(map(str, range(weights.num_classes)))

@@ -1,0 +1,186 @@
+"""Weights files: what is in one, whether it fits the network, and the model card that says what the weights mean."""
+
+import json
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from mindcv_lite.checkpoints.ckpt_file import read_entries
+from mindcv_lite.checkpoints.pretrained import published_weights
+from mindcv_lite.device import World
+from mindcv_lite.errors import UserError
+from mindcv_lite.recipe import KEYS, Recipe, checked_value, plain
+
+log = logging.getLogger(__name__)
+
+CARD_NAME = "model_card"
+FACTS_NAME = "run"  # what the state of a run has in its place
+# Keys of which one value alone gives weights their meaning, and keys that are good to know.
+BINDING_KEYS = ("model", "in_channels", "conv_padding", "bn_eps", "mean", "std", "interpolation", "crop_pct")
+CARD_KEYS = (*BINDING_KEYS, "num_classes", "image_resize")
+NETWORK_NAMES = ("features.", "classifier.")
+HEAD = ("classifier.3.weight", "classifier.3.bias")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weights file that was read: parameters by name, and the model card, which files of others do not have."""
+
+    path: str
+    parameters: dict[str, Parameter]
+    card: dict[str, Any] | None
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes of the network's outputs, in order, where the card knows them."""
+        return tuple(self.card["class_names"]) if self.card and self.card["class_names"] else None
+
+    @property
+    def num_classes(self) -> int:
+        """The outputs of the network. Raises `UserError` if its last layer is missing."""
+        last = self.parameters.get(HEAD[0])
+        if last is None or last.ndim != 2:
+            raise UserError(f"{self.path}: no weights of MobileNetV3, or not all of them: '{HEAD[0]}' is missing")
+        return last.shape[0]
+
+
+def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> dict[str, Any]:
+    """What a weights file says about itself: what the numbers mean, for which classes, and how good they are."""
+    flat = recipe.flat()
+    return {name: flat[name] for name in CARD_KEYS} | {"class_names": class_names} | result
+
+
+def read_weights(path: str) -> Weights:
+    """Read a `.ckpt` file of this project or of MindCV. Raises `UserError` if it is missing, foreign or damaged."""
+    content, checked = read_entries(path)
+    if FACTS_NAME in content:
+        raise UserError(
+            f"{path}: the state of a run, no weights: these are in its folder; train.py --resume {path} goes on"
+        )
+    card = content.pop(CARD_NAME, None)
+    if card is not None and not checked:
+        raise UserError(f"{path}: its checksum is missing: the file was cut short; use another copy of it")
+    parameters = {name: value for name, value in content.items() if isinstance(value, Parameter)}
+    return Weights(path, parameters, None if card is None else _parsed_card(str(card), path))
+
+
+def starting_weights(recipe: Recipe, world: World) -> Weights | None:
+    """The weights that a run starts from: a file of the user's, or the published ones; None: none."""
+    if not recipe.model.pretrained:
+        return read_weights(recipe.model.ckpt_path) if recipe.model.ckpt_path else None
+    path = world.all_or_none(lambda: published_weights(recipe.model.model))
+    weights = read_weights(str(path))
+    conventions = {name: KEYS[name].default for name in CARD_KEYS}  # MindCV's, which its files do not say
+    known = {"model": recipe.model.model, "num_classes": weights.num_classes, "class_names": None}
+    return replace(weights, card=conventions | known)
+
+
+def _parsed_card(text: str, path: str) -> dict[str, Any]:
+    try:
+        card = json.loads(text)
+    except ValueError:
+        card = None
+    if not isinstance(card, dict) or not isinstance(card.get("class_names") or [], list):
+        raise UserError(f"{path}: its {CARD_NAME} is damaged, or not one of this project")
+    if not {*CARD_KEYS, "class_names"} <= card.keys():
+        raise UserError(f"{path}: its {CARD_NAME} is incomplete; it is not one of this project")
+    return card
+
+
+def with_outputs_of(weights: Weights, recipe: Recipe) -> Recipe:
+    """The recipe with the num_classes of the weights. Raises `UserError` if the recipe has another number."""
+    found, wanted = weights.num_classes, recipe.model.num_classes
+    if wanted not in (None, found):
+        raise UserError(f"{weights.path}: its num_classes is {found}, the recipe's {wanted}; --num_classes {found}")
+    return recipe.with_keys(num_classes=found)
+
+
+def with_image_size_of(weights: Weights, recipe: Recipe) -> Recipe:
+    """The recipe with the image_resize of the card, unless it names one; where that is another, a line says so."""
+    if not weights.card:
+        return recipe
+    trained, wanted = weights.card["image_resize"], recipe.augmentation.image_resize
+    if "image_resize" not in recipe.origin:
+        return recipe.with_keys(image_resize=trained)
+    if wanted != trained:
+        log.info("%s was trained on images of %d pixels, image_resize is %d", weights.path, trained, wanted)
+    return recipe
+
+
+def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recipe:
+    """The recipe with what the card of `path` says its weights mean.
+
+    Raises `UserError` that names both values where a key that was given contradicts the card.
+    """
+    here, where = recipe.flat(), f"{path}: {CARD_NAME}"
+    there = {name: checked_value(name, card[name], where) for name in BINDING_KEYS}
+    taken = {name: value for name, value in there.items() if value != here[name]}
+    for name, value in taken.items():
+        if name in recipe.origin:
+            raise UserError(
+                f"{recipe.origin[name]}: key '{name}' is {plain(here[name])}, but the weights in {path} mean "
+                f"{plain(value)}; leave it out, or give --{name} {shlex.quote(plain(value))}"
+            )
+    if taken:
+        log.info("%s decides: %s", path, ", ".join(f"{name} {plain(value)}" for name, value in taken.items()))
+    return recipe.with_keys(**taken)
+
+
+def load_weights(network: nn.Cell, weights: Weights, remake_head: bool = False) -> bool:
+    """Put `weights` into `network`. Raises `UserError` that names what does not fit.
+
+    `remake_head`: if the last layer is one of another number of classes, the network's own stays as it was drawn;
+    whether it did, is returned.
+    """
+    wanted, found = network.parameters_dict(), network_part(weights)
+    remade = [name for name in HEAD if remake_head and _is_of_other_classes(found.get(name), wanted[name])]
+    found |= {name: wanted[name] for name in remade}
+    if faults := misfits(found, wanted):
+        raise UserError(f"{weights.path} does not fit the network: {first_of(faults)}; check --model and --num_classes")
+    require_numbers({name: found[name].asnumpy() for name in wanted}, weights.path)
+    for name, parameter in wanted.items():
+        parameter.set_data(Tensor(found[name].asnumpy().astype(np.float32)))
+    log.info("%s: %d parameters taken", weights.path, len(wanted) - len(remade))
+    if remade:
+        log.info("%s made anew, for %d classes", " and ".join(remade), len(wanted[HEAD[0]]))
+    return bool(remade)
+
+
+def require_numbers(parameters: Mapping[str, np.ndarray], path: str) -> None:
+    """Raise `UserError` that names a parameter of the file `path` which is not finite."""
+    for name, value in parameters.items():
+        if not np.isfinite(value).all():
+            raise UserError(f"{path}: '{name}' is not finite, as after a run that broke; use an earlier checkpoint")
+
+
+def _is_of_other_classes(found: Parameter | None, wanted: Parameter) -> bool:
+    return found is not None and found.shape[1:] == wanted.shape[1:] and found.shape != wanted.shape
+
+
+def network_part(weights: Weights) -> dict[str, Parameter]:
+    """The parameters of the network. A training run's file also holds optimizer state and averages: passed over."""
+    others = [name for name in weights.parameters if not name.startswith(NETWORK_NAMES)]
+    if others:
+        log.info("%s: %d entries that are no weights are passed over, such as %s", weights.path, len(others), others[0])
+    return {name: value for name, value in weights.parameters.items() if name not in others}
+
+
+def misfits(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Why the arrays `found` are not those `wanted`, by name and shape; nothing if they are."""
+    faults = [f"'{name}' is missing" for name in wanted if name not in found]
+    for name, value in found.items():
+        if name not in wanted:
+            faults.append(f"'{name}' is not in the network")
+        elif value.shape != wanted[name].shape:
+            faults.append(f"'{name}' is {value.shape} in the file, {wanted[name].shape} in the network")
+    return faults
+
+
+def first_of(faults: list[str]) -> str:
+    """Three of `faults`, and how many there are besides."""
+    return "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")

@@ -1,0 +1,86 @@
+"""Where a recipe's photos come from, and how many classes its network needs for them."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from mindcv_lite.data.datasets import folder, packed
+from mindcv_lite.data.datasets.cifar_mnist import STANDARD, Standard
+from mindcv_lite.data.datasets.classes import outputs_of, places_of
+from mindcv_lite.data.datasets.digits import digits_folder
+from mindcv_lite.data.datasets.folder import FEW, Photos, small_classes
+from mindcv_lite.data.datasets.holdout import held_out_of, hold_out
+from mindcv_lite.errors import UserError
+from mindcv_lite.recipe import Data, Recipe
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = "%s: %d of them are held out for validation (val_share)"
+
+
+def training_photos(recipe: Recipe) -> tuple[Photos, Photos | None]:
+    """Photos to train on and, with val_while_train, those to validate on, labelled by the same classes."""
+    data = _located(recipe.data)
+    kind = _kind_of(data)
+    train, held_out = kind.read_split(data.data_dir, data.train_split), None
+    if data.val_share:
+        where = Path(data.data_dir) / data.train_split
+        train, held_out = hold_out(train, data.val_share, data.val_fold, where)
+        log.info(HELD_OUT, where, len(held_out))
+    if few := small_classes(train):
+        line = "warning: %s: %d classes have fewer than %d photos to train on, such as '%s' with %d"
+        log.warning(line, data.data_dir, len(few), FEW, *few[0])
+    if not recipe.output.val_while_train:
+        return train, None
+    if held_out:
+        return train, held_out
+    folders = kind.class_names_of(data.data_dir, data.val_split)
+    places = places_of(folders, train.class_names, Path(data.data_dir) / data.val_split)
+    return train, kind.read_split(data.data_dir, data.val_split, places)
+
+
+def validation_photos(recipe: Recipe, class_names: Sequence[str] | None) -> Photos:
+    """Photos to check a network on whose num_classes outputs are `class_names`, if its checkpoint has any."""
+    assert recipe.model.num_classes, "the recipe's num_classes is filled in from the checkpoint"
+    data = _located(recipe.data)
+    kind = _kind_of(data)
+    presumed = None
+    if class_names is None and kind.has_split(data.data_dir, data.train_split):
+        presumed = kind.class_names_of(data.data_dir, data.train_split)
+    split = data.train_split if data.val_share else data.val_split
+    folders, where = kind.class_names_of(data.data_dir, split), Path(data.data_dir) / split
+    outputs = outputs_of(folders, class_names, recipe.model.num_classes, where, presumed)
+    photos = kind.read_split(data.data_dir, split, outputs)
+    if data.val_share:
+        photos = photos.part(held_out_of(photos, data.val_share, data.val_fold, where))
+        log.info(HELD_OUT, where, len(photos))
+    return photos
+
+
+def has_validation_split(recipe: Recipe) -> bool:
+    """Whether there is a split to validate on besides the training photos."""
+    data = _located(recipe.data)
+    return _kind_of(data).has_split(data.data_dir, data.val_split)
+
+
+def with_num_classes(recipe: Recipe, class_names: Sequence[str]) -> Recipe:
+    """The recipe with num_classes filled in. Raises `UserError` if it is smaller than the number of classes."""
+    wanted, found = recipe.model.num_classes, len(class_names)
+    if wanted is not None and wanted < found:
+        raise UserError(f"num_classes is {wanted}, but there are {found} classes; use --num_classes {found}")
+    if wanted is not None and wanted > found:
+        log.info("num_classes is %d: the %d classes are outputs 0 to %d", wanted, found, found - 1)
+    return recipe.with_keys(num_classes=wanted or found)
+
+
+def _located(data: Data) -> Data:
+    return replace(data, data_dir=digits_folder(data.data_dir)) if data.dataset == "digits" else data
+
+
+def _kind_of(data: Data) -> ModuleType | Standard:
+    """What reads the splits there."""
+    if data.dataset in STANDARD:
+        return STANDARD[data.dataset]
+    return packed if data.data_dir and packed.is_packed(data.data_dir) else folder

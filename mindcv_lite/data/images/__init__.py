@@ -1,0 +1,1 @@
+"""One encoded image: what it is, and whether it decodes."""

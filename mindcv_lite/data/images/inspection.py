@@ -1,0 +1,143 @@
+"""What a photo file is: whether it can be decoded, what training would not expect of it, and a digest of its bytes."""
+
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mindcv_lite.data.images.decoding import SIGNATURES, decodes, is_hopeless, opened
+from mindcv_lite.errors import SIGNALS, Stopped
+from mindcv_lite.processes import end_with_parent
+
+# What files begin with that are no photos here, but are often named so.
+STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "a web page"}
+FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
+ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
+CHUNK = 32  # photos that a process takes at a time; those under way are waited for when the command is stopped
+
+
+class Facts(NamedTuple):
+    """What is known of a file: why it cannot be decoded (`flaw`), or else the rest."""
+
+    flaw: str
+    traits: tuple[str, ...] = ()  # such as "in greyscale"
+    size: tuple[int, int] = (0, 0)  # width, height
+    digest: bytes = b""  # 16 bytes, of the encoded photo
+
+
+def inspect(path: str) -> Facts:
+    """Read and decode one file."""
+    try:
+        content = np.fromfile(path, np.uint8)
+        encoded = content.tobytes()
+        if is_hopeless(content) or not decodes(content):
+            return Facts(_flaw(encoded))
+        with opened(encoded) as photo:
+            return Facts("", tuple(_traits(photo, path)), photo.size, blake2b(encoded, digest_size=16).digest())
+    except OSError as error:
+        return Facts(f"cannot be read: {error.strerror or error}")
+    except MemoryError:
+        return Facts("too large for the memory")
+
+
+def inspect_all(paths: Sequence[str]) -> Iterator[Facts]:
+    """The facts of each file, in order, worked out on all cores."""
+    pool = ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_start_process)
+    try:
+        with _stop_deferred():  # the first task forks the processes
+            chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
+            tasks = deque(pool.submit(_inspect_chunk, chunk) for chunk in chunks)
+        yield from tqdm(_results(tasks), "check", len(paths), unit="photo", leave=False, disable=None)
+    except BrokenProcessPool:
+        text = "a process that decodes photos was killed, most likely for want of memory"
+        raise Stopped(signal.SIGKILL, text) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _inspect_chunk(paths: Sequence[str]) -> list[Facts]:
+    return [inspect(path) for path in paths]
+
+
+def _results(tasks: deque[Future[list[Facts]]]) -> Iterator[Facts]:
+    """What the tasks return, in order. `map` of the pool does the same, but where one of its processes is killed, it
+    cancels tasks that the pool's thread is about to fail, which ends that thread by an error, and then waits for it."""
+    while tasks:
+        yield from tasks.popleft().result()
+
+
+@contextmanager
+def _stop_deferred() -> Iterator[None]:
+    """Answer signals at the end of the block: amid a fork, Python loses them, or the process that was forked."""
+    came: list[int] = []
+    deferred = (*SIGNALS, signal.SIGALRM)  # the last is how `errors.interrupt` puts off the others
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in deferred}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def _start_process() -> None:
+    for number in SIGNALS:  # a process ends without a word: the command speaks for all, and may have to end it
+        signal.signal(number, signal.SIG_DFL)
+    end_with_parent()
+
+
+def _flaw(encoded: bytes) -> str:
+    """Why a photo cannot be decoded."""
+    if not encoded:
+        return "empty"
+    if stranger := next((name for signature, name in STRANGERS.items() if encoded.startswith(signature)), None):
+        return f"{stranger}, not a JPEG, PNG or BMP"
+    if not encoded.startswith(SIGNATURES):
+        return "not a JPEG, PNG or BMP"
+    try:
+        with opened(encoded):
+            pass
+    except Image.DecompressionBombError:
+        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000} million pixels"
+    except (OSError, SyntaxError, ValueError):
+        pass
+    return "damaged or cut short"
+
+
+def _traits(photo: Image.Image, path: str) -> Iterator[str]:
+    kind = "JPEG" if photo.format == "MPO" else photo.format  # MPO: a JPEG with more pictures behind the first
+    if kind != FORMAT_OF.get(os.path.splitext(path)[1].lower()):
+        yield f"of format {kind} under another extension"
+    if photo.mode in ("1", "L", "LA", "I", "I;16"):
+        yield "in greyscale"
+    if photo.mode == "CMYK":
+        yield "in CMYK"
+    if photo.mode == "P":
+        yield "with a palette"
+    if photo.mode in ("LA", "RGBA") or "transparency" in photo.info:
+        yield "with transparency, which is dropped"
+    turned = is_turned(photo)
+    if turned is None:
+        yield "with EXIF data that cannot be read"
+    elif turned:
+        yield "with a rotation in their EXIF data, which is not followed"
+
+
+def is_turned(photo: Image.Image) -> bool | None:
+    """Whether the EXIF data of a JPEG ask for a rotation or a mirroring; None where they cannot be read."""
+    if photo.format not in ("JPEG", "MPO"):  # for the EXIF data of a PNG, Pillow decodes the photo once more
+        return False
+    try:
+        return photo.getexif().get(ORIENTATION) in range(2, 9)
+    except Exception:  # Pillow lets through whatever its reader stumbles over, SyntaxError and struct.error among it
+        return None

@@ -1,0 +1,1 @@
+"""What checks and packs a folder of images."""

@@ -1,0 +1,306 @@
+"""Write the photos of class folders into MindRecord files: a process for each core, and resumable after a kill."""
+
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from multiprocessing.context import SpawnContext
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from mindcv_lite.data.datasets.folder import Photos, read_split
+from mindcv_lite.data.datasets.packed import FACTS, LAYOUT, checksum_of, joined
+from mindcv_lite.data.images.decoding import NOT_DECODED, opened
+from mindcv_lite.errors import Stopped, UserError, first_line
+from mindcv_lite.files import write_text
+from mindcv_lite.processes import end_with_parent
+
+log = logging.getLogger(__name__)
+
+PHOTOS_PER_FILE = 10_000  # about 1 GB of ImageNet: what a kill may cost each process
+FEWEST_FILES = 8  # for the cores to share
+MOST_FILES = 128  # a reader has two handles open for each, and 1024 is a usual limit
+FILES = "files"  # the folder of what is to stay, in that of an unfinished try
+ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 1 << 25  # MindSpore is given so much, or little more than that
+LONGEST_SIDE = 65500  # pixels: libjpeg's limit
+SMALLEST_PAGE, LARGEST_PAGE = 1 << 22, 1 << 28  # bytes; a photo must fit in a page of the file
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for: photos whose shorter side is above `max_side` become JPEGs of that `quality`."""
+
+    max_side: int | None
+    quality: int
+    files: int | None  # for each split
+
+
+@dataclass(frozen=True)
+class Share:
+    """The photos of one file, numbered by their place in the split. (A MindRecord file is what it calls a shard.)"""
+
+    file: str
+    first: int
+    paths: list[str]
+    labels: list[int]
+
+    @property
+    def done(self) -> str:
+        """The file that says that the other one is whole, and what is in it."""
+        return f"{self.file}.done"
+
+
+def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> None:
+    """Write the photos of these splits to the new folder `target`, which appears when it is complete.
+
+    Raises `UserError` if they cannot be read or written; what is finished then stays for the next try.
+    """
+    photos = {split: read_split(str(data_dir), split) for split in splits}
+    shares = {split: shares_of(split, photos[split], wishes.files) for split in splits}
+    with workplace(target, fingerprint(photos, wishes)) as folder:
+        write_all(folder, [share for each in shares.values() for share in each], wishes)
+        done = {split: [json.loads((folder / share.done).read_text()) for share in shares[split]] for split in splits}
+        facts = {split: facts_of(photos[split], data_dir / split, done[split]) for split in splits}
+        write_text(
+            folder / FILES / FACTS,
+            json.dumps({"layout": LAYOUT, "checksum": checksum_of(facts), "splits": facts}, indent=1),
+        )
+        os.rename(folder / FILES, target)
+        shutil.rmtree(folder)
+    report(target, done, wishes)
+
+
+def shares_of(split: str, photos: Photos, files: int | None) -> list[Share]:
+    """The photos of a split, in order, by file."""
+    count = min(len(photos), files or min(MOST_FILES, max(FEWEST_FILES, len(photos) // PHOTOS_PER_FILE)))
+    ends, name = np.linspace(0, len(photos), count + 1).astype(int), quote(os.fsencode(split), safe="")
+    return [
+        Share(f"{name}-{place:05}.mindrecord", first, list(photos.paths[first:end]), photos.labels[first:end].tolist())
+        for place, (first, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+    ]
+
+
+def fingerprint(photos: dict[str, Photos], wishes: Wishes) -> str:
+    """What must be the same for finished files of an earlier try to be of use."""
+    digest = hashlib.sha256(repr((LAYOUT, astuple(wishes))).encode())
+    for split, each in photos.items():
+        digest.update(repr((split, each.class_names)).encode())
+        for path in each.paths:
+            found = os.stat(path)
+            digest.update(repr((path, found.st_size, found.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def workplace(target: Path, key: str) -> Iterator[Path]:
+    """A hidden folder beside `target`, for this process alone: as an earlier try left it, if that had the same key."""
+    folder = target.with_name(f".{target.name}.unfinished")
+    if folder.exists() and not (folder / "lock").exists():
+        raise UserError(f"{folder}: stands where packing keeps what is not finished; remove it, or give another TARGET")
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{target}: another process is packing photos there; wait for it") from None
+        if os.path.lexists(target):  # another process finished it since we looked
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(f"{target}: stands there already; remove it, or give another TARGET")
+        same = (folder / FILES).is_dir() and (folder / "key").is_file() and (folder / "key").read_text() == key
+        if not same:
+            earlier = list(folder.glob("*.done"))
+            if earlier:
+                log.info("%d files of a try with other photos or other arguments are removed", len(earlier))
+            for path in (folder / "key", *earlier):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(folder / FILES, ignore_errors=True)
+            (folder / FILES).mkdir()
+            write_text(folder / "key", key)
+        try:
+            yield folder
+        except BaseException:
+            log.info("what is finished stays in %s: the same command goes on from there", folder)
+            raise
+
+
+def facts_of(photos: Photos, folder: Path, done: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a reader must know of a split."""
+    left_out = [each for share in done for each in share["left_out"]]
+    classes: dict[str, list[str]] = {name: [] for name in photos.class_names}
+    gone = {each["number"] for each in left_out}
+    for number, path in enumerate(photos.paths):
+        if number not in gone:
+            name, photo = path[len(f"{folder}/") :].split("/", 1)
+            classes[name].append(photo)
+    files = {name: size for share in done for name, size in share["files"].items()}
+    return {"classes": {name: joined(names) for name, names in classes.items()}, "files": files, "left_out": left_out}
+
+
+def report(target: Path, done: dict[str, list[dict[str, Any]]], wishes: Wishes) -> None:
+    """Say what was written, and what was not."""
+    for split, shares in done.items():
+        kept, found, written, shrunk = (sum(s[key] for s in shares) for key in ("photos", "found", "written", "shrunk"))
+        size = f"{written / 1e6:.1f} MB, {written / max(found, 1):.0%} of the photos' {found / 1e6:.1f} MB"
+        log.info("%s: %s: %d photos in %d files, %s", target, split, kept, len(shares), size)
+        if wishes.max_side:
+            text = "%s: %s: %d photos are made smaller, %d kept as they are"
+            log.info(text, target, split, shrunk, kept - shrunk)
+        left_out = [each for share in shares for each in share["left_out"]]
+        if left_out:
+            log.warning("%s: %s: %d photos cannot be decoded and are left out:", target, split, len(left_out))
+        for each in left_out:
+            log.warning("  %s: %s", each["photo"], each["reason"])
+
+
+# ------------------------------------------------------------------------------------------------- several processes
+
+_seen: Any = None  # in a process that writes: how many photos all of them have seen
+
+
+def write_all(folder: Path, shares: list[Share], wishes: Wishes) -> None:
+    """Write those of the files that are not there yet."""
+    todo = [share for share in shares if not (folder / share.done).exists()]
+    if len(todo) < len(shares):
+        log.info("%d of %d files are there from an earlier try", len(shares) - len(todo), len(shares))
+    if not todo:
+        return
+    fresh = SpawnContext()  # a process that has MindSpore's threads must not be forked
+    seen = fresh.Value("q")
+    pool = ProcessPoolExecutor(min(len(todo), len(os.sched_getaffinity(0))), fresh, _start_process, (seen,))
+    try:
+        # Ctrl-C goes to all processes: they inherit that they shall not mind it, and this one ends them.
+        answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            tasks = [pool.submit(write_share, folder, share, wishes) for share in todo]
+        finally:
+            signal.signal(signal.SIGINT, answer)
+        _watch(tasks, seen, sum(len(share.paths) for share in todo))
+    except BrokenProcessPool:
+        text = "a process that writes was killed, for want of memory perhaps; try again to go on"
+        raise Stopped(signal.SIGKILL, text) from None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _watch(tasks: list[Future[None]], seen: Any, count: int) -> None:
+    """Show how far the tasks are, until all are done. Raises what one of them raises."""
+    waiting: set[Future[None]] = set(tasks)
+    with tqdm(total=count, desc="pack", unit="photo", leave=False, disable=None) as bar:
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+            bar.update(seen.value - bar.n)
+            for task in done:
+                task.result()
+
+
+def _start_process(seen: Any) -> None:
+    global _seen
+    _seen = seen
+    end_with_parent()
+
+
+def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
+    """Write one file, and when it is whole on disk, the one that says so."""
+    from mindspore.mindrecord import FileWriter
+
+    path = folder / FILES / share.file
+    index = path.with_name(f"{path.name}.db")
+    for unfinished in (path, index):
+        unfinished.unlink(missing_ok=True)
+    tally: dict[str, Any] = {"photos": 0, "shrunk": 0, "found": 0, "written": 0, "left_out": []}
+    sizes = [os.path.getsize(photo) for photo in share.paths]
+    page = max(SMALLEST_PAGE, min(LARGEST_PAGE, 1 << (max(sizes) + 64).bit_length()))
+    try:
+        writer = FileWriter(str(path), shard_num=1)
+        writer.set_page_size(page)
+        listed = 1024 * sum(sizes) // page + len(sizes)  # bytes, at most: the header lists pages, and chunks of rows
+        writer.set_header_size(max(1 << 16, 1 << listed.bit_length()))
+        fields = {"image": {"type": "bytes"}, "index": {"type": "int32"}, "label": {"type": "int32"}}
+        writer.add_schema(fields, "encoded photos")
+        for rows in _chunks(_rows(share, wishes, tally)):
+            writer.write_raw_data(rows)
+        writer.commit()
+    except RuntimeError as error:
+        reason = first_line(error)
+        raise UserError(f"{path}: cannot be written: {reason}") from None
+    for file in (path, index):
+        file.chmod(0o666 & path.parent.stat().st_mode)  # MindSpore lets nobody else read it
+        with open(file, "rb") as content:
+            os.fsync(content.fileno())
+    files = {file.name: file.stat().st_size for file in (path, index)}
+    write_text(folder / share.done, json.dumps(tally | {"files": files}))
+
+
+def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Some rows at a time: all are too many for the memory, and each time costs a line in the file's header."""
+    chunk: list[dict[str, Any]] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == ROWS_AT_ONCE or sum(len(each["image"]) for each in chunk) > BYTES_AT_ONCE:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _rows(share: Share, wishes: Wishes, tally: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for number, (path, label) in enumerate(zip(share.paths, share.labels, strict=True), share.first):
+        content = Path(path).read_bytes()
+        try:
+            image = shrunk(content, wishes)
+        except NOT_DECODED as error:
+            reason = "no JPEG, PNG or BMP inside" if isinstance(error, UnidentifiedImageError) else str(error)
+            tally["left_out"].append({"number": number, "photo": path, "reason": reason})
+        else:
+            tally["photos"] += 1
+            tally["shrunk"] += image is not content
+            tally["found"] += len(content)
+            tally["written"] += len(image)
+            yield {"image": image, "index": number, "label": label}
+        with _seen.get_lock():
+            _seen.value += 1
+
+
+def shrunk(content: bytes, wishes: Wishes) -> bytes:
+    """The photo itself where it is small enough, or too long for a JPEG, or else a smaller JPEG.
+
+    Raises one of `NOT_DECODED`. Its orientation stays that of the pixels: training does not
+    turn photos as EXIF asks, and the copy has no EXIF.
+    """
+    with opened(content) as photo:
+        scale = min(1.0, (wishes.max_side or math.inf) / min(photo.size))
+        width, height = (round(side * scale) for side in photo.size)
+        if scale == 1 or max(width, height) > LONGEST_SIDE:
+            photo.load()
+            return content
+        photo.draft(None, (2 * width, 2 * height))  # a JPEG of many times that size need not be decoded in full
+        pixels = _grey_or_rgb(photo).resize((width, height), Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    pixels.save(encoded, "JPEG", quality=wishes.quality)
+    return encoded.getvalue()
+
+
+def _grey_or_rgb(photo: Image.Image) -> Image.Image:
+    if photo.mode.startswith("I"):  # 16 bits of grey, of which MindSpore takes the upper 8
+        return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
+    return photo if photo.mode == "L" else photo.convert("RGB")  # without alpha, as in MindSpore

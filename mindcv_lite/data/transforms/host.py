@@ -1,0 +1,46 @@
+"""Encoded photos to uint8 images (height, width, 3), by MindSpore's C++ operators."""
+
+from mindspore.dataset import vision
+from mindspore.dataset.vision import ConvertMode, Inter
+
+from mindcv_lite.auto_augment import parse
+from mindcv_lite.data.transforms.auto_augment import policy_of
+from mindcv_lite.recipe import Augmentation
+
+INTERPOLATIONS = {
+    "bilinear": Inter.BILINEAR,
+    "bicubic": Inter.BICUBIC,
+    "nearest": Inter.NEAREST,
+    "area": Inter.AREA,
+}
+
+
+def training_transforms(augmentation: Augmentation, in_channels: int) -> list:
+    """Random crop of random area and shape, flips, colour jitter or automatic augmentation."""
+    interpolation = INTERPOLATIONS[augmentation.interpolation]
+    side = augmentation.image_resize
+    transforms = [vision.RandomCropDecodeResize(side, augmentation.scale, augmentation.ratio, interpolation)]
+    if augmentation.hflip > 0 or augmentation.vflip > 0:
+        # One operator for both: MindSpore seeds all alike, and two would turn the same photos over.
+        flips = [(vision.HorizontalFlip(), augmentation.hflip), (vision.VerticalFlip(), augmentation.vflip)]
+        transforms += [vision.RandomSelectSubpolicy([flips])]
+    if augmentation.auto_augment:
+        mean = [round(min(max(level, 0), 255)) for level in augmentation.mean]
+        red, green, blue = mean * (3 // len(mean))
+        transforms += policy_of(parse(augmentation.auto_augment), side, interpolation, (red, green, blue))
+    elif augmentation.color_jitter:
+        jitter = augmentation.color_jitter
+        transforms += [vision.RandomColorAdjust(brightness=jitter, contrast=jitter, saturation=jitter)]
+    return transforms + _channels(in_channels)
+
+
+def evaluation_transforms(augmentation: Augmentation, in_channels: int) -> list:
+    """Resize the shorter side to image_resize / crop_pct, then cut out the centre."""
+    interpolation = INTERPOLATIONS[augmentation.interpolation]
+    side = augmentation.image_resize
+    resize = vision.Resize(int(side / augmentation.crop_pct), interpolation)
+    return [vision.Decode(), resize, vision.CenterCrop(side), *_channels(in_channels)]
+
+
+def _channels(in_channels: int) -> list:
+    return [vision.ConvertColor(ConvertMode.COLOR_RGB2GRAY)] if in_channels == 1 else []

@@ -1,0 +1,1 @@
+"""Scores, and what else is said of a network's predictions."""

@@ -1,0 +1,100 @@
+"""The files of a report: report.html for people, and three tables for programs."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import mindspore
+
+from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights
+from mindcv_lite.data.datasets.classes import output_titles
+from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.device import World
+from mindcv_lite.evaluation.report.page import Validation, page
+from mindcv_lite.evaluation.report.paired import PREDICTIONS
+from mindcv_lite.evaluation.report.statistics import class_results, confusion
+from mindcv_lite.evaluation.score import Score
+from mindcv_lite.files import require_file, written_whole
+from mindcv_lite.recipe import Recipe, plain
+from mindcv_lite.text_tables import AS_TEXT, write_csv
+
+log = logging.getLogger(__name__)
+
+
+def validation_of(score: Score, photos: Photos, weights: Weights, recipe: Recipe, world: World) -> Validation:
+    """What `score`, with its predictions, is the score of."""
+    assert score.predictions is not None, "they were to be kept"
+    titles = output_titles(photos.class_names, weights.class_names, weights.num_classes)
+    return Validation(score, score.predictions, photos, titles, facts_of(photos, weights, recipe, world))
+
+
+def facts_of(photos: Photos, weights: Weights, recipe: Recipe, world: World) -> dict[str, str]:
+    """What was validated, on what, by what and when."""
+    flat, card = recipe.flat(), weights.card or {}
+    results = {name: value for name, value in card.items() if name not in (*CARD_KEYS, "class_names")}
+    return {
+        "checkpoint": weights.path,
+        **{name: plain(flat[name]) for name in CARD_KEYS},
+        **{f"{name}, by the model card": plain(value) for name, value in results.items()},
+        "photos": f"{recipe.data.data_dir or recipe.data.dataset}, {recipe.data.val_split}",
+        "classes of the photos": str(len(photos.class_names)),
+        "device": f"{world.settings.target} x {world.size}, MindSpore {mindspore.__version__}",
+        "date": datetime.now().astimezone().isoformat(" ", "seconds"),
+    }
+
+
+PAGE, PER_CLASS, CONFUSION = "report.html", "per_class.csv", "confusion.csv"
+
+
+def require_place_in(folder: Path) -> None:
+    """Raise `UserError` where something other than a file stands in the place of one of the report's files."""
+    for name in (PAGE, PER_CLASS, CONFUSION, PREDICTIONS):
+        if (folder / name).exists():
+            require_file(folder / name)
+
+
+def write_report(folder: Path, validation: Validation) -> None:
+    """Write the report's files, each of them whole, in place of earlier ones. Raises `UserError` where one cannot be
+    written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder / PAGE) as unfinished:
+        unfinished.write_text(page(validation), **AS_TEXT)
+    write_csv(folder / PER_CLASS, per_class_rows(validation))
+    write_csv(folder / CONFUSION, confusion_rows(validation))
+    write_csv(folder / PREDICTIONS, prediction_rows(validation))
+    log.info("%s written, and %s, %s and %s", folder / PAGE, PER_CLASS, CONFUSION, PREDICTIONS)
+
+
+def per_class_rows(validation: Validation) -> Iterable[Sequence[object]]:
+    """A row for each class that photos are of or were taken for. Shares are 0 to 1; empty where there is none."""
+    yield "class", "photos", "top1", "top5", "predicted", "precision", "most_confused_with", "times"
+    for each in class_results(validation.predictions):
+        other = "" if each.confused_with is None else validation.title(each.confused_with)
+        shares = (known(each.top1), known(each.top5), each.predicted, known(each.precision))
+        yield validation.title(each.output), each.images, *shares, other, each.confused
+
+
+def confusion_rows(validation: Validation) -> Iterable[Sequence[object]]:
+    """A row for each pair of classes that came: the pairs of 1000 classes are few, and their matrix is large."""
+    yield "true", "predicted", "photos"
+    for label, output, count in confusion(validation.predictions):
+        yield validation.title(label), validation.title(output), count
+
+
+def prediction_rows(validation: Validation) -> Iterable[Sequence[object]]:
+    """A row for each photo; top1 and top5 are 1 where the score counts it as right."""
+    predictions = validation.predictions
+    guesses = range(2, predictions.outputs.shape[1] + 1)
+    more = [name for guess in guesses for name in (f"predicted_{guess}", f"probability_{guess}")]
+    yield "path", "true", "top1", "top5", "loss", "predicted", "probability", *more
+    for index, path in enumerate(validation.photos.paths):
+        pairs = zip(predictions.outputs[index], predictions.probabilities[index].tolist(), strict=True)
+        best = [cell for output, probability in pairs for cell in (validation.title(output), known(probability))]
+        right = int(predictions.top1[index]), int(predictions.top5[index])
+        yield path, validation.title(predictions.labels[index]), *right, known(float(predictions.losses[index])), *best
+
+
+def known(value: float) -> object:
+    """A number for a table; nothing where there is none."""
+    return "" if value != value else value

@@ -1,0 +1,126 @@
+"""Exact top-1, top-5 and loss over all photos, on one device or many."""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+from tqdm import tqdm
+
+from mindcv_lite.data.datasets.folder import CANNOT_BE_DECODED, Photos
+from mindcv_lite.data.pipeline import evaluation_batches
+from mindcv_lite.data.transforms.normalize import Normalize
+from mindcv_lite.data.waiting import Waiting
+from mindcv_lite.device import World
+from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.evaluation.predictions import BEST, Predictions, answer_rows, predictions_of
+from mindcv_lite.losses import LOSSES, soft_targets
+from mindcv_lite.recipe import Augmentation, Recipe
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares (0 to 1) of photos whose class is the best guess or among the best five, and the mean loss.
+
+    `predictions`: the answers that they sum up, where they were to be kept.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    photos: int
+    images_per_second: float
+    waited: float  # seconds on this rank, for data
+    predictions: Predictions | None = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}"
+
+
+class Inference(nn.Cell):
+    """Images uint8 (batch, side, side, channels) -> logits float32 (batch, classes)."""
+
+    def __init__(self, network: nn.Cell, augmentation: Augmentation):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.normalize = Normalize(augmentation.mean, augmentation.std)
+
+    def construct(self, images: Tensor) -> Tensor:
+        return self.network(self.normalize(images)).float()
+
+
+class EvaluationStep(nn.Cell):
+    """Counts of a batch, float32 (4,): photos, right at the first guess, right within five, sum of the losses.
+
+    Photos of weight 0 fill up the last batch and count nowhere. Beside the counts, what they count of each photo:
+    logits (batch, classes), rank of the right class and loss (batch,).
+    """
+
+    def __init__(self, network: nn.Cell, recipe: Recipe):
+        super().__init__(auto_prefix=False)
+        self.inference = Inference(network, recipe.augmentation)
+        self.loss = LOSSES[recipe.loss.loss]
+
+    # pyrefly: ignore [bad-override]
+    def construct(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits = self.inference(images)  # (batch, classes)
+        classes = logits.shape[1]
+        rank = self.rank(logits, labels.reshape(-1, 1))  # (batch,), 0: the best guess
+        top1 = (rank < 1).float() * weights
+        top5 = (rank < min(BEST, classes)).float() * weights
+        loss = self.loss(logits, soft_targets(labels, classes, 0.0))
+        counts = ops.stack([weights.sum(), top1.sum(), top5.sum(), (loss * weights).sum()])
+        return counts, logits, rank, loss
+
+    def rank(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """How many classes are guessed before the right one; of equal ones the first goes first, as in NumPy.
+
+        Counted by the classes that are surely behind, so that an answer that is no number is never right.
+        """
+        classes = Tensor(np.arange(logits.shape[1], dtype=np.int32)[None])  # (1, classes)
+        right = ops.gather_elements(logits, 1, labels)  # (batch, 1)
+        behind = ops.logical_or(logits < right, ops.logical_and(logits == right, classes >= labels))
+        # A sum of integers would be int64, which an accelerator computes slowly; in float32 it is as exact.
+        return logits.shape[1] - behind.float().sum(-1)
+
+
+def evaluate(
+    step: EvaluationStep, photos: Photos, recipe: Recipe, world: World, bar: bool = False, keep: bool = False
+) -> Score:
+    """The score of the step's network on `photos`, and with `keep` the predictions too; every rank must call it and
+    gets the same answer."""
+    step.set_train(False)
+    counts, timed, start = np.zeros(4), 0.0, time.perf_counter()
+    answers: list[np.ndarray] = []
+    failure: UserError | TrainingError | None = None
+    batches = evaluation_batches(photos, recipe, world)
+    rows = Waiting(tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True))
+    try:
+        for row in rows:
+            with world.compiling(step):
+                batch, *of_each = step(*map(Tensor, row))
+                counts += batch.asnumpy()
+            if keep:
+                answers.append(answer_rows(*(part.asnumpy() for part in of_each)))
+            if not timed and len(batches) > 1:  # the first batch may have compiled the graph
+                timed, start = counts[0], time.perf_counter()
+        if batches.replaced:
+            raise UserError(CANNOT_BE_DECODED.format(batches.replaced[0]))
+    except (UserError, TrainingError) as error:  # told below, when the ranks that wait for the sum have it
+        failure = error
+    speed = world.size * (counts[0] - timed) / (time.perf_counter() - start)
+    seen, top1, top5, loss = world.sum(counts)
+    if failure:
+        raise failure
+    if seen != len(photos):
+        cause = "another rank met a photo that it cannot decode, see its log" if world.size > 1 else "this is a defect"
+        raise TrainingError(f"evaluation counted {seen:g} of {len(photos)} photos: {cause}")
+    predictions = gathered(np.concatenate(answers), photos, world) if keep else None
+    return Score(top1 / seen, top5 / seen, loss / seen, len(photos), speed, rows.seconds, predictions)
+
+
+def gathered(rows: np.ndarray, photos: Photos, world: World) -> Predictions:
+    """The answers of all ranks in the order of the photos, without what filled up; `rows`: this rank's."""
+    of_ranks = world.gather(rows.ravel()).reshape(world.size, *rows.shape)
+    in_order = of_ranks.swapaxes(0, 1).reshape(-1, rows.shape[1])  # photo i is on rank i % size: see `shard`
+    return predictions_of(in_order[: len(photos)], photos.labels)

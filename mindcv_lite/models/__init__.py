@@ -1,0 +1,1 @@
+"""The networks: tables, cells, a recipe's network."""

@@ -1,0 +1,106 @@
+"""The network of a recipe, in the number format of the device, and the part of it that is not trained."""
+
+from functools import partial
+from pathlib import Path
+
+from mindspore import Parameter, amp, nn
+
+from mindcv_lite import recipe
+from mindcv_lite.cpu_kernels import norm, pooling
+from mindcv_lite.cpu_kernels.depthwise import DepthwiseConv2d
+from mindcv_lite.device import World
+from mindcv_lite.errors import UserError
+from mindcv_lite.models.mobilenetv3 import MobileNetV3, Operators
+from mindcv_lite.models.variants import VARIANTS
+
+STEM = 3  # features: convolution, BatchNorm and activation of the stem, then the rows, then as many of the last one
+
+
+def training_network(model: recipe.Model, world: World) -> nn.Cell:
+    """The network of a recipe as this device computes it best in training."""
+    return build_network(model, world.settings.amp_level, world.settings.target, world.cpu_operators)
+
+
+def evaluation_network(model: recipe.Model, world: World) -> nn.Cell:
+    """The network of a recipe as this device computes it best in evaluation."""
+    return build_network(model, world.settings.val_amp_level, world.settings.target, world.cpu_operators)
+
+
+def teacher_network(model: recipe.Model, world: World) -> nn.Cell:
+    """The network of a recipe as this device computes it best beside the one that is trained; nothing of it is."""
+    network = build_network(model, world.settings.teacher_amp_level, world.settings.target, world.cpu_operators)
+    for parameter in network.get_parameters():
+        parameter.requires_grad = False
+    return network
+
+
+def build_network(
+    model: recipe.Model, amp_level: str, target: str = "CPU", cpu_operators: Path | None = None
+) -> nn.Cell:
+    """Freshly drawn; float32 parameters whatever the `amp_level` of the arithmetic, float32 logits.
+
+    `target`: the device that is to compute it; `cpu_operators`: the library of `cpu.operators`, where it has one.
+    """
+    assert model.num_classes, "the recipe's num_classes is filled in from the photos"
+    operators = Operators()
+    if target == "CPU":
+        operators = operators._replace(spatial_mean=pooling.spatial_mean, scale_channels=pooling.scale_channels)
+    if cpu_operators:
+        operators = operators._replace(
+            depthwise=partial(DepthwiseConv2d, cpu_operators),
+            batch_norm_act=partial(norm.batch_norm_act, cpu_operators),
+        )
+    network = MobileNetV3(
+        VARIANTS[model.model],
+        model.num_classes,
+        model.in_channels,
+        model.drop_rate,
+        model.conv_padding,
+        model.bn_eps,
+        model.bn_momentum,
+        operators,
+    )
+    freeze(network, model)
+    return amp.auto_mixed_precision(network, amp_level)
+
+
+def freeze(network: MobileNetV3, model: recipe.Model) -> None:
+    """Take what `model.freeze` names out of training; its BatchNorms compute as in evaluation, and keep still."""
+    rows = len(VARIANTS[model.model].rows)
+    if model.freeze is None:
+        return
+    if model.freeze == "backbone":
+        frozen = list(network.features)
+    elif model.freeze > rows:
+        raise UserError(f"freeze is {model.freeze}, but {model.model} has {rows} rows; --freeze {rows}, or backbone")
+    else:
+        frozen = list(network.features)[STEM : STEM + model.freeze]
+    for cell in frozen:
+        for parameter in cell.get_parameters():
+            parameter.requires_grad = False
+        for _, inner in cell.cells_and_names():
+            if isinstance(inner, nn.BatchNorm2d):
+                inner.use_batch_statistics = False
+
+
+def moving_statistics(network: nn.Cell) -> list[Parameter]:
+    """The statistics that the network's BatchNorms gather in training."""
+    return [
+        statistic
+        for _, cell in network.cells_and_names()
+        if isinstance(cell, nn.BatchNorm2d) and cell.use_batch_statistics is None
+        for statistic in (cell.moving_mean, cell.moving_variance)
+    ]
+
+
+def layer_of(name: str, model: str) -> int:
+    """The depth of a parameter: 0 the stem, 1 ... the rows, then the last convolution, then the head."""
+    rows = len(VARIANTS[model].rows)
+    part, place = name.split(".")[:2]
+    return rows + 2 if part == "classifier" else max(0, min(int(place) - STEM + 1, rows + 1))
+
+
+def layer_names(model: str) -> list[str]:
+    """What the numbers of `layer_of` stand for."""
+    rows = len(VARIANTS[model].rows)
+    return ["stem", *(f"row {row}" for row in range(1, rows + 1)), "last convolution", "head"]

@@ -1,0 +1,140 @@
+"""What a network is made of, worked out from its table: shapes, parameters, multiply-adds and receptive fields.
+
+The padding convention changes none of these: by each of them a stride of 2 halves the side and rounds up.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mindcv_lite.models.variants import Row, Variant, make_divisible
+from mindcv_lite.text_tables import aligned
+
+
+class Convolution(NamedTuple):
+    """A convolution with BatchNorm, or else with a bias; a dense layer is one that sees a single pixel."""
+
+    inputs: int
+    outputs: int
+    side: int  # of its output
+    kernel: int = 1
+    group: int = 1
+    norm: bool = True
+
+    @property
+    def weights(self) -> int:
+        return self.kernel**2 * self.inputs // self.group * self.outputs
+
+    @property
+    def trainable(self) -> int:
+        return self.weights + self.outputs * (2 if self.norm else 1)  # gamma and beta, or the bias
+
+    @property
+    def statistics(self) -> int:
+        return self.outputs * (2 if self.norm else 0)  # means and variances
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.weights * self.side**2
+
+
+class Line(NamedTuple):
+    """A part of the network, with what its convolutions have and do together."""
+
+    name: str
+    convolutions: list[Convolution]
+    output: tuple[int, ...]  # (channels, height, width), or (channels,) after the pooling
+    receptive_field: int | None = None  # side in pixels; None: the whole image
+    kernel: int | None = None
+    stride: int | None = None
+    expanded: int | None = None
+    squeezed: int | None = None
+    activation: str | None = None
+
+    @property
+    def trainable(self) -> int:
+        return sum(convolution.trainable for convolution in self.convolutions)
+
+    @property
+    def statistics(self) -> int:
+        return sum(convolution.statistics for convolution in self.convolutions)
+
+    @property
+    def multiply_adds(self) -> int:
+        """For one image, of convolutions and dense layers; their biases and all else are not counted."""
+        return sum(convolution.multiply_adds for convolution in self.convolutions)
+
+
+def complexity_of(variant: Variant, num_classes: int, in_channels: int, image_size: int) -> Iterator[Line]:
+    """The network from a square image of side `image_size` to the logits.
+
+    The receptive field is that of the convolutions: squeeze-excite and the pooling see the whole image.
+    """
+    channels, side, field, jump = variant.scaled(16), strided(image_size, 2), 3, 2
+    outer = variant.activation
+    stem = [Convolution(in_channels, channels, side, kernel=3)]
+    yield Line("stem", stem, (channels, side, side), field, kernel=3, stride=2, activation=outer)
+    for number, row in enumerate(variant.scaled_rows(), 1):
+        convolutions = convolutions_of(row, channels, side)
+        channels, side = row.out, strided(side, row.stride)
+        field, jump = field + (row.kernel - 1) * jump, jump * row.stride
+        layout = row.kernel, row.stride, row.expanded, squeezed(row), row.activation
+        yield Line(f"row {number}", convolutions, (channels, side, side), field, *layout)
+    last, hidden = 6 * channels, variant.scaled(variant.hidden)
+    widening = [Convolution(channels, last, side)]
+    yield Line("last convolution", widening, (last, side, side), field, kernel=1, stride=1, activation=outer)
+    yield Line("pooling", [], (last,))
+    yield Line("hidden layer", [Convolution(last, hidden, side=1, norm=False)], (hidden,), activation=outer)
+    yield Line("logits", [Convolution(hidden, num_classes, side=1, norm=False)], (num_classes,))
+
+
+def convolutions_of(row: Row, channels: int, side: int) -> list[Convolution]:
+    """The convolutions of a bottleneck whose input is (channels, side, side)."""
+    width, out = row.expanded, strided(side, row.stride)
+    found = [Convolution(channels, width, side)] if width != channels else []
+    found += [Convolution(width, width, out, row.kernel, group=width)]
+    if inner := squeezed(row):
+        found += [Convolution(width, inner, side=1, norm=False), Convolution(inner, width, side=1, norm=False)]
+    return [*found, Convolution(width, row.out, out)]
+
+
+def squeezed(row: Row) -> int | None:
+    """The channels between the two layers of a row's squeeze-excite."""
+    return make_divisible(row.expanded / 4) if row.squeeze else None
+
+
+def strided(side: int, stride: int) -> int:
+    return -(-side // stride)
+
+
+# ------------------------------------------------------------------------------------------------------------ as text
+
+TEXTS = ("layer", "kernel", "stride", "expanded", "squeeze", "activation", "output")
+NUMBERS = ("parameters", "statistics", "multiply-adds", "receptive field")
+
+
+def table(lines: list[Line]) -> Iterator[str]:
+    """Aligned under their headings, the numbers to the right."""
+    return aligned([TEXTS + NUMBERS, *map(cells_of, lines)], texts=len(TEXTS))
+
+
+def cells_of(line: Line) -> tuple[str, ...]:
+    layout = line.kernel, line.stride, line.expanded, line.squeezed, line.activation
+    numbers = line.trainable, line.statistics, line.multiply_adds
+    return (
+        line.name,
+        *("-" if value is None else str(value) for value in layout),
+        " x ".join(map(str, line.output)),
+        *(f"{number:,}" for number in numbers),
+        "image" if line.receptive_field is None else str(line.receptive_field),
+    )
+
+
+def totals(lines: list[Line]) -> str:
+    """The sums over a network."""
+    trainable = sum(line.trainable for line in lines)
+    statistics = sum(line.statistics for line in lines)
+    multiply_adds = sum(line.multiply_adds for line in lines)
+    return (
+        f"total: {trainable:,} trainable parameters, {trainable + statistics:,} with BatchNorm's statistics; "
+        f"{multiply_adds:,} multiply-adds"
+    )

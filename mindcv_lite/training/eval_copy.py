@@ -1,0 +1,49 @@
+"""From the network that is trained to the one that is scored and saved, on the device, in one graph."""
+
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from mindcv_lite.device import World
+from mindcv_lite.models.build import moving_statistics
+from mindcv_lite.training.ema import MovingAverage
+
+
+class Publish(nn.Cell):
+    """Copy the trained weights, or their average, to the published network; of moving statistics, the mean over ranks.
+
+    The mean also replaces each rank's own statistics, so that all ranks go on from the same network. It is a graph
+    because a device that runs whole epochs on its own may not see what the host writes into parameters.
+
+    `parameters`: the published parameters by the names they have in a checkpoint.
+    """
+
+    def __init__(self, trained: nn.Cell, average: MovingAverage | None, published: nn.Cell, world: World):
+        super().__init__(auto_prefix=False)
+        self.parameters: dict[str, Parameter] = published.parameters_dict()
+        published.update_parameters_name("published.")  # the graph holds both networks, and wants unique names
+        source = average.of() if average else trained.parameters_dict()
+        statistics = moving_statistics(trained)
+        means = [statistic.name for statistic in statistics]
+        copies = [name for name in self.parameters if name not in means]
+        self.copied = ParameterTuple(source[name] for name in copies)
+        self.copies = ParameterTuple(self.parameters[name] for name in copies)
+        self.averaged = ParameterTuple(source[name] for name in means)
+        self.means = ParameterTuple(self.parameters[name] for name in means)
+        self.others = ParameterTuple(statistics if average else [])  # of the trained network, not published
+        self.sum_over_ranks = ops.AllReduce() if world.size > 1 else ops.identity
+        self.size = float(world.size)
+
+    def construct(self) -> Tensor:
+        done = self.copied[-1].sum()  # a device may leave out what a constant waits for
+        for weight, target in zip(self.copied, self.copies):  # noqa: B905  (graphs know no strict=)
+            done = ops.depend(done, ops.assign(target, weight))
+        for statistic, target in zip(self.averaged, self.means):  # noqa: B905
+            mean = self.mean_over_ranks(statistic)
+            done = ops.depend(done, ops.assign(target, mean))
+            done = ops.depend(done, ops.assign(statistic, mean))
+        for statistic in self.others:
+            done = ops.depend(done, ops.assign(statistic, self.mean_over_ranks(statistic)))
+        return done
+
+    def mean_over_ranks(self, statistic: Parameter) -> Tensor:
+        # pyrefly: ignore [unsupported-operation]  (MindSpore does not say what its primitives return)
+        return self.sum_over_ranks(statistic) / self.size

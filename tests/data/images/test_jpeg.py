@@ -1,0 +1,87 @@
+"""Which JPEGs have a header that MindSpore's decoder may see: damaged tables end its process."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindcv_lite.data.images.decoding import decodes, is_hopeless
+from mindcv_lite.data.images.jpeg import has_end, has_sound_header
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+QUANTIZERS, CODES, SCAN = b"\xff\xdb", b"\xff\xc4", b"\xff\xda"
+
+
+def jpeg(mode: str = "RGB", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).convert(mode).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def with_byte(content: bytes, place: int, value: int) -> bytes:
+    return content[:place] + bytes([value]) + content[place + 1 :]
+
+
+def is_refused(content: bytes) -> bool:
+    return not has_sound_header(content) and is_hopeless(np.frombuffer(content, np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"quality": 5}, {"subsampling": 0}], ids=str)
+def test_the_headers_of_baseline_jpegs_are_sound(mode, options):
+    assert has_sound_header(jpeg(mode, **options))
+    assert has_sound_header(jpeg(mode, **options, restart_marker_rows=1))
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"progressive": True, "optimize": True}], ids=str)
+def test_progressive_jpegs_are_judged_by_decoding_them(options):
+    content = jpeg(**options)
+    assert not is_hopeless(np.frombuffer(content, np.uint8))
+    later = content.index(CODES, content.index(SCAN))  # a table between two scans
+    assert is_refused(with_byte(content, later + 7, 194))
+
+
+def test_damaged_codes_are_refused():
+    content = jpeg()
+    begin = content.index(CODES) + 5
+    for place in range(begin, begin + 8):  # how many codes there are of each length
+        assert is_refused(with_byte(content, place, 194))
+    assert is_refused(with_byte(content, begin - 1, 0x70))  # a table of no such class
+
+
+def test_missing_quantizers_are_refused():
+    content = jpeg()
+    assert is_refused(with_byte(content, content.index(QUANTIZERS) + 1, 0xFE))  # a comment instead
+
+
+def test_no_byte_of_the_tables_frame_and_scan_can_be_damaged_so_that_pillow_alone_would_refuse_it():
+    content = jpeg(quality=50)
+    begin, end, reasons = content.index(QUANTIZERS), content.index(SCAN) + 14, []
+    for place in range(begin, end):
+        for value in (0, 1, 0x44, 0x7F, 194, 0xFF):
+            damaged = with_byte(content, place, value)
+            if has_sound_header(damaged) and not decodes(np.frombuffer(damaged, np.uint8)):
+                reasons.append((place, value))
+    assert not reasons
+
+
+def test_fill_bytes_before_a_marker_are_taken():
+    content = jpeg()
+    padded = content[:2] + b"\xff" * 5 + content[2:]
+    assert has_sound_header(padded)
+    assert not is_hopeless(np.frombuffer(padded, np.uint8))
+
+
+@pytest.mark.parametrize("trailer", [b"", bytes(40), b"\xff\xda" * 3])
+def test_a_jpeg_that_is_cut_short_has_no_end_though_the_small_picture_within_it_has(trailer):
+    exif = Image.Exif()
+    exif[0x927C] = jpeg()  # a maker's note
+    content = jpeg(exif=exif)
+    assert content.count(b"\xff\xd9") == 2
+    assert has_end(content)
+    assert not has_end(content[:-2])
+    assert not has_end(content[: len(content) - 300])
+    assert not is_hopeless(np.frombuffer(content + trailer, np.uint8))
+    assert is_hopeless(np.frombuffer(content[: len(content) - 300], np.uint8))

@@ -1,0 +1,105 @@
+"""What is published: the weights or their averages, to the bit, and statistics as the mean over ranks."""
+
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from mindcv_lite.training.ema import MovingAverage
+from mindcv_lite.training.eval_copy import Publish
+
+pytestmark = pytest.mark.usefixtures("graph_mode")
+
+STATISTICS = ["norm.moving_mean", "norm.moving_variance"]
+WEIGHTS = ["norm.gamma", "norm.beta", "dense.weight", "dense.bias"]
+
+
+class Small(nn.Cell):
+    """Statistics and weights enough."""
+
+    def __init__(self):
+        super().__init__()
+        # pyrefly: ignore [bad-argument-count]  (MindSpore's decorator hides the signature)
+        self.norm = nn.BatchNorm2d(3)
+        self.dense = nn.Dense(3, 2)
+
+
+class OtherRank(nn.Cell):
+    """Stands for the sum over two ranks, of which the other has numbers greater by 2."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x + (x + 2)
+
+
+def values(parameters: dict) -> dict[str, np.ndarray]:
+    return {name: parameter.asnumpy().copy() for name, parameter in parameters.items()}
+
+
+def fill(parameters: dict, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    for parameter in parameters.values():
+        parameter.set_data(Tensor(random.normal(size=parameter.shape).astype(np.float32)))
+
+
+@pytest.fixture(params=[False, True], ids=["weights", "averages"])
+def parts(request, recipe, world) -> tuple:
+    """(publish, trained network, its averages or None), all of different numbers."""
+    trained, published = Small(), Small()
+    average = MovingAverage(trained, 0.9) if request.param else None
+    publish = Publish(trained, average, published, world(recipe()))
+    fill(trained.parameters_dict(), 0)
+    fill(publish.parameters, 1)
+    if average:
+        fill(average.of(), 2)
+    return publish, trained, average
+
+
+def test_what_is_published_is_the_average_if_there_is_one_else_the_weights(parts):
+    publish, trained, average = parts
+    source = average.of() if average else trained.parameters_dict()
+    before, trained_before = values(source), values(trained.parameters_dict())
+    publish()
+    after = values(publish.parameters)
+    assert sorted(after) == sorted(STATISTICS + WEIGHTS)  # the names of a checkpoint
+    for name in after:
+        assert np.array_equal(after[name], before[name]), name
+        assert np.array_equal(source[name].asnumpy(), before[name]), name  # and training goes on unmoved
+        assert np.array_equal(trained.parameters_dict()[name].asnumpy(), trained_before[name]), name
+
+
+def test_what_is_published_stays_when_training_goes_on(parts):
+    publish, trained, average = parts
+    publish()
+    before = values(publish.parameters)
+    for parameters in (trained.parameters_dict(), average.of() if average else {}):
+        fill(parameters, 3)
+    assert all(np.array_equal(publish.parameters[name].asnumpy(), before[name]) for name in before)
+    publish()
+    assert not any(np.array_equal(publish.parameters[name].asnumpy(), before[name]) for name in before)
+
+
+def test_statistics_become_the_mean_over_ranks_and_weights_stay(parts):
+    publish, trained, average = parts
+    publish.sum_over_ranks, publish.size = OtherRank(), 2.0
+    groups = [trained.parameters_dict(), *([average.of()] if average else [])]
+    before = [values(group) for group in groups]
+    publish()
+    for group, old in zip(groups, before, strict=True):
+        for name in STATISTICS:
+            np.testing.assert_allclose(group[name].asnumpy(), old[name] + 1, rtol=1e-6, atol=1e-6)
+        for name in WEIGHTS:
+            assert np.array_equal(group[name].asnumpy(), old[name]), name
+    for name, parameter in groups[-1].items():
+        assert np.array_equal(publish.parameters[name].asnumpy(), parameter.asnumpy()), name
+
+
+def test_statistics_of_a_frozen_norm_are_no_mean_but_copied_to_the_bit(recipe, world):
+    trained, published = Small(), Small()
+    trained.norm.use_batch_statistics = False
+    publish = Publish(trained, None, published, world(recipe()))
+    publish.sum_over_ranks, publish.size = OtherRank(), 2.0
+    fill(trained.parameters_dict(), 0)
+    before = values(trained.parameters_dict())
+    publish()
+    for name in STATISTICS + WEIGHTS:
+        assert np.array_equal(trained.parameters_dict()[name].asnumpy(), before[name]), name
+        assert np.array_equal(publish.parameters[name].asnumpy(), before[name]), name
