@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from mindcv_lite.errors import CommandLine, UserError, run_script
 from mindcv_lite.files import require_folder
-from mindcv_lite.recipe import Recipe, load_recipe, require_paths
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.load import load_recipe
+from mindcv_lite.recipe.rules import require_paths
 
 if TYPE_CHECKING:
     from mindcv_lite.evaluation.score import Score

@@ -16,13 +16,12 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import written_whole
-from mindcv_lite.recipe import Recipe, Schedule
+from mindcv_lite.recipe.keys import NOT_IN_GRAPH, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +29,6 @@ log = logging.getLogger(__name__)
 # hold the graph engine's compiled model (`ge_cache`), too; that size is not known here.
 KEPT = 16
 ORDER = "order.json"  # what the graphs are of, in the order of MindSpore's numbers
-# Keys that no graph can depend on: where photos and weights come from, what the host does with photos, the learning
-# rates, which are parameters, and what a run reports and keeps.
-# fmt: off
-HARMLESS_KEYS = {
-    "num_parallel_workers", "dry_run", "show_batch", "on_corrupt", "data_dir", "train_split", "val_split", "val_share",
-    "val_fold", "shuffle", "num_samples", "ckpt_path", "pretrained", "new_head", "probe_only",
-    "scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "interpolation", "crop_pct", "aug_repeats",
-    "lr", "base_batch_size", "base_updates", *(key.name for key in fields(Schedule)),
-    "log_interval", "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval", "ckpt_save_policy",
-    "keep_checkpoint_max", "tensorboard", "resume", "compile_cache",
-    "teacher",  # by what the file holds, which `facts` say
-}
-# fmt: on
 # Set anew by each msrun, or by `device` for its own use.
 HARMLESS_VARIABLES = {"MS_SCHED_HOST", "MS_SCHED_PORT", "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"}
 
@@ -50,7 +36,7 @@ HARMLESS_VARIABLES = {"MS_SCHED_HOST", "MS_SCHED_PORT", "MS_COMPILER_CACHE_ENABL
 def key_of(recipe: Recipe, facts: Mapping[str, object], environment: Mapping[str, str] = os.environ) -> str:
     """A hash of all that graphs are made of: the recipe, `facts`, MindSpore's variables, the code of this package and
     of the script that was started."""
-    keys = {name: value for name, value in recipe.flat().items() if name not in HARMLESS_KEYS}
+    keys = {name: value for name, value in recipe.flat().items() if name not in NOT_IN_GRAPH}
     variables = {
         name: value for name, value in environment.items() if name.startswith("MS_") and name not in HARMLESS_VARIABLES
     }

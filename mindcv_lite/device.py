@@ -26,7 +26,7 @@ from tqdm import tqdm
 from mindcv_lite.compile_cache import KeptGraphs, key_of
 from mindcv_lite.cpu_kernels.library import compiled_operators
 from mindcv_lite.errors import TrainingError, UserError, first_line
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 log = logging.getLogger(__name__)
 

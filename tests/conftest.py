@@ -14,7 +14,8 @@ from PIL import Image
 
 from mindcv_lite.cpu_kernels.library import compiled_operators
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import Recipe, load_recipe
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.load import load_recipe
 
 if TYPE_CHECKING:
     from mindcv_lite.device import World

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mindcv_lite import compile_cache
-from mindcv_lite.compile_cache import HARMLESS_KEYS, KEPT, KeptGraphs, code_files, key_of
-from mindcv_lite.recipe import KEYS
+from mindcv_lite.compile_cache import KEPT, KeptGraphs, code_files, key_of
+from mindcv_lite.recipe.keys import KEYS, NOT_IN_GRAPH
 from tests.conftest import ROOT, SMALLEST
 from tests.test_programs import run
 
@@ -43,10 +43,10 @@ def start(folder: Path, key: str = "k", content: bytes = b"graph") -> list[bytes
 
 def test_each_key_of_a_recipe_makes_another_key_unless_it_is_harmless(recipe):
     given = recipe()
-    assert KEYS.keys() >= HARMLESS_KEYS
+    assert KEYS.keys() >= NOT_IN_GRAPH
     for name in KEYS:
         same = key_of(given.with_keys(**{name: "another"}), {}) == key_of(given, {})
-        assert same == (name in HARMLESS_KEYS), name
+        assert same == (name in NOT_IN_GRAPH), name
 
 
 def test_versions_places_and_variables_make_another_key_but_not_the_port_of_the_launcher(recipe):
@@ -199,7 +199,7 @@ import hashlib, sys; sys.path.insert(0, {str(ROOT)!r})
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindcv_lite import device
-from mindcv_lite.recipe import load_recipe
+from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep
 

@@ -31,7 +31,8 @@ from mindcv_lite.device import (
     workers_started,
 )
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.recipe import Recipe, load_recipe
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.train_step import loss_scaler
 
 ASCEND_RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*/*_ascend.yaml"))

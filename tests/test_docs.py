@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from mindcv_lite.recipe import load_recipe
+from mindcv_lite.recipe.load import load_recipe
 from tests.conftest import ROOT
 
 DOCS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]

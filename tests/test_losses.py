@@ -8,7 +8,7 @@ from mindspore import Tensor, ops
 from scipy.special import expit, log_softmax, softmax
 
 from mindcv_lite.losses import LOSSES, binary_cross_entropy, cross_entropy, soft_targets
-from mindcv_lite.recipe import Loss
+from mindcv_lite.recipe.keys import Loss
 
 pytestmark = pytest.mark.usefixtures("pynative_mode")
 

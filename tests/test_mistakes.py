@@ -373,7 +373,7 @@ def test_a_checkpoint_that_was_cut_as_a_user_is_told(told_to_a_user, checkpoint,
 TAKE_DAMAGED = """
 import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
-from mindcv_lite.recipe import load_recipe
+from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.models.build import build_network
 from mindcv_lite.errors import UserError
 from mindcv_lite.checkpoints.weights import load_weights, read_weights

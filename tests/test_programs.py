@@ -207,7 +207,7 @@ def test_two_ranks_clip_their_mean_gradient_as_one_rank_clips_that_of_all_photos
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from mindspore import Tensor
 from mindcv_lite import device
-from mindcv_lite.recipe import load_recipe
+from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep
 from tests.conftest import SMALLEST
@@ -282,7 +282,7 @@ def test_what_fails_on_one_rank_ends_the_others_too(tmp_path):
     script.write_text(f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from mindcv_lite.errors import UserError, run_script
-from mindcv_lite.recipe import load_recipe
+from mindcv_lite.recipe.load import load_recipe
 def fail(): raise UserError("rank 1 has no network")
 def main():
     from mindcv_lite import device

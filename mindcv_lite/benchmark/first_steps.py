@@ -6,7 +6,7 @@ from multiprocessing.context import SpawnContext
 
 from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch
 from mindcv_lite.processes import end_with_parent
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 
 def first_steps(recipe: Recipe, plan: Plan) -> dict[str, list[Round]]:

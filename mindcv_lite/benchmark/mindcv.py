@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mindcv_lite.benchmark.rounds import Work
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 
 def pipeline(recipe: Recipe, data_dir: str, workers: int) -> Callable[[], Work]:

@@ -10,7 +10,7 @@ import mindspore
 
 from mindcv_lite.benchmark.rounds import Round, spread
 from mindcv_lite.device import Settings
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.text_tables import aligned
 
 # fmt: off

@@ -20,7 +20,7 @@ from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.score import EvaluationStep, evaluate
 from mindcv_lite.models.build import evaluation_network, training_network
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.training.distillation import read_teachers
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep

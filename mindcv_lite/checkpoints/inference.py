@@ -11,7 +11,10 @@ from mindcv_lite.checkpoints.weights import CARD_KEYS, CARD_NAME, Weights, load_
 from mindcv_lite.data.datasets import classes
 from mindcv_lite.device import World
 from mindcv_lite.models.build import build_network, evaluation_network
-from mindcv_lite.recipe import Recipe, checked_value, load_recipe, plain
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.load import load_recipe
+from mindcv_lite.recipe.values import checked_value
+from mindcv_lite.recipe.yaml_text import plain
 
 
 @dataclass(frozen=True)

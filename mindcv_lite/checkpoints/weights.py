@@ -14,7 +14,9 @@ from mindcv_lite.checkpoints.ckpt_file import read_entries
 from mindcv_lite.checkpoints.pretrained import published_weights
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import KEYS, Recipe, checked_value, plain
+from mindcv_lite.recipe.keys import KEYS, Recipe
+from mindcv_lite.recipe.values import checked_value
+from mindcv_lite.recipe.yaml_text import plain
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_checkpoint, require_file
-from mindcv_lite.recipe import KEYS, checked_value, require_paths
+from mindcv_lite.recipe.keys import KEYS
+from mindcv_lite.recipe.rules import require_paths
+from mindcv_lite.recipe.values import checked_value
 
 if TYPE_CHECKING:
     from mindcv_lite.checkpoints.inference import Trained

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_file, write_text
 from mindcv_lite.packages import is_installed
-from mindcv_lite.recipe import Recipe, load_recipe, require_paths
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.load import load_recipe
+from mindcv_lite.recipe.rules import require_paths
 
 if TYPE_CHECKING:
     from argparse import Namespace

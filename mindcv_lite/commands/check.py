@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindcv_lite.errors import CommandLine
-from mindcv_lite.recipe import Data, require_splits
+from mindcv_lite.recipe.keys import Data
+from mindcv_lite.recipe.rules import require_splits
 
 if TYPE_CHECKING:
     from mindcv_lite.data.tools.check import Finding, Listing, Survey

@@ -8,7 +8,7 @@ from typing import Any
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_checkpoint, require_file
 from mindcv_lite.packages import require_packages
-from mindcv_lite.recipe import checked_value
+from mindcv_lite.recipe.values import checked_value
 
 # The file is the same wherever it is made, and holds no operators that would have to be compiled first.
 ON_THE_CPU = {"device_target": "CPU", "cpu_kernels": "off", "dataset_sink_mode": False}

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from mindcv_lite.errors import CommandLine, UserError
-from mindcv_lite.recipe import Data, require_splits
+from mindcv_lite.recipe.keys import Data
+from mindcv_lite.recipe.rules import require_splits
 
 QUALITY = 92
 

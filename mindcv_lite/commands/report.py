@@ -14,7 +14,8 @@ from urllib.parse import quote
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_file
 from mindcv_lite.packages import require_packages
-from mindcv_lite.recipe import Recipe, load_recipe
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.text_tables import aligned
 
 if TYPE_CHECKING:

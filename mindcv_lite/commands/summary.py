@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_checkpoint
-from mindcv_lite.recipe import checked_value, plain
+from mindcv_lite.recipe.values import checked_value
+from mindcv_lite.recipe.yaml_text import plain
 
 if TYPE_CHECKING:
     from mindcv_lite.checkpoints.inference import Trained

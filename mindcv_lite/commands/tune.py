@@ -12,7 +12,9 @@ from pathlib import Path
 
 from mindcv_lite.errors import CommandLine, UserError
 from mindcv_lite.files import require_folder
-from mindcv_lite.recipe import KEYS, Recipe, load_recipe, require_extras, require_paths, require_teachers
+from mindcv_lite.recipe.keys import KEYS, Recipe
+from mindcv_lite.recipe.load import load_recipe
+from mindcv_lite.recipe.rules import require_extras, require_paths, require_teachers
 
 log = logging.getLogger(__name__)
 

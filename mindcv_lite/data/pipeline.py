@@ -16,7 +16,7 @@ from mindcv_lite.data.transforms.host import evaluation_transforms, training_tra
 from mindcv_lite.data.transforms.mixing import draw_mix
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError, first_line, take_signals_back
-from mindcv_lite.recipe import Augmentation, Data, Recipe
+from mindcv_lite.recipe.keys import Augmentation, Data, Recipe
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from mindcv_lite.data.sharding import epoch_order, shard
 from mindcv_lite.device import World
 from mindcv_lite.doctor.examination import Answer
 from mindcv_lite.doctor.findings import Failed
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 
 class Witness(nn.Cell):

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mindcv_lite.device import World
-from mindcv_lite.recipe import Recipe, load_recipe, plain
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.load import load_recipe
+from mindcv_lite.recipe.yaml_text import plain
 
 # fmt: off
 SMALL = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from mindcv_lite.doctor.findings import NotRun
 from mindcv_lite.doctor.programs import ROOT
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.results import RESULTS, EpochResult, read_results
 
 if TYPE_CHECKING:

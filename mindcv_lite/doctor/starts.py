@@ -17,7 +17,7 @@ from mindcv_lite.doctor.programs import free_port, msrun, outcome, started
 from mindcv_lite.doctor.recipes import recipe_of
 from mindcv_lite.doctor.scripts import script
 from mindcv_lite.doctor.trainings import BOUND, difference_of
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.results import RESULTS, read_results
 
 

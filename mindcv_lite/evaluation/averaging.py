@@ -18,7 +18,8 @@ from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.score import Inference
 from mindcv_lite.models.build import evaluation_network, moving_statistics
-from mindcv_lite.recipe import Recipe, plain
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.yaml_text import plain
 
 log = logging.getLogger(__name__)
 

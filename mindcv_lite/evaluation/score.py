@@ -15,7 +15,7 @@ from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.evaluation.predictions import BEST, Predictions, answer_rows, predictions_of
 from mindcv_lite.losses import LOSSES, soft_targets
-from mindcv_lite.recipe import Augmentation, Recipe
+from mindcv_lite.recipe.keys import Augmentation, Recipe
 
 
 @dataclass(frozen=True)

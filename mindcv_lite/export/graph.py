@@ -9,7 +9,7 @@ import numpy as np
 from mindcv_lite.export.folding import fold_norms
 from mindcv_lite.models.build import STEM
 from mindcv_lite.models.variants import VARIANTS, Row
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 INPUT = "images"
 OPERATORS = {"relu": "Relu", "hswish": "HardSwish"}

@@ -5,28 +5,28 @@ from pathlib import Path
 
 from mindspore import Parameter, amp, nn
 
-from mindcv_lite import recipe
 from mindcv_lite.cpu_kernels import norm, pooling
 from mindcv_lite.cpu_kernels.depthwise import DepthwiseConv2d
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.mobilenetv3 import MobileNetV3, Operators
 from mindcv_lite.models.variants import VARIANTS
+from mindcv_lite.recipe.keys import Model
 
 STEM = 3  # features: convolution, BatchNorm and activation of the stem, then the rows, then as many of the last one
 
 
-def training_network(model: recipe.Model, world: World) -> nn.Cell:
+def training_network(model: Model, world: World) -> nn.Cell:
     """The network of a recipe as this device computes it best in training."""
     return build_network(model, world.settings.amp_level, world.settings.target, world.cpu_operators)
 
 
-def evaluation_network(model: recipe.Model, world: World) -> nn.Cell:
+def evaluation_network(model: Model, world: World) -> nn.Cell:
     """The network of a recipe as this device computes it best in evaluation."""
     return build_network(model, world.settings.val_amp_level, world.settings.target, world.cpu_operators)
 
 
-def teacher_network(model: recipe.Model, world: World) -> nn.Cell:
+def teacher_network(model: Model, world: World) -> nn.Cell:
     """The network of a recipe as this device computes it best beside the one that is trained; nothing of it is."""
     network = build_network(model, world.settings.teacher_amp_level, world.settings.target, world.cpu_operators)
     for parameter in network.get_parameters():
@@ -34,9 +34,7 @@ def teacher_network(model: recipe.Model, world: World) -> nn.Cell:
     return network
 
 
-def build_network(
-    model: recipe.Model, amp_level: str, target: str = "CPU", cpu_operators: Path | None = None
-) -> nn.Cell:
+def build_network(model: Model, amp_level: str, target: str = "CPU", cpu_operators: Path | None = None) -> nn.Cell:
     """Freshly drawn; float32 parameters whatever the `amp_level` of the arithmetic, float32 logits.
 
     `target`: the device that is to compute it; `cpu_operators`: the library of `cpu.operators`, where it has one.
@@ -64,7 +62,7 @@ def build_network(
     return amp.auto_mixed_precision(network, amp_level)
 
 
-def freeze(network: MobileNetV3, model: recipe.Model) -> None:
+def freeze(network: MobileNetV3, model: Model) -> None:
     """Take what `model.freeze` names out of training; its BatchNorms compute as in evaluation, and keep still."""
     rows = len(VARIANTS[model.model].rows)
     if model.freeze is None:

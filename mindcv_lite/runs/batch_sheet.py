@@ -12,7 +12,7 @@ from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.data.sharding import noise_seed
 from mindcv_lite.data.transforms.device import Preparation
 from mindcv_lite.files import written_whole
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 MOST = 100  # images on a sheet
 SMALLEST_SIDE, LINE = 112, 12  # pixels: of an image, so that its label can be read; of a line of text

@@ -15,7 +15,7 @@ from mindspore import Parameter
 from mindcv_lite.checkpoints.ckpt_file import read_entries, write_entries
 from mindcv_lite.checkpoints.weights import CARD_NAME, FACTS_NAME, read_weights
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 log = logging.getLogger(__name__)
 

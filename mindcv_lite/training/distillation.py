@@ -16,7 +16,7 @@ from mindcv_lite.data.datasets.classes import WNIDS, outputs_of
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import teacher_network
-from mindcv_lite.recipe import Augmentation, Recipe
+from mindcv_lite.recipe.keys import Augmentation, Recipe
 
 TEACHERS = "teacher_"  # what the names of their parameters begin with: a graph wants unique names
 

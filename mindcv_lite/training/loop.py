@@ -20,7 +20,7 @@ from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device import World
 from mindcv_lite.errors import Stopped, TrainingError, UserError, take_signals_back
 from mindcv_lite.evaluation.score import Score
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.batch_sheet import first_batch
 from mindcv_lite.runs.curves import Curves
 from mindcv_lite.runs.folder import Checkpoints, State, claim, keep_as_last, save_state, start_run

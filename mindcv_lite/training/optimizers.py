@@ -9,7 +9,7 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import layer_names, layer_of
-from mindcv_lite.recipe import Optimizer, Recipe
+from mindcv_lite.recipe.keys import Optimizer, Recipe
 
 OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
     "sgd": lambda groups, rate, o: nn.SGD(groups, rate, o.momentum, nesterov=o.use_nesterov),

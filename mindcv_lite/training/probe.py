@@ -21,7 +21,7 @@ from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.score import Inference
 from mindcv_lite.models.build import evaluation_network
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.device import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.models.build import moving_statistics
-from mindcv_lite.recipe import KEYS, Output, Recipe, plain
+from mindcv_lite.recipe.keys import KEYS, MAY_CHANGE, Output, Recipe
+from mindcv_lite.recipe.yaml_text import plain
 from mindcv_lite.runs.folder import State, find_state
 from mindcv_lite.stateless_random import HASH
 from mindcv_lite.training.distillation import TEACHERS
@@ -33,16 +34,6 @@ CHANGED = {
 }
 TEACHER = "hash of the teacher's file"
 RANKS = "ranks"  # the numbers that each rank has its own of, a row for each rank
-# What a resumed run may do in another way: where, how fast, how long, what it reports and keeps.
-# fmt: off
-FREE_KEYS = {
-    "mode", "device_target", "distribute", "jit_level", "dataset_sink_mode", "num_parallel_workers", "dry_run",
-    "cpu_kernels", "show_batch", "on_corrupt", "data_dir", "val_split", "ckpt_path", "pretrained", "epoch_size",
-    "val_amp_level", "log_interval", "val_while_train", "val_interval", "ckpt_save_dir", "ckpt_save_interval",
-    "ckpt_save_policy", "keep_checkpoint_max", "tensorboard", "resume", "compile_cache", "new_head", "probe_only",
-    "teacher",  # the files themselves must be the same: TEACHER
-}
-# fmt: on
 
 
 def find_common_state(output: Output, world: World) -> State | None:
@@ -56,7 +47,7 @@ def find_common_state(output: Output, world: World) -> State | None:
 
 def fixed_facts(recipe: Recipe, photos: Photos, world: World, teachers: Sequence[str] = ()) -> dict[str, Any]:
     """What must not change from one part of a run to the next. `teachers`: a hash of each one's file."""
-    keys = {name: value for name, value in recipe.flat().items() if name not in FREE_KEYS}
+    keys = {name: value for name, value in recipe.flat().items() if name not in MAY_CHANGE}
     augmentation = recipe.augmentation
     draws_noise = recipe.model.drop_rate != 0 or (augmentation.re_prob != 0 and augmentation.re_value == "random")
     return keys | {

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 
-from mindcv_lite.recipe import Schedule
+from mindcv_lite.recipe.keys import Schedule
 
 
 class Rate(Protocol):

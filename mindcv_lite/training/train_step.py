@@ -6,7 +6,7 @@ from mindcv_lite.data.sharding import noise_seed
 from mindcv_lite.data.transforms.device import Preparation
 from mindcv_lite.device import World
 from mindcv_lite.losses import LOSSES, distillation
-from mindcv_lite.recipe import Precision, Recipe
+from mindcv_lite.recipe.keys import Precision, Recipe
 from mindcv_lite.training.distillation import Teachers
 from mindcv_lite.training.ema import MovingAverage
 

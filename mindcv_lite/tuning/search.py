@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 FOLDS = 4  # each holds out a quarter of the photos
 LEAST_SHARE = 0.2  # of a candidate's epochs: a rung of less would say little

@@ -24,7 +24,8 @@ from mindcv_lite.data.datasets.holdout import hold_out
 from mindcv_lite.data.datasets.open import training_photos
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.files import write_text
-from mindcv_lite.recipe import Recipe, plain
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.yaml_text import plain
 from mindcv_lite.runs.results import RESULTS, EpochResult, read_results
 from mindcv_lite.text_tables import write_csv
 from mindcv_lite.tuning.search import DEFAULT, FOLDS, Outcome, Trial

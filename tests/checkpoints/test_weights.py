@@ -24,7 +24,8 @@ from mindcv_lite.checkpoints.weights import (
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
 from mindcv_lite.models.variants import VARIANTS
-from mindcv_lite.recipe import Recipe, load_recipe
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.runs.folder import save_weights
 from tests.conftest import SMALLEST
 

@@ -18,7 +18,7 @@ from mindcv_lite.data.pipeline import mixed_batches
 from mindcv_lite.evaluation.averaging import Statistics, greedy_soup, mean_of
 from mindcv_lite.evaluation.score import EvaluationStep, evaluate
 from mindcv_lite.models.build import build_network
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.folder import save_weights
 
 CLASSES = ("a", "b")

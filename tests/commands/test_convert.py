@@ -25,7 +25,7 @@ from mindcv_lite.commands.convert import command_line, main, read_labels
 from mindcv_lite.data.transforms.host import evaluation_transforms
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
 from mindcv_lite.models.variants import VARIANTS
-from mindcv_lite.recipe import Augmentation
+from mindcv_lite.recipe.keys import Augmentation
 from tests.conftest import ROOT
 
 SMALL = "mobilenet_v3_small_075"  # the smallest, for what does not depend on the size

@@ -13,7 +13,7 @@ import pytest
 from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.commands.export import main
 from mindcv_lite.models.build import build_network
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.folder import save_weights
 
 

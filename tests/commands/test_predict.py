@@ -29,7 +29,7 @@ from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.predict import best_classes, predict
 from mindcv_lite.evaluation.score import EvaluationStep, evaluate
 from mindcv_lite.models.build import build_network
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.folder import save_weights
 from tests.conftest import ROOT, write_photos
 

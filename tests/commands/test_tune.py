@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mindcv_lite.commands import tune
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.tuning import search, trials
 
 

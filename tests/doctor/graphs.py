@@ -144,7 +144,7 @@ def write_teacher(path: Path) -> str:
     from mindcv_lite.checkpoints.weights import model_card
     from mindcv_lite.data.datasets.classes import WNIDS
     from mindcv_lite.models.build import build_network
-    from mindcv_lite.recipe import load_recipe
+    from mindcv_lite.recipe.load import load_recipe
     from mindcv_lite.runs.folder import save_weights
 
     keys = RECIPE | {"image_resize": 96, "mean": [127.5] * 3, "std": [127.5] * 3}
@@ -163,7 +163,7 @@ def cells(folder: str) -> Iterator[tuple[str, Any, tuple]]:
     from mindcv_lite.evaluation.score import EvaluationStep
     from mindcv_lite.models.build import evaluation_network
     from mindcv_lite.models.variants import VARIANTS
-    from mindcv_lite.recipe import load_recipe
+    from mindcv_lite.recipe.load import load_recipe
     from mindcv_lite.training.eval_copy import Publish
 
     model = RECIPE["model"]

@@ -10,7 +10,7 @@ from mindcv_lite.data.datasets.open import training_photos
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.doctor.findings import Failed
 from mindcv_lite.doctor.order import Witness, order_of_photos
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from tests.training.sinking import play_sinking
 
 pytestmark = pytest.mark.usefixtures("graph_mode")

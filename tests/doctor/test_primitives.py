@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mindcv_lite.doctor.primitives import GROUPS, read_list
-from mindcv_lite.recipe import load_recipe
+from mindcv_lite.recipe.load import load_recipe
 from tests.conftest import ROOT
 from tests.doctor.graphs import STEPS, Graph, Operation, as_everywhere, compiled_graphs, found_in, operation_of
 

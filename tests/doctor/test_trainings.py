@@ -28,7 +28,7 @@ from mindcv_lite.doctor.trainings import (
 )
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.evaluation.score import Score
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.results import RESULTS, EpochResult
 
 

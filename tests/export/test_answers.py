@@ -23,7 +23,7 @@ from mindcv_lite.export.folding import fold_norms
 from mindcv_lite.export.mindir_files import mindir_file
 from mindcv_lite.models.build import build_network
 from mindcv_lite.models.variants import VARIANTS
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 SMALLEST = "mobilenet_v3_small_075"
 CLASSES = ("cat", "Gänseblümchen", "<b>", "", "\udcff")

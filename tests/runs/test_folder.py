@@ -14,7 +14,7 @@ import safetensors.numpy  # MindSpore's own dependency
 from mindcv_lite.checkpoints.ckpt_file import write_entries
 from mindcv_lite.checkpoints.weights import CARD_KEYS, read_weights
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import load_recipe
+from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.runs.folder import Checkpoints, claim, find_state, keep_as_last, save_state, save_weights, start_run
 from tests.conftest import ROOT
 

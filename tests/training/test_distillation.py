@@ -21,7 +21,7 @@ from mindcv_lite.data.transforms.device import Preparation
 from mindcv_lite.device import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import build_network
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.folder import State, save_weights
 from mindcv_lite.training.distillation import TEACHERS, Teacher, Teachers, read_teachers
 from mindcv_lite.training.optimizers import RateTable, build_optimizer

@@ -10,7 +10,7 @@ import pytest
 from mindspore import Tensor, dataset, nn
 from mindspore.train import Model
 
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.training import loop
 from mindcv_lite.training.loop import Watch
 from mindcv_lite.training.optimizers import RateTable, build_optimizer

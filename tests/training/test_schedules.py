@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindcv_lite.recipe import Schedule
+from mindcv_lite.recipe.keys import Schedule
 from mindcv_lite.training.schedules import SHAPES, learning_rate, misfit
 
 WITHOUT_WARMUP = ("one_cycle", "cyclic")

@@ -9,7 +9,7 @@ from mindspore import Tensor, amp, nn, ops
 from scipy.special import expit, log_softmax, softmax
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import Clip, DynamicLossScaler, TrainStep
 

@@ -5,7 +5,8 @@ import csv
 import pytest
 from PIL import Image
 
-from mindcv_lite.recipe import Recipe, load_recipe
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.tuning.findings import report
 from mindcv_lite.tuning.search import DEFAULT, Candidate, Outcome, Rung, Trial
 from tests.tuning.test_trials import words_of

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.recipe import Recipe, load_recipe
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.runs.results import RESULTS, EpochResult, append_result
 from mindcv_lite.tuning import trials
 from mindcv_lite.tuning.search import DEFAULT, Candidate, Outcome, Trial

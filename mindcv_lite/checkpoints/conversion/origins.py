@@ -17,7 +17,7 @@ from mindcv_lite.checkpoints.weights import first_of, misfits
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
 from mindcv_lite.models.variants import VARIANTS, Row
-from mindcv_lite.recipe import checked_value
+from mindcv_lite.recipe.values import checked_value
 
 
 class Origin(NamedTuple):

@@ -13,7 +13,7 @@ from mindcv_lite.data.datasets.digits import digits_folder
 from mindcv_lite.data.datasets.folder import FEW, Photos, small_classes
 from mindcv_lite.data.datasets.holdout import held_out_of, hold_out
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import Data, Recipe
+from mindcv_lite.recipe.keys import Data, Recipe
 
 log = logging.getLogger(__name__)
 

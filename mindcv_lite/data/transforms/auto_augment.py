@@ -11,7 +11,7 @@ from typing import Any
 from mindspore.dataset import vision
 from mindspore.dataset.vision import Inter
 
-from mindcv_lite.auto_augment import STRONGEST, AutoAugment
+from mindcv_lite.recipe.auto_augment import STRONGEST, AutoAugment
 
 
 @dataclass(frozen=True)

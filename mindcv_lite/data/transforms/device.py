@@ -6,7 +6,7 @@ from mindcv_lite.data.transforms.erasing import Erase
 from mindcv_lite.data.transforms.mixing import Mix
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.losses import soft_targets
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 
 class Preparation(nn.Cell):

@@ -5,7 +5,7 @@ So the images stay uint8 on their way, and an erased pixel is exactly the value 
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindcv_lite.recipe import Augmentation
+from mindcv_lite.recipe.keys import Augmentation
 from mindcv_lite.stateless_random import bits, normal
 
 

@@ -3,9 +3,9 @@
 from mindspore.dataset import vision
 from mindspore.dataset.vision import ConvertMode, Inter
 
-from mindcv_lite.auto_augment import parse
 from mindcv_lite.data.transforms.auto_augment import policy_of
-from mindcv_lite.recipe import Augmentation
+from mindcv_lite.recipe.auto_augment import parse
+from mindcv_lite.recipe.keys import Augmentation
 
 INTERPOLATIONS = {
     "bilinear": Inter.BILINEAR,

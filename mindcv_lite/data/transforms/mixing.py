@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindcv_lite.data.transforms.erasing import inside
-from mindcv_lite.recipe import Augmentation
+from mindcv_lite.recipe.keys import Augmentation
 
 
 def draw_mix(random: np.random.Generator, augmentation: Augmentation) -> np.ndarray:

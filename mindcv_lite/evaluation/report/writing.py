@@ -16,7 +16,8 @@ from mindcv_lite.evaluation.report.paired import PREDICTIONS
 from mindcv_lite.evaluation.report.statistics import class_results, confusion
 from mindcv_lite.evaluation.score import Score
 from mindcv_lite.files import require_file, written_whole
-from mindcv_lite.recipe import Recipe, plain
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.yaml_text import plain
 from mindcv_lite.text_tables import AS_TEXT, write_csv
 
 log = logging.getLogger(__name__)

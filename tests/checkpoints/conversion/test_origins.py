@@ -22,7 +22,7 @@ from mindcv_lite.checkpoints.conversion.origins import (
 )
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.variants import VARIANTS
-from mindcv_lite.recipe import checked_value
+from mindcv_lite.recipe.values import checked_value
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CLASSES = 1000  # of the fixtures

@@ -12,7 +12,8 @@ from mindcv_lite.data.datasets.cifar_mnist import STANDARD
 from mindcv_lite.data.datasets.open import training_photos, validation_photos
 from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import Data, require_paths
+from mindcv_lite.recipe.keys import Data
+from mindcv_lite.recipe.rules import require_paths
 from mindcv_lite.training.resume import fixed_facts
 
 TRAIN, TEST = 15, 7

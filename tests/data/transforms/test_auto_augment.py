@@ -9,8 +9,8 @@ import pytest
 from mindspore.dataset.vision import Inter
 from PIL import Image, ImageEnhance
 
-from mindcv_lite.auto_augment import parse
 from mindcv_lite.data.transforms.auto_augment import Extent, operations_of, policy_of
+from mindcv_lite.recipe.auto_augment import parse
 
 FILL = (7, 8, 9)
 SIDE = 40

@@ -10,7 +10,7 @@ from mindspore import Tensor
 
 from mindcv_lite.data.pipeline import draws
 from mindcv_lite.data.transforms.device import Preparation
-from mindcv_lite.recipe import Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 SIDE, CLASSES, BATCH = 8, 5, 3
 RANDOM = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 
 from mindcv_lite.data.transforms.erasing import Erase, draw_rectangles
-from mindcv_lite.recipe import Augmentation
+from mindcv_lite.recipe.keys import Augmentation
 
 SIDE = 24
 SEED = Tensor(5, mindspore.int32)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mindcv_lite.data.transforms.host import INTERPOLATIONS, evaluation_transforms, training_transforms
 from mindcv_lite.data.transforms.normalize import Normalize
-from mindcv_lite.recipe import Augmentation
+from mindcv_lite.recipe.keys import Augmentation
 
 WHOLE: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}  # of a square photo
 PLAIN: dict[str, Any] = {"hflip": 0.0, "color_jitter": 0.0}

@@ -9,7 +9,7 @@ from mindspore import Tensor
 from scipy.stats import beta, kstest
 
 from mindcv_lite.data.transforms.mixing import Mix, draw_mix
-from mindcv_lite.recipe import Augmentation
+from mindcv_lite.recipe.keys import Augmentation
 
 SIDE, CLASSES = 16, 6
 

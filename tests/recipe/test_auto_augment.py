@@ -2,7 +2,7 @@
 
 import pytest
 
-from mindcv_lite.auto_augment import AutoAugment, parse
+from mindcv_lite.recipe.auto_augment import AutoAugment, parse
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe import ANY, FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe, load_recipe, require_extras
+from mindcv_lite.recipe.keys import ANY, FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe
+from mindcv_lite.recipe.load import load_recipe
+from mindcv_lite.recipe.rules import require_extras
 from tests.conftest import ROOT
 
 REQUIRED = "model: mobilenet_v3_small_100\nbatch_size: 4\nepoch_size: 2\nlr: 0.01\nopt: momentum\nscheduler: constant\n"
