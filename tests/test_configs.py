@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mindcv_lite.recipe import Recipe, load_recipe
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.schedules import learning_rate, misfit
 from tests.conftest import ROOT
 
@@ -44,7 +45,7 @@ def test_a_recipe_loads_and_its_schedule_ends_with_its_epochs(path):
 
 @each_config
 def test_a_recipe_is_named_after_its_network(path):
-    family = re.sub("(_distill)?_(ascend|paper|finetune|digits|cifar10)$", "", path.stem)
+    family = re.sub("(_distill|_strong)?_(ascend|paper|finetune|digits|cifar10)$", "", path.stem)
     assert load(path).model.model == (family if re.search(r"_\d+$", family) else f"{family}_100")
 
 

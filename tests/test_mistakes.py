@@ -494,11 +494,6 @@ def test_a_device_that_is_not_there(told, photos):
 
 
 @pytest.mark.slow
-def test_an_optimizer_that_mindspore_lacks(told, photos):
-    assert told("train.py", *TINY, "--data_dir", photos, "--opt", "lion").startswith("opt is lion, which MindSpore")
-
-
-@pytest.mark.slow
 def test_a_folder_that_cannot_be_written(told, photos, tmp_path):
     (tmp_path / "file").write_text("")
     sentence = told("train.py", *TINY, "--data_dir", photos, "--ckpt_save_dir", tmp_path / "file")

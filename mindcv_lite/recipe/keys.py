@@ -187,7 +187,7 @@ class Model:
 class Optimizer:
     """optimizer"""
 
-    opt: Literal["sgd", "momentum", "adam", "adamw", "lion", "rmsprop", "adagrad", "lamb", "nadam"] = key("optimizer")
+    opt: Literal["sgd", "momentum", "adam", "adamw", "rmsprop", "adagrad", "lamb"] = key("optimizer")
     lr: float = key("peak learning rate", above=0)
     base_batch_size: int | None = key(
         "global batch for which lr was tuned; lr is scaled by the global batch of the run over it",

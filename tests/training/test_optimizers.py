@@ -126,13 +126,6 @@ def test_every_optimizer_that_the_cpu_has_has_a_formula_here():
     assert {case.opt for case in CASES} == set(OPTIMIZERS) - {"lamb"}
 
 
-@pytest.mark.parametrize("opt", ["lion", "nadam"])
-def test_optimizers_that_mindspore_lacks_are_refused_with_those_there_are(opt, recipe_of):
-    expected = rf"opt is {opt}, which MindSpore's nn does not have; use one of sgd, momentum, adam,"
-    with pytest.raises(UserError, match=expected):
-        build_optimizer([parameter()], recipe_of(opt), rate_table(), "CPU")
-
-
 def test_lamb_is_refused_on_the_cpu_where_mindspore_lacks_it(recipe_of):
     with pytest.raises(UserError, match="opt is lamb, which MindSpore does not have on the CPU"):
         build_optimizer([parameter()], recipe_of("lamb"), rate_table(), "CPU")
