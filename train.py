@@ -23,10 +23,10 @@ def main() -> None:
 def train(recipe: Recipe) -> "Record | None":
     """The record of the run, with its step, scores and files; None if the recipe asks for a dry run."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
-    from mindcv_lite import device
     from mindcv_lite.checkpoints.weights import load_weights, settled_by_card, starting_weights
     from mindcv_lite.data.datasets.open import training_photos, with_num_classes
     from mindcv_lite.data.pipeline import TrainingBatches
+    from mindcv_lite.device.start import keep_graphs, require_launcher, start_device
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
     from mindcv_lite.models.build import evaluation_network, training_network
     from mindcv_lite.runs.batch_sheet import draw_first_batch
@@ -40,8 +40,8 @@ def train(recipe: Recipe) -> "Record | None":
     from mindcv_lite.training.stop import StopRequest
     from mindcv_lite.training.train_step import TrainStep
 
-    device.require_launcher(recipe.system.distribute)
-    world = device.start(recipe)
+    require_launcher(recipe.system.distribute)
+    world = start_device(recipe)
 
     # Where to start: in the middle of an earlier run, from weights, or from nothing.
     state = find_common_state(recipe.output, world)
@@ -74,7 +74,7 @@ def train(recipe: Recipe) -> "Record | None":
         describe_in_full(recipe, peak)
         return None
     graphs_differ_by = {"steps": batches.steps, "rates": table.length, "teachers": hashes_of(teachers)}
-    world = device.keep_graphs(world, recipe, **graphs_differ_by, begins_with_score=probes)  # which decides their order
+    world = keep_graphs(world, recipe, **graphs_differ_by, begins_with_score=probes)  # which decides their order
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
     published = evaluation_network(recipe.model, world)

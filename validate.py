@@ -33,7 +33,6 @@ def main() -> None:
 def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     """The score of the recipe's checkpoint. `report`: a folder for more about it."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
-    from mindcv_lite import device
     from mindcv_lite.checkpoints.weights import (
         load_weights,
         read_weights,
@@ -42,6 +41,7 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
         with_outputs_of,
     )
     from mindcv_lite.data.datasets.open import validation_photos
+    from mindcv_lite.device.start import for_evaluation, keep_graphs, start_device
     from mindcv_lite.evaluation.report.statistics import wilson_interval
     from mindcv_lite.evaluation.report.writing import require_place_in, validation_of, write_report
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
@@ -49,13 +49,13 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
 
     if report is not None:
         require_place_in(report)
-    world = device.start(recipe)
+    world = start_device(recipe)
     weights = read_weights(recipe.model.ckpt_path)
     if weights.card:
         recipe = settled_by_card(recipe, weights.card, weights.path)
     recipe = with_image_size_of(weights, with_outputs_of(weights, recipe))
     photos = validation_photos(recipe, weights.class_names)
-    world = device.keep_graphs(device.for_evaluation(world, recipe, len(photos)), recipe)
+    world = keep_graphs(for_evaluation(world, recipe, len(photos)), recipe)
     network = evaluation_network(recipe.model, world)
     load_weights(network, weights)
     step, chief = EvaluationStep(network, recipe), world.rank == 0

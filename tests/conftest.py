@@ -18,7 +18,7 @@ from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
 
 if TYPE_CHECKING:
-    from mindcv_lite.device import World
+    from mindcv_lite.device.ranks import World
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -69,7 +69,8 @@ def write_photos(data_dir: Path, counts: dict[str, dict[str, int]], size: tuple[
 @pytest.fixture(scope="session")
 def world() -> Callable[..., "World"]:
     """A place among `size` ranks that need not exist: what this rank does on its own can be tested without msrun."""
-    from mindcv_lite.device import World, settings_for  # late: tests of the recipe start without MindSpore
+    from mindcv_lite.device.ranks import World
+    from mindcv_lite.device.settings import settings_for  # late: tests of the recipe start without MindSpore
 
     def build(recipe: Recipe, rank: int = 0, size: int = 1) -> World:
         return World(rank, size, settings_for(recipe, "CPU", size, processors=2))

@@ -206,7 +206,7 @@ def test_two_ranks_clip_their_mean_gradient_as_one_rank_clips_that_of_all_photos
     script.write_text(f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from mindspore import Tensor
-from mindcv_lite import device
+from mindcv_lite.device.start import start_device
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep
@@ -215,7 +215,7 @@ from tests.training.test_train_step import IMAGES, LABELS, WEIGHTS, Layer
 
 keys = SMALLEST | dict(clip_grad=True, clip_value=0.1, num_classes=5)
 recipe = load_recipe([f"--{{name}}={{value}}" for name, value in keys.items()], "")
-world, network = device.start(recipe), Layer()
+world, network = start_device(recipe), Layer()
 optimizer = build_optimizer(network.trainable_params(), recipe, RateTable(lambda step: 1.0, 1), "CPU")
 step = TrainStep(network, optimizer, recipe, world, 1)
 step.set_train()
@@ -285,8 +285,8 @@ from mindcv_lite.errors import UserError, run_script
 from mindcv_lite.recipe.load import load_recipe
 def fail(): raise UserError("rank 1 has no network")
 def main():
-    from mindcv_lite import device
-    world = device.start(load_recipe(sys.argv[1:], ""))
+    from mindcv_lite.device.start import start_device
+    world = start_device(load_recipe(sys.argv[1:], ""))
     print("both have", world.all_or_none(lambda: world.rank))
     world.all_or_none(fail if world.rank else lambda: None)
     print("not reached")

@@ -21,12 +21,12 @@ def first_steps(recipe: Recipe, plan: Plan) -> dict[str, list[Round]]:
 def first_steps_here(recipe: Recipe) -> Round:
     """A round, on random data. Importing MindSpore and drawing the weights are over when its clocks start."""
     logging.disable(logging.INFO)  # the same lines in every round
-    from mindcv_lite import device
     from mindcv_lite.benchmark.subjects import build_step, random_batch
+    from mindcv_lite.device.start import start_device
     from mindcv_lite.evaluation.score import EvaluationStep
     from mindcv_lite.models.build import evaluation_network
 
-    world = device.start(recipe)
+    world = start_device(recipe)
     batch = random_batch(recipe)
     train_step = build_step(recipe, world, recipe.optimizer.gradient_accumulation_steps)
     watch = Stopwatch()

@@ -9,7 +9,7 @@ from typing import Any
 import mindspore
 
 from mindcv_lite.benchmark.rounds import Round, spread
-from mindcv_lite.device import Settings
+from mindcv_lite.device.settings import Settings
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.text_tables import aligned
 

@@ -16,7 +16,7 @@ from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.datasets.open import training_photos, validation_photos, with_num_classes
 from mindcv_lite.data.pipeline import TrainingBatches, blank_batch
 from mindcv_lite.data.waiting import Waiting
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.score import EvaluationStep, evaluate
 from mindcv_lite.models.build import evaluation_network, training_network

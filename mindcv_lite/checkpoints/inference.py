@@ -9,7 +9,7 @@ from mindspore import nn
 from mindcv_lite.checkpoints.conversion.origins import our_parameters
 from mindcv_lite.checkpoints.weights import CARD_KEYS, CARD_NAME, Weights, load_weights, network_part, read_weights
 from mindcv_lite.data.datasets import classes
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.models.build import build_network, evaluation_network
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe

@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindcv_lite.checkpoints.ckpt_file import read_entries
 from mindcv_lite.checkpoints.pretrained import published_weights
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import KEYS, Recipe
 from mindcv_lite.recipe.values import checked_value

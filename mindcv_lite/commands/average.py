@@ -95,18 +95,18 @@ def names_of(alike: list["Trained"]) -> list[str]:
 
 def with_photos(alike: list["Trained"], greedy: bool) -> tuple["Parameters", dict[str, Any]]:
     """The mean, or the greedy soup, with statistics of training photos; and what its model card says of that."""
-    from mindcv_lite import device
     from mindcv_lite.data.datasets.open import training_photos, validation_photos
+    from mindcv_lite.device.start import for_evaluation, require_launcher, start_device
     from mindcv_lite.evaluation.averaging import Statistics, greedy_soup, mean_of, parameters_of, put
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
     from mindcv_lite.models.build import evaluation_network
 
     recipe, checkpoints, names = alike[0].recipe, [*map(parameters_of, alike)], names_of(alike)
     require_paths(recipe)
-    device.require_launcher(distribute=False)
+    require_launcher(distribute=False)
     photos, _ = training_photos(recipe.with_keys(val_while_train=False))
     recipe = recipe.with_keys(batch_size=min(recipe.data.batch_size, len(photos)))
-    world = device.for_evaluation(device.start(recipe), recipe, len(photos))
+    world = for_evaluation(start_device(recipe), recipe, len(photos))
     statistics = Statistics(photos, recipe, world)
     if not greedy:
         return statistics.anew(mean_of(checkpoints)), {"averaged": names}

@@ -124,14 +124,14 @@ def require_place_for(path: str | None) -> None:
 def measure(what: str, recipe: Recipe, flags: "Namespace", compare_dir: str | None) -> dict[str, Any]:
     """The report of `what`."""
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
-    from mindcv_lite import device
     from mindcv_lite.benchmark import subjects
     from mindcv_lite.benchmark.first_steps import first_steps
     from mindcv_lite.benchmark.report import report_of
     from mindcv_lite.benchmark.rounds import Plan
+    from mindcv_lite.device.start import require_launcher, start_device
 
-    device.require_launcher(distribute=False)
-    world = device.start(recipe)
+    require_launcher(distribute=False)
+    world = start_device(recipe)
     if recipe.system.distribute:
         log.info("distribute is passed over: one process is measured")
     load = os.getloadavg()[0]

@@ -25,12 +25,12 @@ def main(arguments: list[str]) -> None:
         require_packages("--format onnx", "export", "onnx", "onnxruntime")
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
-    from mindcv_lite import device
     from mindcv_lite.checkpoints.inference import read_trained
+    from mindcv_lite.device.start import start_device
     from mindcv_lite.export.answers import export
 
     trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)
-    device.start(trained.recipe)
+    start_device(trained.recipe)
     export(trained, target, flags.include_preprocess, flags.softmax)
 
 

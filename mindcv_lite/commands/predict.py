@@ -97,14 +97,15 @@ def require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
 
 def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]) -> tuple["Trained", "Classification"]:
     """What the checkpoint is, and what it says of the photos."""
-    from mindcv_lite import device
     from mindcv_lite.checkpoints.inference import read_trained
+    from mindcv_lite.device.start import for_evaluation, require_launcher, start_device
+    from mindcv_lite.device.targets import npus
     from mindcv_lite.evaluation.predict import predict
 
-    device.require_launcher(distribute=False)
+    require_launcher(distribute=False)
     batch_size = min(keys.get("batch_size", BATCH_SIZE), len(paths) + 1)
     target = keys.get("device_target", "auto")
-    spares_npu = target == "auto" and len(paths) <= FEW_PHOTOS and bool(device.npus())
+    spares_npu = target == "auto" and len(paths) <= FEW_PHOTOS and bool(npus())
     fixed = {
         "batch_size": batch_size,
         "device_target": "CPU" if spares_npu else target,
@@ -112,7 +113,7 @@ def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]
         "dataset_sink_mode": False,
     }
     trained = read_trained(checkpoint, **keys | fixed)
-    world = device.for_evaluation(device.start(trained.recipe), trained.recipe, len(paths))
+    world = for_evaluation(start_device(trained.recipe), trained.recipe, len(paths))
     if spares_npu:
         log.info(
             "device_target: the CPU, which answers for %d photos or fewer in seconds and disturbs nothing that an NPU "

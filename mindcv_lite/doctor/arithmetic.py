@@ -7,9 +7,9 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindcv_lite import device
 from mindcv_lite import stateless_random as noise
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
+from mindcv_lite.device.start import start_device
 from mindcv_lite.doctor.examination import Answer
 from mindcv_lite.doctor.findings import Failed, NotRun
 from mindcv_lite.doctor.primitives import GROUPS, read_list
@@ -117,7 +117,7 @@ def logits(world: World, amp_level: str, folder: Path) -> Answer:
 
 
 def write_reference(path: str) -> None:
-    device.start(recipe_of(device_target="CPU", cpu_kernels="off"))
+    start_device(recipe_of(device_target="CPU", cpu_kernels="off"))
     np.save(path, answers_of(build_network(recipe_of().model, "O0")))
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mindcv_lite import device
 from mindcv_lite.data.datasets.open import training_photos
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
+from mindcv_lite.device.start import start_device
+from mindcv_lite.device.targets import available_target, workers_started
 from mindcv_lite.doctor import trainings
 from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits, primitives
 from mindcv_lite.doctor.examination import Answer, Check, Examination, Heard
@@ -87,11 +88,11 @@ def start(examination: Examination, target: str, folder: Path | None) -> Bench:
     """Take the device, join the other ranks, and write the photos."""
     if folder:
         work_in(folder, examination)
-    _, reason = device.available_target(target)
+    _, reason = available_target(target)
     if reason:  # a training would take the CPU
         raise Failed(f"{reason.removesuffix(': taking the CPU')}; --device_target CPU checks the CPU")
-    launched = device.workers_started(os.environ) > 0
-    world = device.start(recipe_of(device_target=target, distribute=launched))
+    launched = workers_started(os.environ) > 0
+    world = start_device(recipe_of(device_target=target, distribute=launched))
     examination.world, examination.rank = world, world.rank
     bench = Bench(world, folder or common_folder(world), launched)
     if not folder:
@@ -111,7 +112,7 @@ def work_in(folder: Path, examination: Examination) -> None:
 
 def join_as_scheduler(target: str) -> None:
     """Return when the ranks have ended. No limit of a check holds here: this takes as long as all their checks."""
-    device.start(recipe_of(device_target=target, distribute=True))
+    start_device(recipe_of(device_target=target, distribute=True))
 
 
 def common_folder(world: World) -> Path:
@@ -124,7 +125,7 @@ def order(bench: Bench, jit_level: str, sink: bool) -> Answer:
     if sink and not bench.has_npu:
         raise NotRun("no NPU: a CPU is fed batch by batch")
     recipe = bench.recipe("order", jit_level=jit_level, dataset_sink_mode=sink)
-    return order_of_photos(recipe, training_photos(recipe)[0], device.start(recipe))
+    return order_of_photos(recipe, training_photos(recipe)[0], start_device(recipe))
 
 
 # What takes programs of their own, on a device that no other process holds.

@@ -23,7 +23,7 @@ from mindcv_lite.errors import Stopped, TrainingError, UserError, first_line, in
 from mindcv_lite.files import write_text
 
 if TYPE_CHECKING:
-    from mindcv_lite.device import World
+    from mindcv_lite.device.ranks import World
 
 Answer = tuple[str, Mapping[str, Any]]  # what was found, in one sentence, and its numbers
 Check = Callable[["Heard"], Answer]  # raises `NotRun`, `Failed`, or any error of what it tries

@@ -7,7 +7,7 @@ from mindspore.train import Model
 from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.data.sharding import epoch_order, shard
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.doctor.examination import Answer
 from mindcv_lite.doctor.findings import Failed
 from mindcv_lite.recipe.keys import Recipe

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.doctor.examination import Answer
 from mindcv_lite.doctor.findings import Failed, NotRun
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mindcv_lite import device
+from mindcv_lite.device.targets import npus
 from mindcv_lite.doctor.examination import Answer
 from mindcv_lite.doctor.findings import Failed, Finding, NotRun
 from mindcv_lite.doctor.programs import free_port, msrun, outcome, started
@@ -111,7 +111,7 @@ TO_END = 30.0  # seconds in which processes end that were told to
 
 
 def require_devices(count: int, target: str) -> None:
-    if target == "Ascend" and (found := device.npus() or 0) < count:
+    if target == "Ascend" and (found := npus() or 0) < count:
         raise NotRun(f"this needs {count} NPUs, {found} found")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mindspore import amp
 
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.doctor.examination import Answer, Heard
 from mindcv_lite.doctor.findings import Failed, NotRun
 from mindcv_lite.doctor.recipes import Bench

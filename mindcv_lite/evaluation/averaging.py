@@ -14,7 +14,7 @@ from mindcv_lite.checkpoints.inference import Trained, read_trained
 from mindcv_lite.checkpoints.weights import CARD_KEYS, first_of, misfits, network_part, require_numbers
 from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.pipeline import mixed_batches
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.score import Inference
 from mindcv_lite.models.build import evaluation_network, moving_statistics

@@ -12,7 +12,7 @@ from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.images.decoding import NOT_DECODED, as_bmp, opened, read_photo
 from mindcv_lite.data.images.inspection import inspect, is_turned
 from mindcv_lite.data.pipeline import evaluation_batches
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.predictions import best_guesses
 from mindcv_lite.evaluation.score import Inference

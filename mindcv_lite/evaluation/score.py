@@ -11,7 +11,7 @@ from mindcv_lite.data.datasets.folder import CANNOT_BE_DECODED, Photos
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.data.waiting import Waiting
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.evaluation.predictions import BEST, Predictions, answer_rows, predictions_of
 from mindcv_lite.losses import LOSSES, soft_targets

@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, dtype, nn, ops
 from mindcv_lite.checkpoints.inference import Trained, read_trained
 from mindcv_lite.checkpoints.weights import HEAD, load_weights
 from mindcv_lite.data.datasets.classes import WNIDS, outputs_of
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import teacher_network
 from mindcv_lite.recipe.keys import Augmentation, Recipe

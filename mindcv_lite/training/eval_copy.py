@@ -2,7 +2,7 @@
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.models.build import moving_statistics
 from mindcv_lite.training.ema import MovingAverage
 

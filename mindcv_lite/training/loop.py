@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.pipeline import TrainingBatches
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import Stopped, TrainingError, UserError, take_signals_back
 from mindcv_lite.evaluation.score import Score
 from mindcv_lite.recipe.keys import Recipe

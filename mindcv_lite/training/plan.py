@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from mindcv_lite.data.pipeline import TrainingBatches
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.models.build import layer_names
 from mindcv_lite.models.complexity import complexity_of
 from mindcv_lite.models.variants import VARIANTS

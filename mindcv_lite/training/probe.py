@@ -13,11 +13,11 @@ import numpy as np
 from mindspore import Tensor, nn
 from scipy.optimize import minimize
 
-from mindcv_lite import device
 from mindcv_lite.checkpoints.weights import HEAD
 from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.pipeline import evaluation_batches
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
+from mindcv_lite.device.start import evaluating
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.score import Inference
 from mindcv_lite.models.build import evaluation_network
@@ -70,7 +70,7 @@ def features_of(network: nn.Cell, photos: Photos, recipe: Recipe, world: World) 
         parameter.set_data(Tensor(passing_on.get(name, trained[name].asnumpy())))
     inference = Inference(copy, recipe.augmentation).set_train(False)
     features, labels = [], []
-    with device.evaluating(world, recipe, len(photos)):
+    with evaluating(world, recipe, len(photos)):
         for images, of_images, weights, *_ in evaluation_batches(photos, recipe, world):
             features.append(inference(Tensor(images)).asnumpy()[weights > 0])
             labels.append(of_images[weights > 0])

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, amp
 
 from mindcv_lite.data.datasets.folder import Photos
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.models.build import moving_statistics
 from mindcv_lite.recipe.keys import KEYS, MAY_CHANGE, Output, Recipe

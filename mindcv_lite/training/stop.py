@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import SIGNALS, interrupt
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import mindspore
 import pytest
 
-from mindcv_lite import device
 from mindcv_lite.commands import doctor
+from mindcv_lite.device.targets import BUSY_NPU
 from mindcv_lite.doctor import checks, examination
 from mindcv_lite.doctor.checks import check_device, common_folder
 from mindcv_lite.doctor.examination import Examination
@@ -86,7 +87,7 @@ def test_a_broken_plugin_is_a_line_and_no_check_is_tried_on_it(monkeypatch, tmp_
     def is_available(target):
         raise RuntimeError("libascend_plugin.so.2: undefined symbol: aclrtGetVersion\n- The C++ call stack")
 
-    monkeypatch.setattr(device.mindspore.hal, "is_available", is_available)
+    monkeypatch.setattr(mindspore.hal, "is_available", is_available)
     found = Examination(None)
     check_device(found, "auto", tmp_path / "work", quick=True, profile=None)
     text = "RuntimeError: libascend_plugin.so.2: undefined symbol: aclrtGetVersion"
@@ -96,11 +97,11 @@ def test_a_broken_plugin_is_a_line_and_no_check_is_tried_on_it(monkeypatch, tmp_
 def test_an_npu_that_another_program_holds_is_a_failure_and_the_cpu_is_not_checked_in_its_place(
     monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(device, "available_target", lambda wish: ("CPU", f"{device.BUSY_NPU}: taking the CPU"))
+    monkeypatch.setattr(checks, "available_target", lambda wish: ("CPU", f"{BUSY_NPU}: taking the CPU"))
     monkeypatch.chdir(tmp_path)
     found = Examination(None)
     check_device(found, "auto", tmp_path / "work", quick=True, profile=None)
-    text = f"{device.BUSY_NPU}; --device_target CPU checks the CPU"
+    text = f"{BUSY_NPU}; --device_target CPU checks the CPU"
     assert [(each.name, each.verdict, each.text) for each in found.findings] == [("device", "failed", text)]
 
 
@@ -110,7 +111,7 @@ def test_the_scheduler_of_msrun_joins_the_ranks_and_no_limit_of_a_check_ends_it(
         time.sleep(0.5)  # as long as the ranks are at work
 
     started = []
-    monkeypatch.setattr(device, "start", start)
+    monkeypatch.setattr(checks, "start_device", start)
     monkeypatch.setattr(checks, "LIMIT", 0.1)
     monkeypatch.setattr(examination, "GRACE", 0.1)
     monkeypatch.setattr(os, "_exit", lambda status: started.append("ended"))

@@ -17,14 +17,16 @@ from mindspore import Tensor, nn, ops
 from PIL import Image
 from scipy.special import softmax
 
-from mindcv_lite import device
 from mindcv_lite.checkpoints.inference import read_trained
 from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.commands.predict import COLUMNS, classified, main
 from mindcv_lite.data.datasets.classes import NAMES
 from mindcv_lite.data.datasets.folder import Photos, photos_at, read_split
 from mindcv_lite.data.pipeline import evaluation_batches
-from mindcv_lite.device import World
+from mindcv_lite.device import start as device_start
+from mindcv_lite.device import targets
+from mindcv_lite.device.ranks import World
+from mindcv_lite.device.settings import settings_for
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.predict import best_classes, predict
 from mindcv_lite.evaluation.score import EvaluationStep, evaluate
@@ -133,14 +135,14 @@ def test_on_a_host_with_npus_the_cpu_answers_for_few_photos_and_says_so(example,
         """Ends the start, with the device that was asked for."""
 
     def start(recipe: Recipe) -> World:
-        taken = device.available_target(recipe.system.device_target)[0]
+        taken = targets.available_target(recipe.system.device_target)[0]
         if taken == "Ascend":
             raise Taken
-        return World(0, 1, device.settings_for(recipe, taken, processors=2))
+        return World(0, 1, settings_for(recipe, taken, processors=2))
 
-    monkeypatch.setattr(device, "npus", lambda: 8)
-    monkeypatch.setattr(device, "can_compute", lambda *device: True)
-    monkeypatch.setattr(device, "start", start)
+    monkeypatch.setattr(targets, "npus", lambda: 8)
+    monkeypatch.setattr(targets, "can_compute", lambda *device: True)
+    monkeypatch.setattr(device_start, "start_device", start)
     monkeypatch.setattr("mindcv_lite.commands.predict.FEW_PHOTOS", few)
     with pytest.raises(Taken) if answers == "Ascend" else contextlib.nullcontext():
         _, classification = classified(str(example.checkpoint), example.paths, 1, {"num_parallel_workers": 1})

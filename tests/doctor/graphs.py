@@ -158,7 +158,8 @@ def cells(folder: str) -> Iterator[tuple[str, Any, tuple]]:
     """Name, cell and inputs: of the product's graphs by Ascend's settings, and of the small ones for a device."""
     from mindcv_lite.benchmark.subjects import build_step, random_batch
     from mindcv_lite.data.datasets.classes import WNIDS
-    from mindcv_lite.device import World, settings_for
+    from mindcv_lite.device.ranks import World
+    from mindcv_lite.device.settings import settings_for
     from mindcv_lite.doctor.primitives import GROUPS
     from mindcv_lite.evaluation.score import EvaluationStep
     from mindcv_lite.models.build import evaluation_network

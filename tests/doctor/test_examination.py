@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.doctor.examination import Examination, Heard
 from mindcv_lite.doctor.findings import Failed, Finding, NotRun
 from mindcv_lite.errors import Interrupted, Stopped, TrainingError, UserError

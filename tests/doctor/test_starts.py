@@ -168,7 +168,7 @@ def test_two_ranks_are_judged_by_what_the_first_found(tmp_path, monkeypatch, fin
 
 
 def test_two_ranks_need_two_npus(tmp_path, monkeypatch):
-    monkeypatch.setattr("mindcv_lite.device.npus", lambda: 1)
+    monkeypatch.setattr("mindcv_lite.doctor.starts.npus", lambda: 1)
     for check in (two_ranks, dying_rank):
         with pytest.raises(NotRun, match="this needs 2 NPUs, 1 found"):
             check(tmp_path, "Ascend", 1)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mindspore import amp
 
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.doctor import trainings
 from mindcv_lite.doctor.examination import Answer, Heard
 from mindcv_lite.doctor.findings import Failed, NotRun

@@ -14,7 +14,8 @@ from scipy.special import expit, log_softmax, softmax
 from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.pipeline import Batches
 from mindcv_lite.data.sharding import shard
-from mindcv_lite.device import World, settings_for
+from mindcv_lite.device.ranks import World
+from mindcv_lite.device.settings import settings_for
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.evaluation import score as evaluation
 from mindcv_lite.evaluation.score import EvaluationStep, Score, evaluate, gathered

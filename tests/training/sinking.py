@@ -13,7 +13,7 @@ from mindspore import Tensor, context, nn
 from mindspore.dataset.engine import datasets
 from mindspore.train import _utils, dataset_helper, model
 
-from mindcv_lite import device
+from mindcv_lite.device import start
 
 AHEAD = 100  # batches; MindSpore's queue to the device holds as many, or 2 GB
 
@@ -89,5 +89,5 @@ def play_sinking(setattr: Callable[[object, str, object], None]) -> None:
     setattr(_utils, "_cell_graph_executor", executor)
     setattr(datasets, "TransferDataset", DeviceQueue)
     setattr(model, "connect_network_with_dataset", SinkingNetwork)
-    settings_for = device.settings_for
-    setattr(device, "settings_for", lambda *args: replace(settings_for(*args), sink=True))
+    settings_for = start.settings_for
+    setattr(start, "settings_for", lambda *args: replace(settings_for(*args), sink=True))

@@ -18,7 +18,7 @@ from mindcv_lite.data.datasets.classes import NAMES, WNIDS
 from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.pipeline import draws
 from mindcv_lite.data.transforms.device import Preparation
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe

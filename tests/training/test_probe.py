@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mindcv_lite.checkpoints.weights import HEAD
 from mindcv_lite.data.datasets.folder import Photos, read_split
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import build_network
 from mindcv_lite.training import probe

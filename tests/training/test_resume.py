@@ -12,7 +12,7 @@ from mindspore import Tensor, nn
 
 from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.datasets.paths import Paths
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe.keys import KEYS, MAY_CHANGE
 from mindcv_lite.runs.folder import State, find_state, save_state

@@ -8,7 +8,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import SIGNALS, Interrupted, interrupt, take_signals_back
 from mindcv_lite.training.stop import StopRequest
 

@@ -10,7 +10,7 @@ import mindspore
 from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights
 from mindcv_lite.data.datasets.classes import output_titles
 from mindcv_lite.data.datasets.folder import Photos
-from mindcv_lite.device import World
+from mindcv_lite.device.ranks import World
 from mindcv_lite.evaluation.report.page import Validation, page
 from mindcv_lite.evaluation.report.paired import PREDICTIONS
 from mindcv_lite.evaluation.report.statistics import class_results, confusion

@@ -47,7 +47,7 @@ def key_of(recipe: Recipe, facts: Mapping[str, object], environment: Mapping[str
 def code_files() -> list[Path]:
     """The modules of this package, and the script that was started."""
     script = Path(sys.argv[0])
-    return sorted(Path(__file__).parent.rglob("*.py")) + ([script.resolve()] if script.is_file() else [])
+    return sorted(Path(__file__).parents[1].rglob("*.py")) + ([script.resolve()] if script.is_file() else [])
 
 
 class KeptGraphs:

@@ -13,29 +13,19 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindcv_lite import device
-from mindcv_lite.compile_cache import KeptGraphs, key_of
-from mindcv_lite.device import (
-    World,
-    available_target,
-    can_compute,
-    chosen_npu,
-    evaluation_level,
-    facts_of,
-    for_evaluation,
-    keep_graphs,
-    npus,
-    require_launcher,
-    settings_for,
-    start,
-    workers_started,
-)
+from mindcv_lite.device import start, targets
+from mindcv_lite.device.compile_cache import KeptGraphs, key_of
+from mindcv_lite.device.ranks import World
+from mindcv_lite.device.settings import evaluation_level, settings_for
+from mindcv_lite.device.start import facts_of, for_evaluation, keep_graphs, require_launcher, start_device
+from mindcv_lite.device.targets import available_target, can_compute, chosen_npu, npus, workers_started
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.train_step import loss_scaler
+from tests.conftest import ROOT
 
-ASCEND_RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*/*_ascend.yaml"))
+ASCEND_RECIPES = sorted((ROOT / "configs").glob("*/*_ascend.yaml"))
 
 # As msrun of MindSpore 2.10 sets them.
 SCHEDULER = {"MS_ROLE": "MS_SCHED", "MS_WORKER_NUM": "8", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "8118"}
@@ -249,14 +239,14 @@ def test_where_ascends_software_is_missing_auto_takes_the_cpu_without_a_word(hos
 def test_auto_takes_the_npu_where_there_is_one(host, monkeypatch):
     host(8)
     monkeypatch.setenv("DEVICE_ID", "3")
-    monkeypatch.setattr(device, "can_compute", lambda *device: device == ("Ascend", 3))
+    monkeypatch.setattr(targets, "can_compute", lambda *device: device == ("Ascend", 3))
     assert available_target("auto") == available_target("Ascend") == ("Ascend", "")
     assert available_target("CPU") == ("CPU", "")
 
 
 def test_where_no_npu_can_be_taken_auto_takes_the_cpu_and_says_so(host, monkeypatch):
     host(8)
-    monkeypatch.setattr(device, "can_compute", lambda *device: False)
+    monkeypatch.setattr(targets, "can_compute", lambda *device: False)
     target, reason = available_target("auto")
     assert target == "CPU"
     assert re.search(r"no NPU can be taken.*npu-smi info.*: taking the CPU", reason)
@@ -282,7 +272,7 @@ def test_where_the_driver_does_not_answer_the_device_files_that_this_user_may_op
     monkeypatch.setattr(mindspore.hal, "device_count", no_answer)
     for name in ("davinci0", "davinci15", "davinci_manager"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(device, "NPU_FILES", str(tmp_path / Path(device.NPU_FILES).name))
+    monkeypatch.setattr(targets, "NPU_FILES", str(tmp_path / Path(targets.NPU_FILES).name))
     assert npus() == 2
     monkeypatch.setattr(os, "access", lambda path, how: False)
     assert npus() == 0
@@ -292,7 +282,7 @@ def test_where_the_driver_does_not_answer_the_device_files_that_this_user_may_op
 def test_where_ascends_software_finds_no_npu_auto_takes_the_cpu_and_says_so(host, monkeypatch, count):
     host(1)
     monkeypatch.setattr(mindspore.hal, "device_count", count)
-    monkeypatch.setattr(device, "NPU_FILES", "/nowhere/davinci[0-9]*")
+    monkeypatch.setattr(targets, "NPU_FILES", "/nowhere/davinci[0-9]*")
     target, reason = available_target("auto")
     assert target == "CPU"
     assert re.search(r"finds Ascend's software \(CANN\) here and no NPU.*: taking the CPU", reason)
@@ -334,20 +324,20 @@ def calls(monkeypatch, host) -> list[str]:
     answers = {"init": None, "get_rank": 1, "get_group_size": 8, "get_local_rank_size": 8}
     for name, answer in answers.items():
         record(mindspore.communication, name, answer)
-    monkeypatch.setattr(device, "can_compute", lambda *device: True)
-    for name in ("_try_device", "_start_log", "_AllReduce"):
-        record(device, name)
+    monkeypatch.setattr(targets, "can_compute", lambda *device: True)
+    for name in ("_try_device", "_start_log", "AllReduce"):
+        record(start, name)
     for name in (*SCHEDULER, "MS_NODE_ID", "DEVICE_ID"):
         monkeypatch.delenv(name, raising=False)
-    for once in (device._choose_device, device._join_ranks):  # as in a new process
-        monkeypatch.setattr(device, once.__name__, cache(once.__wrapped__))
+    for once in (start._choose_device, start._join_ranks):  # as in a new process
+        monkeypatch.setattr(start, once.__name__, cache(once.__wrapped__))
     return calls
 
 
 def test_mode_device_and_graph_level_are_set_before_the_ranks_are_joined(calls, monkeypatch):
     for name, value in WORKER.items():
         monkeypatch.setenv(name, value)
-    world = start(ascend_recipe())
+    world = start_device(ascend_recipe())
     assert (world.rank, world.size) == (1, 8)
     before = ["set_context(mode=0)", "set_device(Ascend)", "set_context(jit_config={'jit_level': 'O2'})", "init()"]
     assert calls[:4] == before
@@ -357,7 +347,7 @@ def test_mode_device_and_graph_level_are_set_before_the_ranks_are_joined(calls, 
 def test_one_npu_is_tried_when_all_is_set_and_a_second_start_sets_the_level_anew(calls, monkeypatch):
     monkeypatch.setenv("DEVICE_ID", "3")
     for level in ("O2", "O1"):
-        start(ascend_recipe(f"--jit_level={level}"))
+        start_device(ascend_recipe(f"--jit_level={level}"))
     mode, seed = "set_context(mode=0)", "set_seed(42)"
     levels = [f"set_context(jit_config={{'jit_level': '{level}'}})" for level in ("O2", "O1")]
     trial = ["_try_device(Ascend)", "_start_log(chief=True)", seed]
@@ -368,7 +358,7 @@ def test_ranks_are_joined_once_in_a_process(calls, monkeypatch):
     for name, value in WORKER.items():
         monkeypatch.setenv(name, value)
     for _ in range(2):
-        start(ascend_recipe())
+        start_device(ascend_recipe())
     assert calls.count("init()") == calls.count("set_device(Ascend)") == 1
 
 
@@ -378,9 +368,9 @@ def test_a_scheduler_whose_port_another_program_has_says_so_before_it_joins(call
         for name, value in (SCHEDULER | {"MS_SCHED_PORT": str(port)}).items():
             monkeypatch.setenv(name, value)
         with pytest.raises(UserError, match=f"another program has port {port} of 127.0.0.1; .* another --master_port"):
-            start(ascend_recipe())
+            start_device(ascend_recipe())
     assert "init()" not in calls
-    start(ascend_recipe())  # once it is free
+    start_device(ascend_recipe())  # once it is free
     assert "init()" in calls
 
 
@@ -392,7 +382,7 @@ def test_ranks_that_cannot_be_joined_are_told_in_one_line(calls, monkeypatch):
     for name, value in WORKER.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"that msrun started: Some processes are missing\.; scheduler\.log in"):
-        start(ascend_recipe())
+        start_device(ascend_recipe())
 
 
 def test_a_device_that_another_program_holds_is_refused_with_a_sentence(monkeypatch):
@@ -400,17 +390,17 @@ def test_a_device_that_another_program_holds_is_refused_with_a_sentence(monkeypa
         def __init__(self, numbers: np.ndarray):
             raise RuntimeError("Init device failed\n\n- C++ Call Stack")
 
-    monkeypatch.setattr(device, "Tensor", Broken)
+    monkeypatch.setattr(start, "Tensor", Broken)
     with pytest.raises(
         UserError, match=r"^the Ascend device cannot be used: Init device failed; .*--device_target CPU"
     ):
-        device._try_device("Ascend")
+        start._try_device("Ascend")
 
 
 def test_a_rank_alone_has_itself_on_its_machine(monkeypatch):
     monkeypatch.setattr(mindspore.communication, "get_local_rank_size", lambda: 0)  # as the CPU's collectives do
     monkeypatch.setattr(mindspore.communication, "get_group_size", lambda: 1)
-    assert device._local_size() == 1
+    assert start._local_size() == 1
 
 
 class Others:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mindcv_lite import compile_cache
-from mindcv_lite.compile_cache import KEPT, KeptGraphs, code_files, key_of
+from mindcv_lite.device import compile_cache
+from mindcv_lite.device.compile_cache import KEPT, KeptGraphs, code_files, key_of
 from mindcv_lite.recipe.keys import KEYS, NOT_IN_GRAPH
 from tests.conftest import ROOT, SMALLEST
 from tests.test_programs import run
@@ -198,7 +198,7 @@ STEPS = f"""
 import hashlib, sys; sys.path.insert(0, {str(ROOT)!r})
 import numpy as np
 from mindspore import Parameter, Tensor, nn
-from mindcv_lite import device
+from mindcv_lite.device.start import keep_graphs, start_device
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep
@@ -215,7 +215,7 @@ class Layer(nn.Cell):
         return self.dense(x.reshape(x.shape[0], -1) * 1.0)
 
 recipe = load_recipe(sys.argv[1:], "")
-world, network = device.keep_graphs(device.start(recipe), recipe), Layer()
+world, network = keep_graphs(start_device(recipe), recipe), Layer()
 factor = Factor().value
 rate = RateTable(lambda step: recipe.optimizer.lr / (step + 1), 9)
 optimizer = build_optimizer(network.trainable_params(), recipe, rate, "CPU")

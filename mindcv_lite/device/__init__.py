@@ -1,0 +1,1 @@
+"""The device and the other processes: the only room that touches MindSpore's context and communication."""

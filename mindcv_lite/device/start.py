@@ -1,0 +1,202 @@
+"""Start a program on its device: MindSpore's context, the other ranks, the log, kept graphs."""
+
+import errno
+import logging
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, communication
+from tqdm import tqdm
+
+from mindcv_lite.cpu_kernels.library import compiled_operators
+from mindcv_lite.device.compile_cache import KeptGraphs, key_of
+from mindcv_lite.device.ranks import AllReduce, World
+from mindcv_lite.device.settings import evaluation_level, settings_for
+from mindcv_lite.device.targets import available_target, chosen_npu, workers_started
+from mindcv_lite.errors import UserError, first_line
+from mindcv_lite.recipe.keys import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def start_device(recipe: Recipe) -> World:
+    """Choose the device, join the other ranks if msrun started any, set MindSpore's context and the seed.
+
+    A process may start again with another recipe, on the same device. Raises `UserError` if the device is not there or
+    cannot be used, or the other ranks cannot be joined.
+    """
+    target, reason = available_target(recipe.system.device_target)
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    _choose_device(target, chosen_npu(target, os.environ))
+    # Joining the ranks makes the device. MindSpore 2.5 may then decide by this level how the device's memory is used.
+    mindspore.set_context(jit_config={"jit_level": settings_for(recipe, target).jit_level})
+    rank, size, local_size = 0, 1, 1
+    if workers_started(os.environ):
+        _join_ranks()
+        rank, size, local_size = communication.get_rank(), communication.get_group_size(), _local_size()
+    elif target != "CPU":
+        _try_device(target)
+    _start_log(chief=rank == 0)
+    if recipe.system.compile_cache:  # only for the graphs that are kept, or their numbers would not be the same
+        os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
+    settings = settings_for(recipe, target, size, local_size, os.cpu_count() or 1, len(os.sched_getaffinity(0)))
+    if settings.parallel:
+        mindspore.set_auto_parallel_context(**settings.parallel)
+    mindspore.set_seed(recipe.system.seed)  # the same on every rank: all draw the same weights
+    log.info("%s x %d, MindSpore %s, %d data workers each", target, size, mindspore.__version__, settings.workers)
+    if target == "CPU":
+        log.info("oneDNN may use instructions up to %s (ONEDNN_MAX_CPU_ISA)", os.environ["ONEDNN_MAX_CPU_ISA"])
+    for note in (*filter(None, [reason]), *settings.notes):
+        log.info(note)
+    cpu_operators = compiled_operators() if settings.cpu_kernels else None
+    return World(rank, size, settings, AllReduce() if size > 1 else None, cpu_operators)
+
+
+def for_evaluation(world: World, recipe: Recipe, photos: int) -> World:
+    """The world in which `photos` are evaluated and nothing is trained: at the graph level that pays for so few."""
+    level, reason = evaluation_level(recipe, world.settings, photos // world.size)
+    if reason:
+        log.info(reason)
+        mindspore.set_context(jit_config={"jit_level": level})
+    return replace(world, settings=replace(world.settings, jit_level=level, sink=False))
+
+
+@contextmanager
+def evaluating(world: World, recipe: Recipe, photos: int) -> Iterator[None]:
+    """Compile graphs as `for_evaluation` does, for a while; afterwards at the level of the training again."""
+    try:
+        for_evaluation(world, recipe, photos)
+        yield
+    finally:
+        mindspore.set_context(jit_config={"jit_level": world.settings.jit_level})
+
+
+def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
+    """The world in which graphs are kept, if the recipe that they are built of asks for it; every rank must call it.
+
+    `facts`: what else they are built of.
+    """
+    wish = recipe.system.compile_cache
+    if not wish:
+        return world
+    if world.settings.sink:  # MindSpore names the data's queue before the graph, which was compiled with another name
+        log.info(
+            "compile_cache: graphs are not kept where a whole epoch is sent to the device at a time, because no NPU "
+            "has tried it; --dataset_sink_mode False keeps them"
+        )
+        return world
+    folder = Path(recipe.output.ckpt_save_dir, "graphs") if wish is True else Path(wish)
+    graphs, known = None, 0
+    try:
+        graphs = KeptGraphs(folder, world.rank, key_of(recipe, facts_of(world) | facts))
+        known = len(graphs.known)
+        os.environ["MS_COMPILER_CACHE_PATH"] = str(graphs.working.resolve())
+    except OSError as error:
+        log.info("compile_cache: %s: cannot be used: %s; graphs are not kept", folder, error.strerror)
+    # One rank that compiles would keep the others waiting, on Ascend for longer than its collectives do.
+    all_know_them = (world.gather(np.array([known])) == known).all()
+    if graphs:
+        if not all_know_them:
+            graphs.forget()
+        log.info("compile_cache: %d graphs of an earlier start in %s", len(graphs.known), graphs.file)
+    return replace(world, graphs=graphs)
+
+
+def facts_of(world: World) -> dict[str, str | int]:
+    """What graphs depend on beside the recipe."""
+    settings = replace(world.settings, workers=0, notes=())
+    versions = {"mindspore": mindspore.__version__, "numpy": np.__version__, "python": sys.version}
+    return versions | {
+        "rank": world.rank,
+        "size": world.size,
+        "settings": str(settings),
+        "operators": str(world.cpu_operators),
+    }
+
+
+def require_launcher(distribute: bool, environment: Mapping[str, str] = os.environ) -> None:
+    """Raise `UserError` unless `distribute` fits how the program was started."""
+    workers, command = workers_started(environment), f"python {shlex.join(sys.argv)}"
+    if distribute and not workers:
+        raise UserError(
+            "distribute is True, but this process was not started by msrun; for one device: "
+            f"{command} --distribute False; for 8: msrun --bind_core=True --worker_num 8 {command}"
+        )
+    if not distribute and workers > 1:
+        raise UserError(
+            f"distribute is False, but msrun started {workers} processes that would all write the same files; "
+            "add --distribute True, or start without msrun"
+        )
+
+
+@cache  # MindSpore lets no process change its device, nor join twice
+def _choose_device(target: str, number: int | None) -> None:
+    mindspore.set_device(target) if number is None else mindspore.set_device(target, number)
+
+
+@cache
+def _join_ranks() -> None:
+    if os.environ["MS_ROLE"] == "MS_SCHED":
+        _require_free_port(os.environ["MS_SCHED_HOST"], int(os.environ["MS_SCHED_PORT"]))
+    try:
+        communication.init()
+    except RuntimeError as error:
+        said = first_line(error).removesuffix(" It may be one of the following reasons:")  # a list of guesses
+        raise UserError(
+            f"cannot join the other ranks that msrun started: {said}; scheduler.log in msrun's log_dir may say more"
+        ) from None
+
+
+def _require_free_port(host: str, port: int) -> None:
+    """Raise `UserError` if another program has the port at which msrun's scheduler is to wait for the ranks: MindSpore
+    does not say so."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"another program has port {port} of {host}; give msrun another --master_port") from None
+
+
+def _local_size() -> int:
+    try:
+        local_size = communication.get_local_rank_size()
+    except RuntimeError:  # the CPU's collectives of some versions do not know
+        local_size = 0
+    return local_size or communication.get_group_size()  # a rank alone has none beside it, says the CPU's
+
+
+def _try_device(target: str) -> None:
+    """Raise `UserError` unless the device computes: MindSpore takes it with the first operator."""
+    try:
+        (Tensor(np.ones(1, np.float32)) + 1).asnumpy()
+    except RuntimeError as error:
+        raise UserError(
+            f"the {target} device cannot be used: {first_line(error)}; another program may hold it (npu-smi info); "
+            "the variable DEVICE_ID names another NPU, --device_target CPU takes none"
+        ) from None
+
+
+class _LogHandler(logging.Handler):
+    """Lines on stdout that leave a progress bar whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def _start_log(chief: bool) -> None:
+    handler = _LogHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    package = logging.getLogger("mindcv_lite")
+    package.handlers = [handler]
+    package.propagate = False
+    package.setLevel(logging.INFO if chief else logging.ERROR)
