@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from mindcv_lite.errors import run_script
+from mindcv_lite.program import run_script
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.recipe.rules import require_extras, require_paths, require_teachers

@@ -6,8 +6,9 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindcv_lite.errors import CommandLine, UserError, run_script
+from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_folder
+from mindcv_lite.program import CommandLine, run_script
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.recipe.rules import require_paths

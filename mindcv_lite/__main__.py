@@ -5,7 +5,8 @@ import io
 import logging
 import sys
 
-from mindcv_lite.errors import UserError, program_name, run_script
+from mindcv_lite.errors import UserError
+from mindcv_lite.program import program_name, run_script
 
 # Each command is a module of mindcv_lite/commands, with what it is for.
 COMMANDS = {
@@ -68,7 +69,7 @@ def help_page() -> str:
 def versions() -> str:
     """Ours, and that of the MindSpore that is installed; to import it would take seconds."""
     from mindcv_lite import __version__
-    from mindcv_lite.packages import mindspore_version
+    from mindcv_lite.program import mindspore_version
 
     version = mindspore_version()
     return f"mindcv_lite {__version__}, {f'MindSpore {version}' if version else 'no MindSpore'}"

@@ -1,5 +1,8 @@
-"""Files that appear whole under their name, or not at all."""
+"""Atomic file writes, locks, and the cache folder."""
 
+import errno
+import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -8,6 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mindcv_lite.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# What `flock` answers on file systems without locks, such as some of NFS, Lustre and FUSE; 524 is ENOTSUPP of Linux.
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, 524}
 
 
 def require_checkpoint(path: str | Path) -> None:
@@ -65,3 +73,28 @@ def write_text(path: Path, content: str) -> None:
     """Write a text file whole or not at all. Raises `UserError`."""
     with written_whole(path) as unfinished:
         unfinished.write_text(content, encoding="utf-8")
+
+
+def lock(descriptor: int, wait: bool = True) -> bool:
+    """Hold an open file or folder against other processes, until it is closed. Whether it is held: a file system
+    without locks costs a line in the log.
+
+    Raises `BlockingIOError` if another process holds it and `wait` is False.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        log.warning(
+            "%s: this file system has no locks (%s): take care that no other program writes there",
+            os.readlink(f"/proc/self/fd/{descriptor}"),
+            error.strerror,
+        )
+        return False
+
+
+def cache_folder(name: str) -> Path:
+    """The folder `name` of this project there; it need not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindcv_lite" / name

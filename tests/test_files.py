@@ -1,11 +1,13 @@
 """A file is written whole or not at all, whatever stops it."""
 
+import errno
+import fcntl
 import os
 
 import pytest
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.files import require_folder, written_whole
+from mindcv_lite.files import WITHOUT_LOCKS, lock, require_folder, written_whole
 
 
 @pytest.mark.parametrize("earlier", [None, "earlier"])
@@ -72,3 +74,51 @@ def test_a_place_for_no_folder_is_told(tmp_path, refusal, place):
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to("nowhere")
     assert "no folder to write to" in refusal(require_folder, tmp_path / place)
+
+
+# ------------------------------------------------------------------------------------------------------------ locks
+
+
+@pytest.fixture(params=sorted(WITHOUT_LOCKS))
+def without_locks(request, monkeypatch) -> None:
+    """A file system whose answer to `flock` is an error."""
+
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_a_lock_keeps_others_out_until_it_is_closed(tmp_path):
+    first, second = (os.open(tmp_path, os.O_RDONLY) for _ in range(2))
+    assert lock(first)
+    with pytest.raises(BlockingIOError):
+        lock(second, wait=False)
+    os.close(first)
+    assert lock(second, wait=False)
+    os.close(second)
+
+
+def test_without_locks_everything_that_locks_goes_on_and_a_line_says_so(without_locks, tmp_path, log):
+    from mindcv_lite.commands.doctor import the_only_doctor
+    from mindcv_lite.data.tools.pack import workplace
+    from mindcv_lite.device.compile_cache import KeptGraphs
+    from mindcv_lite.runs.folder import claim
+    from mindcv_lite.tuning.trials import locked
+
+    claim(tmp_path / "run")
+    os.close(locked(tmp_path))
+    with workplace(tmp_path / "packed", "key"), the_only_doctor():
+        earlier = KeptGraphs(tmp_path / "graphs", 0, "key")
+        KeptGraphs(tmp_path / "graphs", 1, "key")
+    assert f"{tmp_path}/run: this file system has no locks" in log.text
+    assert earlier.working.is_dir()  # the second could not tell that it is in use, and left it alone
+
+
+def test_another_error_of_a_lock_is_no_lack_of_locks(tmp_path, monkeypatch):
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with open(tmp_path / "file", "w") as file, pytest.raises(OSError, match="Input/output error"):
+        lock(file.fileno())

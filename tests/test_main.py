@@ -10,7 +10,7 @@ import pytest
 
 import mindcv_lite
 from mindcv_lite.__main__ import COMMANDS
-from mindcv_lite.packages import mindspore_version
+from mindcv_lite.program import mindspore_version
 from tests.conftest import ROOT
 
 MODULE, SCRIPT = "python -m mindcv_lite", "mindcv-lite"

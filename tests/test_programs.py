@@ -172,7 +172,7 @@ def printing_weights(folder: Path) -> Path:
     script.write_text(f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import train
-from mindcv_lite.errors import run_script
+from mindcv_lite.program import run_script
 from mindcv_lite.training import loop
 end = loop.Record.on_train_epoch_end
 def end_and_print(self, run_context):
@@ -281,7 +281,8 @@ def test_what_fails_on_one_rank_ends_the_others_too(tmp_path):
     script = tmp_path / "fail_on_rank_1.py"
     script.write_text(f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
-from mindcv_lite.errors import UserError, run_script
+from mindcv_lite.errors import UserError
+from mindcv_lite.program import run_script
 from mindcv_lite.recipe.load import load_recipe
 def fail(): raise UserError("rank 1 has no network")
 def main():

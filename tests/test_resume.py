@@ -197,7 +197,7 @@ def stopping_script(tmp_path) -> Path:
     script.write_text(f"""
 import os, signal, sys, time; sys.path.insert(0, {str(ROOT)!r})
 import train
-from mindcv_lite.errors import run_script
+from mindcv_lite.program import run_script
 from mindcv_lite.training import loop
 save, end = loop.save_state, loop.Record.on_train_step_end
 def save_slowly(*arguments):

@@ -5,8 +5,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import SpawnContext
 
 from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch
-from mindcv_lite.processes import end_with_parent
 from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.signals import end_with_parent
 
 
 def first_steps(recipe: Recipe, plan: Plan) -> dict[str, list[Round]]:

@@ -9,8 +9,9 @@ import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from mindcv_lite.errors import UserError, first_line, interruption_in
+from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.files import written_whole
+from mindcv_lite.signals import interruption_in
 
 
 def write_entries(path: Path, entries: Mapping[str, np.ndarray | str]) -> None:

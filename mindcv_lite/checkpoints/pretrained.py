@@ -1,6 +1,5 @@
 """The weights that MindCV published: downloaded once into the user's cache, checked by the hash in their names."""
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -11,8 +10,8 @@ from urllib.request import urlopen
 
 from tqdm import tqdm
 
-from mindcv_lite.cache import cache_folder
 from mindcv_lite.errors import UserError
+from mindcv_lite.files import cache_folder, lock
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +44,8 @@ def published_weights(model: str) -> Path:
             log.warning("warning: %s is damaged, so it is downloaded again", path)
         log.info("downloading %s to %s", url, path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.parent / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(path.parent / ".lock", "w") as lock_file:
+            lock(lock_file.fileno())
             if not _is_whole(path):
                 _download(url, path)
     except (OSError, HTTPException) as error:

@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_checkpoint, require_file
+from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.keys import KEYS
 from mindcv_lite.recipe.rules import require_paths
 from mindcv_lite.recipe.values import checked_value

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_file, write_text
-from mindcv_lite.packages import is_installed
+from mindcv_lite.program import CommandLine, is_installed
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.recipe.rules import require_paths

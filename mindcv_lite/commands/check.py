@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindcv_lite.errors import CommandLine
+from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.keys import Data
 from mindcv_lite.recipe.rules import require_splits
 

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.errors import UserError
+from mindcv_lite.program import CommandLine
 
 if TYPE_CHECKING:
     import numpy as np

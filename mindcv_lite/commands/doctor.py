@@ -5,7 +5,6 @@ msrun --worker_num 8 python -m mindcv_lite doctor. What it prints is made to be 
 Exit status 0 if nothing failed, else 1. What was not run is no failure.
 """
 
-import fcntl
 import os
 import shutil
 import signal
@@ -19,8 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindcv_lite.errors import CommandLine, UserError, interrupt
-from mindcv_lite.files import require_file, require_folder
+from mindcv_lite.errors import UserError
+from mindcv_lite.files import lock, require_file, require_folder
+from mindcv_lite.program import CommandLine
+from mindcv_lite.signals import interrupt
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -74,11 +75,9 @@ def the_only_doctor() -> Iterator[None]:
         return
     folder = os.open(tempfile.gettempdir(), os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(folder, wait=False)
     except BlockingIOError:
         raise UserError("another doctor is at work on this machine: wait until it has ended") from None
-    except OSError:  # a file system that knows no locks
-        pass
     try:
         yield
     finally:

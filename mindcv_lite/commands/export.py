@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_checkpoint, require_file
-from mindcv_lite.packages import require_packages
+from mindcv_lite.program import CommandLine, require_packages
 from mindcv_lite.recipe.values import checked_value
 
 # The file is the same wherever it is made, and holds no operators that would have to be compiled first.

@@ -6,7 +6,8 @@ smaller. Killed at any moment, the same command goes on with the files that are 
 import os
 from pathlib import Path
 
-from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.errors import UserError
+from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.keys import Data
 from mindcv_lite.recipe.rules import require_splits
 

@@ -11,9 +11,9 @@ from statistics import mean, median, stdev
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_file
-from mindcv_lite.packages import require_packages
+from mindcv_lite.program import CommandLine, require_packages
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.text_tables import aligned

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from mindcv_lite.errors import CommandLine, UserError, first_line
+from mindcv_lite.errors import UserError, first_line
+from mindcv_lite.program import CommandLine
 
 HEADINGS = ("imageid", "image_id", "image", "photo", "file", "filename", "file_name", "name", "path")
 NUMBERS = "data/ILSVRC2012_validation_ground_truth.txt"

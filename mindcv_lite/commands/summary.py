@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_checkpoint
+from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.values import checked_value
 from mindcv_lite.recipe.yaml_text import plain
 

@@ -10,8 +10,9 @@ import math
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_folder
+from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.keys import KEYS, Recipe
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.recipe.rules import require_extras, require_paths, require_teachers

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from mindcv_lite.cache import cache_folder
+from mindcv_lite.files import cache_folder
 
 log = logging.getLogger(__name__)
 

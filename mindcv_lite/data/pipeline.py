@@ -15,8 +15,9 @@ from mindcv_lite.data.transforms.erasing import draw_rectangles
 from mindcv_lite.data.transforms.host import evaluation_transforms, training_transforms
 from mindcv_lite.data.transforms.mixing import draw_mix
 from mindcv_lite.device.ranks import World
-from mindcv_lite.errors import TrainingError, UserError, first_line, take_signals_back
+from mindcv_lite.errors import TrainingError, UserError, first_line
 from mindcv_lite.recipe.keys import Augmentation, Data, Recipe
+from mindcv_lite.signals import take_signals_back
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ it has changed: another recipe would run the wrong graph. So the graphs of each 
 their own here, whole and with a checksum, and each graph is taken only in the place of the order that it was kept in.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -20,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.files import written_whole
+from mindcv_lite.files import lock, written_whole
 from mindcv_lite.recipe.keys import NOT_IN_GRAPH, Recipe
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ class KeptGraphs:
             remove_left_over(folder)
             self.process = TemporaryDirectory(prefix="process-", dir=folder, ignore_cleanup_errors=True)
             self.lock = os.open(self.process.name, os.O_RDONLY)
-            fcntl.flock(self.lock, fcntl.LOCK_EX)
+            lock(self.lock)
         self.working = Path(self.process.name, "graphs")
         self.working.mkdir()
         self.known = self._unpacked()
@@ -143,16 +142,16 @@ class KeptGraphs:
 def remove_left_over(folder: Path) -> None:
     """Remove the folders of processes that were killed: those that no process holds."""
     for left_over in folder.glob("process-*"):
-        with suppress(OSError), locked(left_over, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            shutil.rmtree(left_over)
+        with suppress(OSError), locked(left_over, wait=False) as held:
+            if held:
+                shutil.rmtree(left_over)
 
 
 @contextmanager
-def locked(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold a folder. Raises `OSError` if that cannot be, or with LOCK_NB, if another process holds it."""
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a folder; whether it is held. Raises `OSError`, without `wait` also if another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, how)
-        yield
+        yield lock(descriptor, wait)
     finally:
         os.close(descriptor)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindcv_lite import __version__
-from mindcv_lite.cache import cache_folder
 from mindcv_lite.doctor.findings import Finding, Verdict
-from mindcv_lite.packages import mindspore_version, version_of
+from mindcv_lite.files import cache_folder
+from mindcv_lite.program import mindspore_version, version_of
 
 # MindCV's own table of what it measured the published figures with. (CANN's own files call 8.0.0.beta1 "8.0.0".)
 PUBLISHED = {"MindSpore": "2.5.0", "driver": "24.1.0", "firmware": "7.5.0.3.220", "CANN toolkit": "8.0.0.beta1"}

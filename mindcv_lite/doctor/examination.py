@@ -19,8 +19,9 @@ import numpy as np
 
 from mindcv_lite.doctor.findings import Failed, Finding, NotRun, Verdict
 from mindcv_lite.doctor.programs import end_all
-from mindcv_lite.errors import Stopped, TrainingError, UserError, first_line, interruption_in
+from mindcv_lite.errors import Stopped, TrainingError, UserError, first_line
 from mindcv_lite.files import write_text
+from mindcv_lite.signals import interruption_in
 
 if TYPE_CHECKING:
     from mindcv_lite.device.ranks import World

@@ -7,7 +7,8 @@ import typing
 from dataclasses import fields
 from typing import Any
 
-from mindcv_lite.errors import CommandLine, UserError
+from mindcv_lite.errors import UserError
+from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.keys import FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe
 from mindcv_lite.recipe.rules import check_rules
 from mindcv_lite.recipe.values import accept_neutral, checked_value, describe, describe_bounds, nearest

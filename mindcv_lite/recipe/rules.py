@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_checkpoint, require_file
-from mindcv_lite.packages import require_packages
+from mindcv_lite.program import require_packages
 from mindcv_lite.recipe import auto_augment
 from mindcv_lite.recipe.keys import Data, Recipe
 from mindcv_lite.recipe.yaml_text import show

@@ -1,6 +1,5 @@
 """What a run leaves in its folder: as many weights files as the recipe keeps, and the state to go on from."""
 
-import fcntl
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from mindspore import Parameter
 from mindcv_lite.checkpoints.ckpt_file import read_entries, write_entries
 from mindcv_lite.checkpoints.weights import CARD_NAME, FACTS_NAME, read_weights
 from mindcv_lite.errors import UserError
+from mindcv_lite.files import lock
 from mindcv_lite.recipe.keys import Recipe
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def claim(folder: Path) -> None:
     """Make the folder of a run, and keep other trainings out of it until this process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(os.open(folder, os.O_RDONLY), wait=False)
     except BlockingIOError:
         raise UserError(f"{folder}: another training is writing there; give another --ckpt_save_dir") from None
     except OSError as error:

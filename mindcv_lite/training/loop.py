@@ -18,7 +18,7 @@ from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device.ranks import World
-from mindcv_lite.errors import Stopped, TrainingError, UserError, take_signals_back
+from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.evaluation.score import Score
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.batch_sheet import first_batch
@@ -26,6 +26,7 @@ from mindcv_lite.runs.curves import Curves
 from mindcv_lite.runs.folder import Checkpoints, State, claim, keep_as_last, save_state, start_run
 from mindcv_lite.runs.results import RESULTS, EpochResult, append_result, drop_results_after
 from mindcv_lite.runs.tensorboard import EventFile
+from mindcv_lite.signals import take_signals_back
 from mindcv_lite.training.distillation import hashes_of
 from mindcv_lite.training.eval_copy import Publish
 from mindcv_lite.training.resume import fixed_facts, numbers_of, put_back, require_same_run, require_same_start

@@ -8,7 +8,7 @@ from mindcv_lite.device.ranks import World
 from mindcv_lite.models.build import layer_names
 from mindcv_lite.models.complexity import complexity_of
 from mindcv_lite.models.variants import VARIANTS
-from mindcv_lite.packages import lack
+from mindcv_lite.program import lack
 from mindcv_lite.recipe.keys import Optimizer, Recipe
 from mindcv_lite.runs.curves import CURVES
 from mindcv_lite.training.optimizers import layer_scale

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from mindcv_lite.device.ranks import World
-from mindcv_lite.errors import SIGNALS, interrupt
+from mindcv_lite.signals import SIGNALS, interrupt
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mindcv_lite.data.datasets.open import has_validation_split
 from mindcv_lite.evaluation.report.statistics import wilson_interval
 from mindcv_lite.files import write_text
-from mindcv_lite.packages import is_installed
+from mindcv_lite.program import is_installed
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.curves import draw_intervals
 from mindcv_lite.text_tables import aligned, write_csv

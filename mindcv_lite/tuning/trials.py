@@ -2,7 +2,6 @@
 
 import csv
 import ctypes
-import fcntl
 import logging
 import os
 import re
@@ -23,7 +22,7 @@ from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.datasets.holdout import hold_out
 from mindcv_lite.data.datasets.open import training_photos
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.files import write_text
+from mindcv_lite.files import lock, write_text
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.yaml_text import plain
 from mindcv_lite.runs.results import RESULTS, EpochResult, read_results
@@ -145,19 +144,17 @@ def require_own_folder(folder: Path) -> None:
 
 def locked(folder: Path) -> int:
     """A file that is held until this process and its trials have ended. Raises `UserError` if another search holds it:
-    a trial whose search was killed may still save its state. Where the file system knows no locks there is none."""
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    a trial whose search was killed may still save its state."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
     end = time.monotonic() + TO_END
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
+            lock(descriptor, wait=False)
+            return descriptor
         except BlockingIOError:
             if time.monotonic() > end:
                 raise UserError(f"{folder}: another search is at work there; give another --out") from None
             time.sleep(0.2)
-        except OSError:
-            return lock
 
 
 def facts_of(recipe: Recipe, photos: Photos) -> dict[str, Any]:

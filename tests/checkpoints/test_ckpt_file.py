@@ -14,8 +14,9 @@ from mindspore import Tensor
 
 from mindcv_lite.checkpoints.ckpt_file import read_entries, write_entries
 from mindcv_lite.checkpoints.weights import CARD_KEYS, CARD_NAME, read_weights
-from mindcv_lite.errors import Interrupted, UserError
+from mindcv_lite.errors import UserError
 from mindcv_lite.runs.folder import FACTS_NAME, read_state
+from mindcv_lite.signals import Interrupted
 
 NUMBERS = {
     "features.0.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),

@@ -214,7 +214,7 @@ def test_the_proxy_of_the_environment_is_asked(cache, server, monkeypatch):
 
 DOWNLOAD = """
 import sys; sys.path.insert(0, {root!r})
-from mindcv_lite.errors import run_script
+from mindcv_lite.program import run_script
 from mindcv_lite.checkpoints.pretrained import PUBLISHED, published_weights
 PUBLISHED[{model!r}] = {url!r}
 run_script(lambda: published_weights({model!r}))

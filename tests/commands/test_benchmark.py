@@ -13,7 +13,7 @@ from mindcv_lite.benchmark.rounds import Plan, in_turn, ratios, spread, timed
 from mindcv_lite.commands.benchmark import main
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.errors import UserError
-from mindcv_lite.packages import is_installed
+from mindcv_lite.program import is_installed
 from tests.conftest import ROOT, SMALLEST
 from tests.data.datasets.test_cifar_mnist import write_all
 

@@ -14,7 +14,8 @@ import pytest
 from mindcv_lite.device.ranks import World
 from mindcv_lite.doctor.examination import Examination, Heard
 from mindcv_lite.doctor.findings import Failed, Finding, NotRun
-from mindcv_lite.errors import Interrupted, Stopped, TrainingError, UserError
+from mindcv_lite.errors import Stopped, TrainingError, UserError
+from mindcv_lite.signals import Interrupted
 from tests.conftest import ROOT
 
 

@@ -384,7 +384,7 @@ def test_a_folder_takes_one_training_at_a_time(tmp_path):
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from mindcv_lite.runs.folder import claim
-from mindcv_lite.errors import run_script
+from mindcv_lite.program import run_script
 run_script(lambda: claim(Path({str(tmp_path / "ckpt")!r})), "train.py")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -156,7 +156,7 @@ SCRIPT = f"""
 import os, sys; sys.path.insert(0, {str(ROOT)!r})
 import train
 from mindcv_lite.data.pipeline import TrainingBatches
-from mindcv_lite.errors import run_script
+from mindcv_lite.program import run_script
 from tests.training.sinking import play_sinking
 epoch_of = TrainingBatches.epoch
 def epoch(self, number):

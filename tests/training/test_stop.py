@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mindcv_lite.device.ranks import World
-from mindcv_lite.errors import SIGNALS, Interrupted, interrupt, take_signals_back
+from mindcv_lite.signals import SIGNALS, Interrupted, interrupt, take_signals_back
 from mindcv_lite.training.stop import StopRequest
 
 

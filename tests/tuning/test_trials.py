@@ -1,6 +1,5 @@
 """Trials of a search: what train.py is asked for, what is kept of its answer, and what comes of one that fails."""
 
-import errno
 import os
 import signal
 import subprocess
@@ -227,7 +226,7 @@ time.sleep(60)
     search = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from mindcv_lite.errors import run_script
+from mindcv_lite.program import run_script
 from mindcv_lite.tuning.trials import locked, run_program
 folder = Path({str(tmp_path)!r})
 run_script(lambda: run_program({python(trial)!r}, folder / "log.txt", locked(folder)))
@@ -251,11 +250,3 @@ def test_a_trial_whose_search_is_killed_is_stopped_and_the_next_search_waits_for
     searching.kill()
     os.close(trials.locked(tmp_path))
     assert (tmp_path / "saved").exists()
-
-
-def test_where_files_cannot_be_locked_a_search_goes_on_without(tmp_path, monkeypatch):
-    def flock(descriptor: int, how: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(trials.fcntl, "flock", flock)
-    os.close(trials.locked(tmp_path))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mindcv_lite.cache import cache_folder
 from mindcv_lite.errors import UserError
+from mindcv_lite.files import cache_folder
 
 SIDE = 32
 HELD_OUT = 5  # every fifth digit is for validation

@@ -15,8 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from mindcv_lite.data.images.decoding import SIGNATURES, decodes, is_hopeless, opened
-from mindcv_lite.errors import SIGNALS, Stopped
-from mindcv_lite.processes import end_with_parent
+from mindcv_lite.errors import Stopped
+from mindcv_lite.signals import SIGNALS, end_with_parent
 
 # What files begin with that are no photos here, but are often named so.
 STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "a web page"}

@@ -1,6 +1,5 @@
 """Write the photos of class folders into MindRecord files: a process for each core, and resumable after a kill."""
 
-import fcntl
 import hashlib
 import io
 import json
@@ -28,8 +27,8 @@ from mindcv_lite.data.datasets.folder import Photos, read_split
 from mindcv_lite.data.datasets.packed import FACTS, LAYOUT, checksum_of, joined
 from mindcv_lite.data.images.decoding import NOT_DECODED, opened
 from mindcv_lite.errors import Stopped, UserError, first_line
-from mindcv_lite.files import write_text
-from mindcv_lite.processes import end_with_parent
+from mindcv_lite.files import lock, write_text
+from mindcv_lite.signals import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +113,9 @@ def workplace(target: Path, key: str) -> Iterator[Path]:
     if folder.exists() and not (folder / "lock").exists():
         raise UserError(f"{folder}: stands where packing keeps what is not finished; remove it, or give another TARGET")
     folder.mkdir(exist_ok=True)
-    with open(folder / "lock", "w") as lock:
+    with open(folder / "lock", "w") as lock_file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(lock_file.fileno(), wait=False)
         except BlockingIOError:
             raise UserError(f"{target}: another process is packing photos there; wait for it") from None
         if os.path.lexists(target):  # another process finished it since we looked

@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.packages import is_installed, lack, mindspore_version, require_packages, version_of
+from mindcv_lite.program import is_installed, lack, mindspore_version, require_packages, version_of
 
 
 def test_a_package_is_looked_for_without_importing_it(monkeypatch):
@@ -15,7 +15,7 @@ def test_a_package_is_looked_for_without_importing_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert not is_installed("matplotlib")
     program = (
-        "import sys; from mindcv_lite.packages import is_installed; "
+        "import sys; from mindcv_lite.program import is_installed; "
         "print(is_installed('matplotlib'), 'matplotlib' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

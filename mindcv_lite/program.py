@@ -1,0 +1,96 @@
+"""How a program of this project starts and ends: its name, its command line, the packages it needs, its exit status."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mindcv_lite.errors import Stopped, TrainingError, UserError
+from mindcv_lite.signals import SIGNALS, interrupt, interruption_in
+
+
+def program_name() -> str:
+    """How this program was started: `train.py`, the installed `mindcv-lite`, or `python -m mindcv_lite`."""
+    name = Path(sys.argv[0]).name
+    return "python -m mindcv_lite" if name == "__main__.py" else name
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A parser that answers a wrong command line with one sentence instead of its usage."""
+
+    def __init__(self, **keys: Any):
+        super().__init__(prog=program_name(), **keys)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}; --help lists all flags")
+
+
+def run_script(main: Callable[[], object], program: str = "") -> None:
+    """Run `main` as a program: an error of ours becomes one line and exit status 2 or 1, a signal 128 + its number."""
+    program = program or program_name()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
+    try:
+        main()
+    except (UserError, TrainingError) as error:
+        sys.stdout.flush()
+        print(f"{program}: error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except Stopped as stop:
+        sys.stdout.flush()
+        print(f"{program}: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.number)
+    except BrokenPipeError:  # who reads our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at the end
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        sys.stdout.flush()
+        print(f"{program}: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+    except (Exception, KeyboardInterrupt) as error:
+        if (stop := interruption_in(error)) is None:
+            raise
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        sys.exit(128 + getattr(stop, "number", signal.SIGINT))
+
+
+def is_installed(name: str) -> bool:
+    """Without importing it; a folder that happens to have its name is no package."""
+    package = find_spec(name)
+    return package is not None and package.origin is not None
+
+
+def version_of(*names: str) -> str:
+    """The version of the first of these packages that is installed, without importing it; nothing if none is."""
+    from importlib import metadata  # takes longer to import than a command line to answer
+
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def mindspore_version() -> str:
+    return version_of("mindspore", "mindspore-dev")  # wheels of a development state have a name of their own
+
+
+def lack(who: str, extra: str, *names: str) -> str:
+    """A sentence that says which of the packages that `who` needs, and that the `extra` of ours installs, are missing;
+    nothing if none is."""
+    missing = [name for name in names if not is_installed(name)]
+    return f'{who} needs {" and ".join(missing)}, missing here: pip install -e ".[{extra}]"' if missing else ""
+
+
+def require_packages(who: str, extra: str, *names: str) -> None:
+    """Raise `UserError` if there is a `lack`."""
+    if sentence := lack(who, extra, *names):
+        raise UserError(sentence)

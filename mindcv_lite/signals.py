@@ -1,0 +1,55 @@
+"""Ctrl-C and SIGTERM, and processes that end with the one that started them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+import types
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM before there was anything to save; exit status 128 + the signal."""
+
+    latest: "Interrupted | None" = None  # of this process
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+def interruption_in(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The signal that a library has taken for an error of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def interrupt(number: int, frame: types.FrameType | None) -> None:
+    """Take a signal by an exception; but not within an import, which that may break beyond repair: soon after it."""
+    if any(each.f_code.co_filename.startswith("<frozen importlib") for each, _ in traceback.walk_stack(frame)):
+        signal.signal(signal.SIGALRM, lambda _, frame: interrupt(number, frame))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    else:
+        Interrupted.latest = Interrupted(number)
+        raise Interrupted.latest
+
+
+def take_signals_back() -> None:
+    """Let Python's handlers have the signals again: MindSpore takes Ctrl-C for itself where it compiles a graph or
+    starts a pipeline. Only the main thread can. Raises `Interrupted` anew if MindSpore has lost it, as its compiler
+    may: wherever that asks Python whether an object has an attribute, it takes every error for a no."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.getsignal(number))
+        if Interrupted.latest:
+            raise Interrupted.latest
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it has ended: where that is killed, nobody else sees to it."""
+    parent = multiprocessing.parent_process()
+    assert parent, "this process was started by another one"
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
