@@ -104,7 +104,7 @@ def test_without_locks_everything_that_locks_goes_on_and_a_line_says_so(without_
     from mindcv_lite.data.tools.pack import workplace
     from mindcv_lite.device.compile_cache import KeptGraphs
     from mindcv_lite.runs.folder import claim
-    from mindcv_lite.tuning.trials import locked
+    from mindcv_lite.training.tuning.trials import locked
 
     claim(tmp_path / "run")
     os.close(locked(tmp_path))

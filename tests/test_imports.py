@@ -15,50 +15,35 @@ PACKAGE = "mindcv_lite"
 # What a folder or a module at the top of the package may import from the others. Inside a folder modules import each
 # other freely, but never in a circle.
 MAY_IMPORT = {
-    "errors": (),
-    "signals": (),
-    "losses": (),
-    "stateless_random": (),
-    "files": ("errors",),
-    "program": ("errors", "signals"),
-    "text_tables": ("files",),
-    "__main__": ("errors", "program"),  # it finds a command by its name
-    "recipe": ("errors", "files", "program"),
-    "cpu_kernels": ("files",),
-    "device": ("errors", "files", "recipe", "cpu_kernels"),
-    "models": ("errors", "recipe", "device", "cpu_kernels", "stateless_random", "text_tables"),
-    "data": (*("errors", "files", "signals", "losses", "stateless_random", "recipe", "device"),),
-    "checkpoints": ("errors", "signals", "files", "recipe", "device", "models", "data"),
-    "evaluation": ("errors", "files", "text_tables", "losses", "recipe", "device", "models", "data", "checkpoints"),
-    "runs": ("errors", "files", "program", "text_tables", "recipe", "data", "checkpoints"),
-    "export": ("errors", "signals", "files", "recipe", "models", "data", "checkpoints"),
+    "errors": "",
+    "signals": "",
+    "losses": "",
+    "stateless_random": "",
+    "files": "errors",
+    "program": "errors signals",
+    "text_tables": "files",
+    "__main__": "errors program",  # it finds a command by its name
+    "recipe": "errors files program",
+    "cpu_kernels": "files",
+    "device": "errors files recipe cpu_kernels",
+    "models": "errors stateless_random text_tables recipe cpu_kernels device",
+    "data": "errors signals losses stateless_random files recipe device",
+    "checkpoints": "errors signals files recipe device models data",
+    "evaluation": "errors losses files text_tables recipe device models data checkpoints",
+    "runs": "errors files program text_tables recipe data checkpoints",
+    "export": "errors signals files recipe models data checkpoints",
     "training": (
-        *(
-            "errors",
-            "signals",
-            "program",
-            "losses",
-            "stateless_random",
-            "recipe",
-            "device",
-            "models",
-            "data",
-            "checkpoints",
-        ),
-        *("evaluation", "runs"),
+        "errors signals losses stateless_random files program text_tables recipe device models data checkpoints "
+        "evaluation runs"
     ),
-    "tuning": ("errors", "files", "program", "text_tables", "recipe", "data", "evaluation", "runs"),
-    "benchmark": (
-        *("errors", "signals", "text_tables", "recipe", "device", "models", "data", "checkpoints", "evaluation"),
-        "training",
-    ),
+    "benchmark": "errors signals text_tables recipe device models data checkpoints evaluation training",
     "doctor": (
-        *("errors", "signals", "files", "program", "stateless_random", "text_tables", "recipe", "device", "models"),
-        *("data", "evaluation", "runs", "training", "benchmark"),
+        "errors signals stateless_random files program text_tables recipe device models data evaluation runs "
+        "training benchmark"
     ),
     "commands": (
-        *("errors", "signals", "files", "program", "text_tables", "recipe", "device", "models", "data", "checkpoints"),
-        *("evaluation", "runs", "export", "tuning", "benchmark", "doctor"),
+        "errors signals files program text_tables recipe device models data checkpoints evaluation runs export "
+        "training benchmark doctor"
     ),
 }
 WITHOUT_MINDSPORE = (
@@ -170,7 +155,7 @@ def room_of(name: str) -> str:
 def test_a_module_imports_only_what_its_folder_may(name):
     assert room_of(name) in MAY_IMPORT, f"{name} has no row in MAY_IMPORT"
     for imported in modules_imported_by(MODULES[name]):
-        allowed = {room_of(name), *MAY_IMPORT[room_of(name)]}
+        allowed = {room_of(name), *MAY_IMPORT[room_of(name)].split()}
         assert room_of(imported) in allowed, f"{name} imports {imported}"
 
 
@@ -179,11 +164,11 @@ def test_the_table_allows_no_more_than_is_used():
         members = [path for name, path in MODULES.items() if room_of(name) == room]
         used = {room_of(imported) for path in members for imported in modules_imported_by(path)}
         assert members, f"{room} does not exist"
-        assert not {*allowed} - used, f"{room} imports no { ({*allowed} - used) }"
+        assert {*allowed.split()} <= used, room
 
 
 def test_the_table_says_what_lies_above_what():
-    TopologicalSorter(MAY_IMPORT).prepare()  # raises CycleError
+    TopologicalSorter({room: allowed.split() for room, allowed in MAY_IMPORT.items()}).prepare()  # raises CycleError
 
 
 def test_modules_import_each_other_in_no_circle():

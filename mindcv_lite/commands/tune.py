@@ -34,9 +34,11 @@ def main(arguments: list[str]) -> None:
     require_startable(recipe)
     require_folder(flags.out)
 
-    from mindcv_lite.tuning.findings import report  # late: NumPy and SciPy take longer to import than a mistake to find
-    from mindcv_lite.tuning.search import FOLDS, candidates_for, search
-    from mindcv_lite.tuning.trials import Trainer
+    from mindcv_lite.training.tuning.findings import (
+        report,  # late: NumPy and SciPy take longer to import than a mistake to find
+    )
+    from mindcv_lite.training.tuning.search import FOLDS, candidates_for, search
+    from mindcv_lite.training.tuning.trials import Trainer
 
     trainer = Trainer(recipe, [str(TRAIN), *words], flags.out)
     candidates = candidates_for(recipe)

@@ -7,7 +7,7 @@ import pytest
 
 from mindcv_lite.commands import tune
 from mindcv_lite.recipe.keys import Recipe
-from mindcv_lite.tuning import search, trials
+from mindcv_lite.training.tuning import search, trials
 
 
 @pytest.fixture

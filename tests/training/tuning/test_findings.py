@@ -7,9 +7,9 @@ from PIL import Image
 
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
-from mindcv_lite.tuning.findings import report
-from mindcv_lite.tuning.search import DEFAULT, Candidate, Outcome, Rung, Trial
-from tests.tuning.test_trials import words_of
+from mindcv_lite.training.tuning.findings import report
+from mindcv_lite.training.tuning.search import DEFAULT, Candidate, Outcome, Rung, Trial
+from tests.training.tuning.test_trials import words_of
 
 DEFAULT_CANDIDATE, OTHER = Candidate(DEFAULT, {}, 10), Candidate("3 x lr", {"lr": 0.0009}, 10)
 

@@ -14,9 +14,9 @@ from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.runs.results import RESULTS, EpochResult, append_result
-from mindcv_lite.tuning import trials
-from mindcv_lite.tuning.search import DEFAULT, Candidate, Outcome, Trial
-from mindcv_lite.tuning.trials import BrokenTraining, Trainer, run_program
+from mindcv_lite.training.tuning import trials
+from mindcv_lite.training.tuning.search import DEFAULT, Candidate, Outcome, Trial
+from mindcv_lite.training.tuning.trials import BrokenTraining, Trainer, run_program
 from tests.conftest import ROOT, write_photos
 
 FINE_TUNE = ROOT / "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml"
@@ -227,7 +227,7 @@ time.sleep(60)
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from mindcv_lite.program import run_script
-from mindcv_lite.tuning.trials import locked, run_program
+from mindcv_lite.training.tuning.trials import locked, run_program
 folder = Path({str(tmp_path)!r})
 run_script(lambda: run_program({python(trial)!r}, folder / "log.txt", locked(folder)))
 """

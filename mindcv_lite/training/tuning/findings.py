@@ -13,7 +13,7 @@ from mindcv_lite.program import is_installed
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.curves import draw_intervals
 from mindcv_lite.text_tables import aligned, write_csv
-from mindcv_lite.tuning.search import PROBE, Outcome, Rung, Tally, Trial, chosen, results_of, tallies
+from mindcv_lite.training.tuning.search import PROBE, Outcome, Rung, Tally, Trial, chosen, results_of, tallies
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mindcv_lite.tuning.search import (
+from mindcv_lite.training.tuning.search import (
     DEFAULT,
     FOLDS,
     LEAST_SHARE,

@@ -27,7 +27,7 @@ from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.yaml_text import plain
 from mindcv_lite.runs.results import RESULTS, EpochResult, read_results
 from mindcv_lite.text_tables import write_csv
-from mindcv_lite.tuning.search import DEFAULT, FOLDS, Outcome, Trial
+from mindcv_lite.training.tuning.search import DEFAULT, FOLDS, Outcome, Trial
 
 log = logging.getLogger(__name__)
 
