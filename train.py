@@ -9,7 +9,7 @@ from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.recipe.rules import require_extras, require_paths, require_teachers
 
 if TYPE_CHECKING:
-    from mindcv_lite.training.loop import Record
+    from mindcv_lite.training.recorder import RunRecorder
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     train(recipe)
 
 
-def train(recipe: Recipe) -> "Record | None":
+def train(recipe: Recipe) -> "RunRecorder | None":
     """The record of the run, with its step, scores and files; None if the recipe asks for a dry run."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite.checkpoints.weights import load_weights, settled_by_card, starting_weights
@@ -31,10 +31,11 @@ def train(recipe: Recipe) -> "Record | None":
     from mindcv_lite.models.build import evaluation_network, training_network
     from mindcv_lite.runs.batch_sheet import draw_first_batch
     from mindcv_lite.training.distillation import hashes_of, read_teachers
-    from mindcv_lite.training.loop import Record, Watch, fit
+    from mindcv_lite.training.loop import Watch, fit
     from mindcv_lite.training.optimizers import RateTable, build_optimizer, peak_rate
     from mindcv_lite.training.plan import describe, describe_in_full
     from mindcv_lite.training.probe import fit_last_layer
+    from mindcv_lite.training.recorder import RunRecorder
     from mindcv_lite.training.resume import find_common_state
     from mindcv_lite.training.schedules import learning_rate
     from mindcv_lite.training.stop import StopRequest
@@ -82,7 +83,7 @@ def train(recipe: Recipe) -> "Record | None":
     score = (lambda: evaluate(evaluation, val_photos, recipe, world)) if val_photos else None
     stop = StopRequest(world)
     watch = Watch(step, rate, batches, recipe, world)
-    record = Record(watch, published, score, train_photos, stop)
+    record = RunRecorder(watch, published, score, train_photos, stop)
     record.start(state)
     with stop.listen():
         if probes:

@@ -88,7 +88,7 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(p
     log = run(sys.executable, ROOT / "validate.py", "-c", "ckpt/recipe.yaml", "--ckpt_path", checkpoint, cwd=tmp_path)
     assert scores(log)[2] == "9"
     assert scores(log)[0] == f"{float(rows[1]['top1']):.2%}"
-    assert rows[1]["val_photos"] == "9"
+    assert rows[1]["val_images"] == "9"
     low, high = (float(end) for end in re.findall(r"95 % interval of top-1: (\S+)% to (\S+)%", log)[0])
     assert 0 <= low <= 100 * float(rows[1]["top1"]) <= high <= 100
 
@@ -173,13 +173,13 @@ def printing_weights(folder: Path) -> Path:
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import train
 from mindcv_lite.program import run_script
-from mindcv_lite.training import loop
-end = loop.Record.on_train_epoch_end
+from mindcv_lite.training import recorder
+end = recorder.RunRecorder.on_train_epoch_end
 def end_and_print(self, run_context):
     end(self, run_context)
     parameters = self.watch.step.network.get_parameters()
     print("sum", sum(abs(parameter.asnumpy().astype("float64")).sum() for parameter in parameters).hex())
-loop.Record.on_train_epoch_end = end_and_print
+recorder.RunRecorder.on_train_epoch_end = end_and_print
 run_script(train.main)
 """)
     return script

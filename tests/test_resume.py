@@ -198,8 +198,8 @@ def stopping_script(tmp_path) -> Path:
 import os, signal, sys, time; sys.path.insert(0, {str(ROOT)!r})
 import train
 from mindcv_lite.program import run_script
-from mindcv_lite.training import loop
-save, end = loop.save_state, loop.Record.on_train_step_end
+from mindcv_lite.training import recorder
+save, end = recorder.save_state, recorder.RunRecorder.on_train_step_end
 def save_slowly(*arguments):
     time.sleep(3)
     save(*arguments)
@@ -207,7 +207,7 @@ def signal_and_end(self, run_context):
     if self.watch.done == 3:
         os.kill(os.getpid(), signal.SIGTERM)
     end(self, run_context)
-loop.save_state, loop.Record.on_train_step_end = save_slowly, signal_and_end
+recorder.save_state, recorder.RunRecorder.on_train_step_end = save_slowly, signal_and_end
 run_script(train.main)
 """)
     return script

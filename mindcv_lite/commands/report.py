@@ -116,7 +116,7 @@ def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
     best, scores = best_of(results), (["-"] * 4, "-")
     if best:
         *_, latest = (each for each in results if each.top1 is not None)
-        tops = f"{best.top1:.2%}", str(best.epoch), f"{latest.top1:.2%}", interval(latest.top1 or 0, latest.val_photos)
+        tops = f"{best.top1:.2%}", str(best.epoch), f"{latest.top1:.2%}", interval(latest.top1 or 0, latest.val_images)
         scores = tops, f"{latest.val_loss:.4f}"
     return (
         str(last.epoch),

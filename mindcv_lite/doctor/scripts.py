@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from mindcv_lite.evaluation.score import Score
-    from mindcv_lite.training.loop import Record
+    from mindcv_lite.training.recorder import RunRecorder
 
 
 def script(name: str) -> Path:
@@ -41,7 +41,7 @@ class Run:
     """A training that has ended. `results`: a line for each epoch; on rank 0 alone."""
 
     folder: Path
-    record: "Record"
+    record: "RunRecorder"
     results: list[EpochResult]
 
     @property

@@ -27,7 +27,7 @@ CURVES = "curves.png"
 PANELS = {
     "loss": {"train_loss": "training", "val_loss": "validation"},
     "accuracy": {"top1": "top-1", "top5": "top-5"},
-    "learning rate": {"rate": ""},
+    "learning rate": {"lr": ""},
     "images per second": {"images_per_second": ""},
 }
 MOST_MARKED = 60  # points of a curve that are marked; more would run together

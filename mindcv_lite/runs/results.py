@@ -25,23 +25,24 @@ class EpochResult:
     top1: float | None = None  # 0 to 1, as top5
     top5: float | None = None
     val_loss: float | None = None
-    rate: float | None = None  # of the last update
+    lr: float | None = None  # of the last update
     images_per_second: float | None = None  # in training, of all ranks
     waited: float | None = None  # seconds of the training for data
     seconds: float | None = None  # of the training, neither validation nor the graph's compilation counted
-    # The columns from here on, or from val_photos on, are not in the results.csv of earlier versions.
+    # The columns from here on, or from val_images on, are not in the results.csv of earlier versions.
     ms_per_step: float | None = None
     graph_compile: float | None = None  # seconds, in the first epoch of each start
     devices: int | None = None
     device: str | None = None  # Ascend, GPU or CPU
     jit_level: str | None = None  # what was used, which may not be what the recipe asks for
-    val_photos: int | None = None  # that the scores are of
+    val_images: int | None = None  # that the scores are of
 
 
 COLUMNS = tuple(field.name for field in fields(EpochResult))
-EARLIER_COLUMNS = [COLUMNS[: COLUMNS.index(first_new)] for first_new in ("ms_per_step", "val_photos")]
+EARLIER_COLUMNS = [COLUMNS[: COLUMNS.index(first_new)] for first_new in ("ms_per_step", "val_images")]
+RENAMED = {"rate": "lr", "val_photos": "val_images"}  # columns of earlier versions
 KINDS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("epoch", "step", "devices", "val_photos"), int),
+    **dict.fromkeys(("epoch", "step", "devices", "val_images"), int),
     **dict.fromkeys(("device", "jit_level"), str),
 }
 
@@ -68,7 +69,7 @@ def read_results(path: Path) -> list[EpochResult]:
         raise UserError(f"{path}: cannot be read: {reason}; expected the {RESULTS} of a run") from None
     whole = text[: text.rfind("\n") + 1]
     head, *lines = whole.splitlines() or [""]
-    columns = tuple(head.split(","))
+    columns = tuple(RENAMED.get(name, name) for name in head.split(","))
     if whole and columns not in (COLUMNS, *EARLIER_COLUMNS):
         raise UserError(
             f"{path}: not the results of a run: expected the columns {','.join(COLUMNS)}, got {head[:80]!r}"
@@ -98,7 +99,7 @@ def _parsed(line: str, columns: tuple[str, ...], where: str) -> EpochResult:
         cells = zip(columns, line.split(","), strict=True)
         values: dict[str, Any] = {name: KINDS.get(name, float)(text) if text else None for name, text in cells}
         result = EpochResult(**values)
-        trained = result.train_loss, result.rate, result.images_per_second, result.seconds
+        trained = result.train_loss, result.lr, result.images_per_second, result.seconds
         needed = result.epoch, result.step, *(trained if result.epoch else ())
         scores = {result.top1 is None, result.top5 is None, result.val_loss is None}
         if len(scores) > 1 or not all(value is not None and math.isfinite(value) for value in needed):

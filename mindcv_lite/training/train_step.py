@@ -81,6 +81,11 @@ class TrainStep(nn.Cell):
                 loss = self.update(loss, self.accumulate.mean(position))
         return self.count(loss)
 
+    @property
+    def steps_done(self) -> int:
+        """Since the run began; waits for the device."""
+        return int(self.step.asnumpy())
+
     def update(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
         if self.mean_over_devices is not None:
             gradients = self.mean_over_devices(gradients)

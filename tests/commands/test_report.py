@@ -53,7 +53,7 @@ def test_a_table_has_a_line_for_each_run(folder, capsys):
 
 
 def test_a_score_has_its_interval_where_the_number_of_photos_is_known(folder, capsys):
-    main([str(folder("run", 0.25, 0.95, 0.925, val_photos=200))])
+    main([str(folder("run", 0.25, 0.95, 0.925, val_images=200))])
     head, run = (re.split("  +", line) for line in capsys.readouterr().out.splitlines())
     shown = dict(zip(head, run, strict=True))
     assert (shown["last top-1"], shown["its 95 % interval"]) == ("92.50%", "88.00% to 95.40%")  # as SciPy has them

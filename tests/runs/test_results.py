@@ -26,8 +26,8 @@ def results(tmp_path):
 
 def test_results_are_lines_of_six_digits_under_their_columns_and_are_read_back(results):
     first, *lines = results.read_text().splitlines()
-    earlier = "epoch,step,train_loss,top1,top5,val_loss,rate,images_per_second,waited,seconds"
-    assert first == f"{earlier},ms_per_step,graph_compile,devices,device,jit_level,val_photos"
+    earlier = "epoch,step,train_loss,top1,top5,val_loss,lr,images_per_second,waited,seconds"
+    assert first == f"{earlier},ms_per_step,graph_compile,devices,device,jit_level,val_images"
     assert lines[:2] == [
         "1,10,2.30259,0.125,0.5,2.25,0.05,123.457,0.25,8.5,54.21,184.5,8,Ascend,O2,50000",
         "2,20,1.5,,,,0.1,120,,9,60,,,,,",
@@ -35,10 +35,10 @@ def test_results_are_lines_of_six_digits_under_their_columns_and_are_read_back(r
     assert read_results(results) == [FIRST, SECOND, THIRD]
 
 
-@pytest.mark.parametrize("cells", [0, 5], ids=["ten columns", "all but val_photos"])
+@pytest.mark.parametrize("cells", [0, 5], ids=["ten columns", "all but val_images"])
 def test_a_file_of_an_earlier_version_is_read_and_gone_on_with_under_the_columns_of_this_one(results, cells):
     _, *lines = EARLIER.splitlines()
-    head = ",".join(COLUMNS[: 10 + cells])
+    head = ",".join(COLUMNS[: 10 + cells]).replace("lr", "rate")
     results.write_text("".join(f"{line}\n" for line in (head, *(line + cells * "," for line in lines))))
     first, third = read_results(results)
     assert third == THIRD
@@ -47,6 +47,11 @@ def test_a_file_of_an_earlier_version_is_read_and_gone_on_with_under_the_columns
     append_result(results, SECOND)
     assert results.read_text().splitlines()[0] == ",".join(COLUMNS)
     assert read_results(results) == [first, SECOND]
+
+
+def test_columns_of_earlier_versions_are_read_by_their_new_names(results):
+    results.write_text(results.read_text().replace("lr,", "rate,", 1).replace("val_images", "val_photos", 1))
+    assert read_results(results) == [FIRST, SECOND, THIRD]
 
 
 def test_the_network_before_it_is_trained_is_epoch_0_and_has_scores_alone(results):

@@ -37,7 +37,7 @@ def test_the_numbers_of_an_epoch_are_scalars_at_its_step(tmp_path):
         "loss/val": [(10, 2.5), (30, 1.125)],
         "accuracy/top1": [(10, 0.125), (30, 0.75)],
         "accuracy/top5": [(10, 0.5), (30, 1.0)],
-        "rate": [(10, pytest.approx(0.05)), (20, pytest.approx(0.1)), (30, 0.0)],
+        "lr": [(10, pytest.approx(0.05)), (20, pytest.approx(0.1)), (30, 0.0)],
         "images_per_second": [(10, 120.0), (20, 121.0), (30, 122.0)],
         "ms_per_step": [(10, 54.5)],
         "waited": [(10, 0.25), (30, 0.0)],

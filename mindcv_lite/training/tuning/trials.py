@@ -237,12 +237,12 @@ def outcome_in(path: Path, seconds: float) -> Outcome:
     """What the results of a run say that took so long."""
     results = read_results(path)
     first, last = results[0], results[-1]
-    assert last.val_photos, "a trial validates its last epoch"
+    assert last.val_images, "a trial validates its last epoch"
     trained = sum(result.seconds or 0.0 for result in results)
-    return Outcome(last.val_photos, right_in(last), right_in(first) if first.epoch == 0 else None, seconds, trained)
+    return Outcome(last.val_images, right_in(last), right_in(first) if first.epoch == 0 else None, seconds, trained)
 
 
 def right_in(result: EpochResult) -> int:
     assert result.top1 is not None
-    assert result.val_photos
-    return round(result.top1 * result.val_photos)
+    assert result.val_images
+    return round(result.top1 * result.val_images)

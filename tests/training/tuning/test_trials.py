@@ -33,10 +33,10 @@ def asked(monkeypatch) -> list[Recipe]:
         recipe = load_recipe(list(words[2:]), "")
         asked.append(recipe)
         folder = Path(recipe.output.ckpt_save_dir)
-        append_result(folder / RESULTS, EpochResult(0, 0, top1=0.75, top5=1.0, val_loss=1.0, val_photos=20))
+        append_result(folder / RESULTS, EpochResult(0, 0, top1=0.75, top5=1.0, val_loss=1.0, val_images=20))
         for epoch in range(1, recipe.schedule.epoch_size):
             append_result(folder / RESULTS, EpochResult(epoch, epoch, 1.0, None, None, None, 0.1, 100.0, None, 2.0))
-        last = EpochResult(recipe.schedule.epoch_size, 9, 1.0, 0.9, 1.0, 1.0, 0.1, 100.0, None, 2.0, val_photos=20)
+        last = EpochResult(recipe.schedule.epoch_size, 9, 1.0, 0.9, 1.0, 1.0, 0.1, 100.0, None, 2.0, val_images=20)
         append_result(folder / RESULTS, last)
         (folder / "last.state.ckpt").write_bytes(b"state")
 
@@ -104,7 +104,7 @@ def test_a_damaged_file_of_trials_is_named(asked, tmp_path, content):
 
 
 def test_weights_that_need_no_new_last_layer_have_nothing_before(tmp_path):
-    result = EpochResult(1, 9, 1.0, 0.9, 1.0, 1.0, 0.1, 100.0, None, 2.0, val_photos=20)
+    result = EpochResult(1, 9, 1.0, 0.9, 1.0, 1.0, 0.1, 100.0, None, 2.0, val_images=20)
     append_result(tmp_path / RESULTS, result)
     assert trials.outcome_in(tmp_path / RESULTS, 5.0) == Outcome(20, 18, None, 5.0, 2.0)
 
