@@ -23,7 +23,8 @@ def main() -> None:
 def train(recipe: Recipe) -> "RunRecorder | None":
     """The record of the run, with its step, scores and files; None if the recipe asks for a dry run."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
-    from mindcv_lite.checkpoints.weights import load_weights, settled_by_card, starting_weights
+    from mindcv_lite.checkpoints.pretrained import starting_weights
+    from mindcv_lite.checkpoints.weights import load_weights, settled_by_card
     from mindcv_lite.data.datasets.open import training_photos, with_num_classes
     from mindcv_lite.data.pipeline import TrainingBatches
     from mindcv_lite.device.start import keep_graphs, require_launcher, start_device

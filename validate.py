@@ -34,13 +34,7 @@ def main() -> None:
 def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     """The score of the recipe's checkpoint. `report`: a folder for more about it."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
-    from mindcv_lite.checkpoints.weights import (
-        load_weights,
-        read_weights,
-        settled_by_card,
-        with_image_size_of,
-        with_outputs_of,
-    )
+    from mindcv_lite.checkpoints.weights import load_weights, read_weights, recipe_to_evaluate
     from mindcv_lite.data.datasets.open import validation_photos
     from mindcv_lite.device.start import for_evaluation, keep_graphs, start_device
     from mindcv_lite.evaluation.report.statistics import wilson_interval
@@ -52,9 +46,7 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
         require_place_in(report)
     world = start_device(recipe)
     weights = read_weights(recipe.model.ckpt_path)
-    if weights.card:
-        recipe = settled_by_card(recipe, weights.card, weights.path)
-    recipe = with_image_size_of(weights, with_outputs_of(weights, recipe))
+    recipe = recipe_to_evaluate(weights, recipe)
     photos = validation_photos(recipe, weights.class_names)
     world = keep_graphs(for_evaluation(world, recipe, len(photos)), recipe)
     network = evaluation_network(recipe.model, world)

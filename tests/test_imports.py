@@ -59,7 +59,6 @@ WITHOUT_MINDSPORE = (
     "recipe.load",
     "device.compile_cache",
     "device.settings",
-    "checkpoints.pretrained",
     "runs.results",
     "runs.curves",
     "runs.tensorboard",

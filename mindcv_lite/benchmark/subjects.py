@@ -11,7 +11,7 @@ from mindspore import Tensor
 
 from mindcv_lite.benchmark import mindcv
 from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch, Work, in_turn, timed
-from mindcv_lite.checkpoints.weights import load_weights, read_weights, settled_by_card, with_outputs_of
+from mindcv_lite.checkpoints.weights import load_weights, read_weights, recipe_to_evaluate
 from mindcv_lite.data.datasets.folder import Photos
 from mindcv_lite.data.datasets.open import training_photos, validation_photos, with_num_classes
 from mindcv_lite.data.pipeline import TrainingBatches, blank_batch
@@ -107,8 +107,7 @@ def validate(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]
     """The whole evaluation of the validation split, by the weights of ckpt_path or by random ones."""
     if recipe.model.ckpt_path:
         weights = read_weights(recipe.model.ckpt_path)
-        recipe = settled_by_card(recipe, weights.card, weights.path) if weights.card else recipe
-        recipe = with_outputs_of(weights, recipe)
+        recipe = recipe_to_evaluate(weights, recipe)
         photos = validation_photos(recipe, weights.class_names)
     else:
         weights = None

@@ -1,8 +1,9 @@
-"""The weights that MindCV published: downloaded once into the user's cache, checked by the hash in their names."""
+"""The weights that a run starts from; those that MindCV published are downloaded once, into the user's cache."""
 
 import hashlib
 import logging
 import os
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
@@ -10,8 +11,11 @@ from urllib.request import urlopen
 
 from tqdm import tqdm
 
+from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights, read_weights
+from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import cache_folder, lock
+from mindcv_lite.recipe.keys import KEYS, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +27,17 @@ PUBLISHED = {
 }
 TIMEOUT = 30.0  # seconds for which a server may be silent
 BLOCK = 2**16  # bytes
+
+
+def starting_weights(recipe: Recipe, world: World) -> Weights | None:
+    """The weights that a run starts from: a file of the user's, or the published ones; None: none."""
+    if not recipe.model.pretrained:
+        return read_weights(recipe.model.ckpt_path) if recipe.model.ckpt_path else None
+    path = world.all_or_none(lambda: published_weights(recipe.model.model))
+    weights = read_weights(str(path))
+    conventions = {name: KEYS[name].default for name in CARD_KEYS}  # MindCV's, which its files do not say
+    known = {"model": recipe.model.model, "num_classes": weights.num_classes, "class_names": None}
+    return replace(weights, card=conventions | known)
 
 
 def published_weights(model: str) -> Path:

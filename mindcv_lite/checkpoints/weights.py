@@ -4,17 +4,15 @@ import json
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindcv_lite.checkpoints.ckpt_file import read_entries
-from mindcv_lite.checkpoints.pretrained import published_weights
-from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe.keys import KEYS, Recipe
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.values import checked_value
 from mindcv_lite.recipe.yaml_text import plain
 
@@ -71,17 +69,6 @@ def read_weights(path: str) -> Weights:
     return Weights(path, parameters, None if card is None else _parsed_card(str(card), path))
 
 
-def starting_weights(recipe: Recipe, world: World) -> Weights | None:
-    """The weights that a run starts from: a file of the user's, or the published ones; None: none."""
-    if not recipe.model.pretrained:
-        return read_weights(recipe.model.ckpt_path) if recipe.model.ckpt_path else None
-    path = world.all_or_none(lambda: published_weights(recipe.model.model))
-    weights = read_weights(str(path))
-    conventions = {name: KEYS[name].default for name in CARD_KEYS}  # MindCV's, which its files do not say
-    known = {"model": recipe.model.model, "num_classes": weights.num_classes, "class_names": None}
-    return replace(weights, card=conventions | known)
-
-
 def _parsed_card(text: str, path: str) -> dict[str, Any]:
     try:
         card = json.loads(text)
@@ -92,6 +79,16 @@ def _parsed_card(text: str, path: str) -> dict[str, Any]:
     if not {*CARD_KEYS, "class_names"} <= card.keys():
         raise UserError(f"{path}: its {CARD_NAME} is incomplete; it is not one of this project")
     return card
+
+
+def recipe_to_evaluate(weights: Weights, recipe: Recipe) -> Recipe:
+    """The recipe by which `weights` are evaluated: what their card decides, their classes and their image size.
+
+    Raises `UserError` where a key that was given contradicts the weights.
+    """
+    if weights.card:
+        recipe = settled_by_card(recipe, weights.card, weights.path)
+    return with_image_size_of(weights, with_outputs_of(weights, recipe))
 
 
 def with_outputs_of(weights: Weights, recipe: Recipe) -> Recipe:

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from mindcv_lite.benchmark import subjects
 from mindcv_lite.benchmark.rounds import Plan, in_turn, ratios, spread, timed
+from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.commands.benchmark import main
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.errors import UserError
+from mindcv_lite.models.build import build_network
 from mindcv_lite.program import is_installed
+from mindcv_lite.recipe.load import load_recipe
+from mindcv_lite.runs.folder import save_weights
 from tests.conftest import ROOT, SMALLEST
 from tests.data.datasets.test_cifar_mnist import write_all
 
@@ -96,6 +101,24 @@ def test_the_evaluation_is_measured_from_end_to_end(benchmark, photos):
     assert [each["images"] for each in column["rounds"]] == [5, 5]
     assert all(0 < each["waited_share"] < 1 for each in column["rounds"])
     require_consistent(column)
+
+
+def test_the_evaluation_has_the_image_size_of_the_checkpoint_as_validate_has(photos, monkeypatch):
+    recipe = load_recipe([*RECIPE, "--image_resize=64"], "")
+    weights = {
+        name: parameter.asnumpy() for name, parameter in build_network(recipe.model, "O0").parameters_dict().items()
+    }
+    save_weights(Path("trained.ckpt"), weights, model_card(recipe, ("a", "b")))
+    sides, evaluate = [], subjects.evaluate
+
+    def evaluate_and_tell(step, photos, recipe, world):
+        sides.append(recipe.augmentation.image_resize)
+        return evaluate(step, photos, recipe, world)
+
+    monkeypatch.setattr(subjects, "evaluate", evaluate_and_tell)
+    unsaid = [flag for flag in RECIPE if not flag.startswith("--image_resize")]
+    main(["validate", *unsaid, f"--data_dir={photos}", "--ckpt_path=trained.ckpt", "--rounds=1"])
+    assert set(sides) == {64}
 
 
 def test_with_a_dash_stdout_is_json_and_nothing_else(capsys, photos):
