@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindcv_lite.export.folding import fold_norms
-from mindcv_lite.models.build import STEM
-from mindcv_lite.models.variants import VARIANTS, Row
+from mindcv_lite.models.variants import ROWS_BEGIN, VARIANTS, Row
 from mindcv_lite.recipe.keys import Recipe
 
 INPUT = "images"
@@ -95,9 +94,9 @@ def add_features(graph: Graph, x: str, model: str, conv_padding: str) -> str:
     x = graph.convolution("features.0", x, stride=2, same=conv_padding == "same")
     x = graph.add(activation, "features.2", x)
     channels = graph.outputs_of("features.0")
-    for place, row in enumerate(variant.rows, STEM):
+    for place, row in enumerate(variant.rows, ROWS_BEGIN):
         x, channels = add_bottleneck(graph, f"features.{place}", x, channels, row, conv_padding != "symmetric")
-    last = STEM + len(variant.rows)
+    last = ROWS_BEGIN + len(variant.rows)
     x = graph.convolution(f"features.{last}", x)
     return graph.add(activation, f"features.{last + 2}", x)
 

@@ -10,10 +10,8 @@ from mindcv_lite.cpu_kernels.depthwise import DepthwiseConv2d
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.mobilenetv3 import MobileNetV3, Operators
-from mindcv_lite.models.variants import VARIANTS
+from mindcv_lite.models.variants import ROWS_BEGIN, VARIANTS
 from mindcv_lite.recipe.keys import Model
-
-STEM = 3  # features: convolution, BatchNorm and activation of the stem, then the rows, then as many of the last one
 
 
 def training_network(model: Model, world: World) -> nn.Cell:
@@ -37,7 +35,7 @@ def teacher_network(model: Model, world: World) -> nn.Cell:
 def build_network(model: Model, amp_level: str, target: str = "CPU", cpu_operators: Path | None = None) -> nn.Cell:
     """Freshly drawn; float32 parameters whatever the `amp_level` of the arithmetic, float32 logits.
 
-    `target`: the device that is to compute it; `cpu_operators`: the library of `cpu.operators`, where it has one.
+    `target`: the device that is to compute it; `cpu_operators`: the library of `cpu_kernels.library`, where it has one.
     """
     assert model.num_classes, "the recipe's num_classes is filled in from the photos"
     operators = Operators()
@@ -72,7 +70,7 @@ def freeze(network: MobileNetV3, model: Model) -> None:
     elif model.freeze > rows:
         raise UserError(f"freeze is {model.freeze}, but {model.model} has {rows} rows; --freeze {rows}, or backbone")
     else:
-        frozen = list(network.features)[STEM : STEM + model.freeze]
+        frozen = list(network.features)[ROWS_BEGIN : ROWS_BEGIN + model.freeze]
     for cell in frozen:
         for parameter in cell.get_parameters():
             parameter.requires_grad = False
@@ -95,7 +93,7 @@ def layer_of(name: str, model: str) -> int:
     """The depth of a parameter: 0 the stem, 1 ... the rows, then the last convolution, then the head."""
     rows = len(VARIANTS[model].rows)
     part, place = name.split(".")[:2]
-    return rows + 2 if part == "classifier" else max(0, min(int(place) - STEM + 1, rows + 1))
+    return rows + 2 if part == "classifier" else max(0, min(int(place) - ROWS_BEGIN + 1, rows + 1))
 
 
 def layer_names(model: str) -> list[str]:

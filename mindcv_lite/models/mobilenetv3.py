@@ -10,8 +10,8 @@ from typing import NamedTuple
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
-from mindcv_lite.models.dropout import Dropout
 from mindcv_lite.models.variants import Row, Variant, make_divisible
+from mindcv_lite.stateless_random import bits
 
 ACTIVATIONS = {"relu": nn.ReLU, "hswish": nn.HSwish}
 
@@ -63,6 +63,21 @@ class Operators(NamedTuple):
     batch_norm_act: Callable[[int, float, float, Activation | None], list[nn.Cell]] = batch_norm_act
     spatial_mean: Callable[[Tensor], Tensor] = spatial_mean
     scale_channels: Callable[[Tensor, Tensor], Tensor] = scale_channels
+
+
+class Dropout(nn.Cell):
+    """Zero a share of `p` of the activations (batch, channels), and scale up the others."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.keep = 1.0 - p
+        self.threshold = int(p * 2**31)
+
+    def construct(self, x: Tensor, seed: Tensor) -> Tensor:
+        """`seed`: int32, of shape (); each gives a mask of its own."""
+        if self.threshold == 0:
+            return x
+        return x * ops.greater_equal(bits(x.shape, seed), self.threshold).astype(x.dtype) / self.keep
 
 
 class MobileNetV3(nn.Cell):

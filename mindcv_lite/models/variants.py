@@ -5,6 +5,8 @@ MindSpore is not imported here: what a network is can be said without building i
 
 from typing import NamedTuple
 
+ROWS_BEGIN = 3  # in `features`: after convolution, BatchNorm and activation of the stem; three more follow the rows
+
 
 class Row(NamedTuple):
     """One bottleneck of the paper's Tables 1 and 2; widths are those of the full-width network."""

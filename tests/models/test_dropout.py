@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindcv_lite.models.dropout import Dropout
-from mindcv_lite.models.mobilenetv3 import MobileNetV3
+from mindcv_lite.models.mobilenetv3 import Dropout, MobileNetV3
 from mindcv_lite.models.variants import VARIANTS
 
 pytestmark = pytest.mark.usefixtures("pynative_mode")
