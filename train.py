@@ -25,7 +25,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite.checkpoints.pretrained import starting_weights
     from mindcv_lite.checkpoints.weights import load_weights, settled_by_card
-    from mindcv_lite.data.datasets.open import training_photos, with_num_classes
+    from mindcv_lite.data.datasets.open import training_splits, with_num_classes
     from mindcv_lite.data.pipeline import TrainingBatches
     from mindcv_lite.device.start import keep_graphs, require_launcher, start_device
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
@@ -51,16 +51,16 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     if (start := state or weights) and start.card:
         recipe = settled_by_card(recipe, start.card, start.path)
 
-    train_photos, val_photos = training_photos(recipe)
-    recipe = with_num_classes(recipe, train_photos.class_names)
-    batches = TrainingBatches(train_photos, recipe, world)
+    train_split, val_split = training_splits(recipe)
+    recipe = with_num_classes(recipe, train_split.class_names)
+    batches = TrainingBatches(train_split, recipe, world)
 
     network = training_network(recipe.model, world)
-    teachers = read_teachers(recipe, train_photos.class_names, world)
+    teachers = read_teachers(recipe, train_split.class_names, world)
     has_new_head = load_weights(network, weights, remake_head=True) if weights else False
     probes = recipe.model.probe_only or (has_new_head and recipe.model.new_head == "probe")
     if probes and not recipe.system.dry_run:
-        fit_last_layer(network, train_photos, recipe, world)
+        fit_last_layer(network, train_split, recipe, world)
 
     updates = recipe.schedule.epoch_size * batches.updates
     peak = peak_rate(recipe.optimizer, batches.global_batch, updates)
@@ -71,7 +71,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
 
     describe(recipe, world, batches, step, rate, peak)
     if recipe.system.show_batch and world.rank == 0:
-        draw_first_batch(batches, recipe, train_photos.class_names)
+        draw_first_batch(batches, recipe, train_split.class_names)
     if recipe.system.dry_run:
         describe_in_full(recipe, peak)
         return None
@@ -81,10 +81,10 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
     published = evaluation_network(recipe.model, world)
     evaluation = EvaluationStep(published, recipe)
-    score = (lambda: evaluate(evaluation, val_photos, recipe, world)) if val_photos else None
+    score = (lambda: evaluate(evaluation, val_split, recipe, world)) if val_split else None
     stop = StopRequest(world)
     watch = Watch(step, rate, batches, recipe, world)
-    record = RunRecorder(watch, published, score, train_photos, stop)
+    record = RunRecorder(watch, published, score, train_split, stop)
     record.start(state)
     with stop.listen():
         if probes:

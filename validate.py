@@ -1,4 +1,4 @@
-"""Check a checkpoint: top-1, top-5 and loss over the validation photos, on one device or under msrun."""
+"""Check a checkpoint: top-1, top-5 and loss over the validation images, on one device or under msrun."""
 
 import logging
 import sys
@@ -35,7 +35,7 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     """The score of the recipe's checkpoint. `report`: a folder for more about it."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite.checkpoints.weights import load_weights, read_weights, recipe_to_evaluate
-    from mindcv_lite.data.datasets.open import validation_photos
+    from mindcv_lite.data.datasets.open import validation_split
     from mindcv_lite.device.start import for_evaluation, keep_graphs, start_device
     from mindcv_lite.evaluation.report.statistics import wilson_interval
     from mindcv_lite.evaluation.report.writing import require_place_in, validation_of, write_report
@@ -47,18 +47,18 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     world = start_device(recipe)
     weights = read_weights(recipe.model.ckpt_path)
     recipe = recipe_to_evaluate(weights, recipe)
-    photos = validation_photos(recipe, weights.class_names)
-    world = keep_graphs(for_evaluation(world, recipe, len(photos)), recipe)
+    images = validation_split(recipe, weights.class_names)
+    world = keep_graphs(for_evaluation(world, recipe, len(images)), recipe)
     network = evaluation_network(recipe.model, world)
     load_weights(network, weights)
     step, chief = EvaluationStep(network, recipe), world.rank == 0
-    score = evaluate(step, photos, recipe, world, bar=chief, keep=report is not None)
-    log.info("%s, %d photos, %.1f images/s", score, score.photos, score.images_per_second)
+    score = evaluate(step, images, recipe, world, bar=chief, keep=report is not None)
+    log.info("%s, %d images, %.1f images/s", score, score.images, score.images_per_second)
     log.info(
-        "95 %% interval of top-1: %.2f%% to %.2f%%", *(100 * end for end in wilson_interval(score.top1, len(photos)))
+        "95 %% interval of top-1: %.2f%% to %.2f%%", *(100 * end for end in wilson_interval(score.top1, len(images)))
     )
     if report is not None and chief:
-        write_report(report, validation_of(score, photos, weights, recipe, world))
+        write_report(report, validation_of(score, images, weights, recipe, world))
     return score
 
 

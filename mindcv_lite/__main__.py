@@ -12,16 +12,16 @@ from mindcv_lite.program import program_name, run_script
 COMMANDS = {
     "average": "the mean of checkpoints, or a greedy soup of them, with BatchNorm's statistics estimated anew",
     "benchmark": "what the training input, the training step, the evaluation or the graph's compilation cost here",
-    "check": "whether a folder of photos will train well: broken, misplaced and repeated photos, classes that differ",
+    "check": "whether a folder of images will train well: broken, misplaced and repeated images, classes that differ",
     "convert": "weights of torchvision, timm, TensorFlow or MindCV to a checkpoint, and a checkpoint to theirs",
-    "doctor": "whether this machine trains as it should, checked in minutes: device, graphs, photos, ranks, speed",
+    "doctor": "whether this machine trains as it should, checked in minutes: device, graphs, images, ranks, speed",
     "export": "a checkpoint to an ONNX or MINDIR file, for onnxruntime, phones and servers",
-    "pack": "a folder of photos to MindRecord files, as they are or made smaller, for train.py and validate.py to read",
-    "predict": "what is on photos: the best classes of each, on screen and as CSV",
-    "report": "runs of training side by side: scores, losses, speeds, curves; two networks compared photo by photo",
-    "sort": "photos that lie in one folder, such as those of ImageNet's validation, into a folder for each class",
+    "pack": "a folder of images to MindRecord files, as they are or made smaller, for train.py and validate.py to read",
+    "predict": "what is on images: the best classes of each, on screen and as CSV",
+    "report": "runs of training side by side: scores, losses, speeds, curves; two networks compared image by image",
+    "sort": "images that lie in one folder, such as those of ImageNet's validation, into a folder for each class",
     "summary": "what a network or a checkpoint is: its rows with shapes, parameters and multiply-adds; its model card",
-    "tune": "which way of fine-tuning suits your photos, tried for some minutes: a recipe, a table and a picture",
+    "tune": "which way of fine-tuning suits your images, tried for some minutes: a recipe, a table and a picture",
 }
 
 

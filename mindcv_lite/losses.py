@@ -1,4 +1,4 @@
-"""Losses of each photo: logits (batch, classes) and targets (batch, classes) -> (batch,), all float32."""
+"""Losses of each image: logits (batch, classes) and targets (batch, classes) -> (batch,), all float32."""
 
 import numpy as np
 from mindspore import Tensor, ops

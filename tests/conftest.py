@@ -1,4 +1,4 @@
-"""What several tests need: small photo folders, recipes, and the shared reference data where it is present."""
+"""What several tests need: small image folders, recipes, and the shared reference data where it is present."""
 
 import logging
 import platform
@@ -47,13 +47,13 @@ def recipe() -> Callable[..., Recipe]:
 
 
 @pytest.fixture
-def photo_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Write data_dir/split/class/*.jpg: `counts` maps a split to the number of photos of each of its classes."""
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write data_dir/split/class/*.jpg: `counts` maps a split to the number of images of each of its classes."""
 
-    return partial(write_photos, tmp_path / "photos")
+    return partial(write_images, tmp_path / "images")
 
 
-def write_photos(data_dir: Path, counts: dict[str, dict[str, int]], size: tuple[int, int] = (48, 40)) -> Path:
+def write_images(data_dir: Path, counts: dict[str, dict[str, int]], size: tuple[int, int] = (48, 40)) -> Path:
     random = np.random.default_rng(0)
     for split, classes in counts.items():
         for place, (name, count) in enumerate(classes.items()):
@@ -109,7 +109,7 @@ def pynative_mode(graph_mode: None) -> Iterator[None]:
 
 @pytest.fixture
 def shared() -> Path:
-    """Weights and photos of others, which are not part of this project."""
+    """Weights and images of others, which are not part of this project."""
     if not SHARED.is_dir():
         pytest.skip(f"no reference data beside the project ({SHARED})")
     return SHARED

@@ -1,4 +1,4 @@
-"""Losses of each photo against SciPy in float64."""
+"""Losses of each image against SciPy in float64."""
 
 import typing
 

@@ -30,8 +30,8 @@ def work(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def photos(photo_folder) -> Path:
-    return photo_folder({"train": {"a": 3, "b": 3}, "val": {"a": 2, "b": 2}})
+def images(image_folder) -> Path:
+    return image_folder({"train": {"a": 3, "b": 3}, "val": {"a": 2, "b": 2}})
 
 
 def sentence_of(stderr: str, script: str) -> str:
@@ -87,7 +87,7 @@ def told_to_a_user(work) -> Callable[..., str]:
         (b"{'lr': 0.1", "1: not valid YAML: expected ',' or '}', but got '<stream end>'"),
         (b"lr: 0.1\nlr: 0.2\n", "2: not valid YAML: key 'lr' stands twice"),
     ],
-    ids=["missing", "empty", "photo", "tab", "open bracket", "twice"],
+    ids=["missing", "empty", "image", "tab", "open bracket", "twice"],
 )
 @pytest.mark.parametrize("script", ["train.py", "validate.py"])
 def test_a_file_that_is_no_recipe(told_to_a_user, tmp_path, script, content, sentence):
@@ -177,7 +177,7 @@ def test_a_wrong_path_is_answered_without_waiting_for_mindspore(work, script, fl
     assert "mindspore" not in imported
 
 
-# ------------------------------------------------------------------------------------------------------------- photos
+# ------------------------------------------------------------------------------------------------------------- images
 
 
 def without(path: str) -> Callable[[Path], None]:
@@ -186,16 +186,16 @@ def without(path: str) -> Callable[[Path], None]:
 
 def emptied(path: str) -> Callable[[Path], None]:
     def empty(folder: Path) -> None:
-        for photo in (folder / path).iterdir():
-            photo.unlink()
+        for image in (folder / path).iterdir():
+            image.unlink()
 
     return empty
 
 
 def unreadable(path: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
-        for photo in (folder / path).iterdir():
-            photo.write_bytes(photo.read_bytes()[:100])
+        for image in (folder / path).iterdir():
+            image.write_bytes(image.read_bytes()[:100])
 
     return spoil
 
@@ -204,40 +204,40 @@ def renamed(path: str, name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / path).rename((folder / path).with_name(name))
 
 
-PHOTO_MISTAKES = {
-    "no train folder": (without("train"), "photos: no folder 'train' in it (found: val)"),
-    "no val folder": (without("val"), "photos: no folder 'val' in it (found: train)"),
+IMAGE_MISTAKES = {
+    "no train folder": (without("train"), "images: no folder 'train' in it (found: val)"),
+    "no val folder": (without("val"), "images: no folder 'val' in it (found: train)"),
     "no class": (lambda folder: [without("train/a")(folder), without("train/b")(folder)], "train/<class>/*.jpg"),
-    "empty class": (emptied("train/b"), "photos/train/b: no photo (.jpg, .jpeg, .png, .bmp) in this class; add some"),
-    "empty class in val": (emptied("val/b"), "photos/val/b: no photo (.jpg, .jpeg, .png, .bmp) in this class"),
-    "class missing in val": (without("val/b"), "photos/val: class 'b' is missing; expected the 2 classes"),
-    "class unknown in val": (renamed("val/b", "c"), "photos/val: class 'b' is missing and class 'c' is unknown"),
-    "nothing readable": (unreadable("train/a"), "photos/train/a: none of its 3 photos can be decoded, such as "),
-    "nothing readable in val": (unreadable("val/a"), "photos/val/a: none of its 2 photos can be decoded, such as "),
+    "empty class": (emptied("train/b"), "images/train/b: no image (.jpg, .jpeg, .png, .bmp) in this class; add some"),
+    "empty class in val": (emptied("val/b"), "images/val/b: no image (.jpg, .jpeg, .png, .bmp) in this class"),
+    "class missing in val": (without("val/b"), "images/val: class 'b' is missing; expected the 2 classes"),
+    "class unknown in val": (renamed("val/b", "c"), "images/val: class 'b' is missing and class 'c' is unknown"),
+    "nothing readable": (unreadable("train/a"), "images/train/a: none of its 3 images can be decoded, such as "),
+    "nothing readable in val": (unreadable("val/a"), "images/val/a: none of its 2 images can be decoded, such as "),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mistake", "sentence"), PHOTO_MISTAKES.values(), ids=PHOTO_MISTAKES)
-def test_photos_that_do_not_fit(told, photos, mistake, sentence):
-    mistake(photos)
-    assert sentence in told("train.py", *TINY, "--data_dir", photos)
+@pytest.mark.parametrize(("mistake", "sentence"), IMAGE_MISTAKES.values(), ids=IMAGE_MISTAKES)
+def test_images_that_do_not_fit(told, images, mistake, sentence):
+    mistake(images)
+    assert sentence in told("train.py", *TINY, "--data_dir", images)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["no val folder", "empty class in val", "class missing in val"])
-def test_photos_that_do_not_fit_the_checkpoint(told, photos, checkpoint, name):
-    mistake, sentence = PHOTO_MISTAKES[name]
-    mistake(photos)
-    assert sentence in told("validate.py", *TINY, "--data_dir", photos, "--ckpt_path", checkpoint)
+def test_images_that_do_not_fit_the_checkpoint(told, images, checkpoint, name):
+    mistake, sentence = IMAGE_MISTAKES[name]
+    mistake(images)
+    assert sentence in told("validate.py", *TINY, "--data_dir", images, "--ckpt_path", checkpoint)
 
 
 @pytest.mark.slow
-def test_the_classes_of_a_checkpoint_hold_without_a_train_folder(told, photos, checkpoint):
-    shutil.rmtree(photos / "train")
-    (photos / "val/b").rename(photos / "val/c")
-    sentence = told("validate.py", *TINY, "--data_dir", photos, "--ckpt_path", checkpoint)
-    assert "photos/val: class 'b' is missing and class 'c' is unknown" in sentence
+def test_the_classes_of_a_checkpoint_hold_without_a_train_folder(told, images, checkpoint):
+    shutil.rmtree(images / "train")
+    (images / "val/b").rename(images / "val/c")
+    sentence = told("validate.py", *TINY, "--data_dir", images, "--ckpt_path", checkpoint)
+    assert "images/val: class 'b' is missing and class 'c' is unknown" in sentence
 
 
 @pytest.fixture
@@ -253,11 +253,11 @@ def of_imagenet(recipe, graph_mode, tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_classes_that_are_not_all_named_after_imagenet(told, photo_folder, of_imagenet):
-    photos = photo_folder({"val": {"n01440764": 1, "goldfish": 1}})
-    flags = ("-c", SMALL, "--image_resize", "32", "--data_dir", photos, "--ckpt_path", of_imagenet)
+def test_classes_that_are_not_all_named_after_imagenet(told, image_folder, of_imagenet):
+    images = image_folder({"val": {"n01440764": 1, "goldfish": 1}})
+    flags = ("-c", SMALL, "--image_resize", "32", "--data_dir", images, "--ckpt_path", of_imagenet)
     advice = "name all classes by wnid (n01440764), or all by index (0 to 999)"
-    assert told("validate.py", *flags) == f"{photos}/val: class 'goldfish' is unknown; {advice}"
+    assert told("validate.py", *flags) == f"{images}/val: class 'goldfish' is unknown; {advice}"
 
 
 @pytest.mark.slow
@@ -268,28 +268,28 @@ def test_a_folder_that_does_not_exist_and_none_at_all(told):
 
 
 @pytest.mark.slow
-def test_photos_that_do_not_fit_as_a_user_is_told(told_to_a_user, photos):
-    without("val/b")(photos)
-    assert "photos/val: class 'b' is missing" in told_to_a_user("train.py", *TINY, "--data_dir", photos)
+def test_images_that_do_not_fit_as_a_user_is_told(told_to_a_user, images):
+    without("val/b")(images)
+    assert "images/val: class 'b' is missing" in told_to_a_user("train.py", *TINY, "--data_dir", images)
 
 
 @pytest.mark.slow
-def test_fewer_outputs_than_classes(told, photos):
-    sentence = told("train.py", *TINY, "--data_dir", photos, "--num_classes", 1)
+def test_fewer_outputs_than_classes(told, images):
+    sentence = told("train.py", *TINY, "--data_dir", images, "--num_classes", 1)
     assert sentence == "num_classes is 1, but there are 2 classes; use --num_classes 2"
 
 
 @pytest.mark.slow
-def test_a_batch_larger_than_the_photos(told, photos):
-    sentence = told("train.py", *TINY, "--data_dir", photos, "--batch_size", 7)
-    assert "batch_size 7 x 1 devices is more than the 6 training photos" in sentence
+def test_a_batch_larger_than_the_images(told, images):
+    sentence = told("train.py", *TINY, "--data_dir", images, "--batch_size", 7)
+    assert "batch_size 7 x 1 devices is more than the 6 training images" in sentence
     assert sentence.endswith("lower --batch_size, or --drop_remainder False")
 
 
 @pytest.mark.slow
-def test_a_batch_larger_than_the_photos_as_a_user_is_told(told_to_a_user, photos):
-    sentence = told_to_a_user("train.py", *TINY, "--data_dir", photos, "--num_samples", 1)
-    assert "batch_size 2 x 1 devices is more than the 1 training photos" in sentence
+def test_a_batch_larger_than_the_images_as_a_user_is_told(told_to_a_user, images):
+    sentence = told_to_a_user("train.py", *TINY, "--data_dir", images, "--num_samples", 1)
+    assert "batch_size 2 x 1 devices is more than the 1 training images" in sentence
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints
@@ -316,11 +316,11 @@ def checkpoint(whole, tmp_path) -> Path:
 
 
 @pytest.fixture
-def both_told(told, photos) -> Callable[..., str]:
+def both_told(told, images) -> Callable[..., str]:
     """What train.py, which starts from weights, and validate.py, which checks them, both say of a checkpoint."""
 
     def both(path: Path, *flags: object) -> str:
-        common = (*TINY, "--data_dir", photos, "--ckpt_path", path, *flags)
+        common = (*TINY, "--data_dir", images, "--ckpt_path", path, *flags)
         sentence = told("train.py", *common)
         assert told("validate.py", *common) == sentence
         return sentence
@@ -363,9 +363,9 @@ def test_a_checkpoint_that_was_cut(both_told, checkpoint, share):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_was_cut_as_a_user_is_told(told_to_a_user, checkpoint, photos):
+def test_a_checkpoint_that_was_cut_as_a_user_is_told(told_to_a_user, checkpoint, images):
     os.truncate(checkpoint, checkpoint.stat().st_size // 2)
-    sentence = told_to_a_user("validate.py", *TINY, "--data_dir", photos, "--ckpt_path", checkpoint)
+    sentence = told_to_a_user("validate.py", *TINY, "--data_dir", images, "--ckpt_path", checkpoint)
     assert sentence.startswith(f"{checkpoint}: not a MindSpore checkpoint, or damaged (")
 
 
@@ -433,8 +433,8 @@ def test_a_checkpoint_of_another_network_names_what_differs_and_the_flag(both_to
 
 
 @pytest.mark.slow
-def test_a_checkpoint_for_other_classes_is_trained_with_a_new_head_and_not_validated(told, photos, checkpoint, work):
-    flags = (*TINY, "--data_dir", photos, "--ckpt_path", checkpoint, "--num_classes", 5)
+def test_a_checkpoint_for_other_classes_is_trained_with_a_new_head_and_not_validated(told, images, checkpoint, work):
+    flags = (*TINY, "--data_dir", images, "--ckpt_path", checkpoint, "--num_classes", 5)
     command = [sys.executable, str(ROOT / "train.py"), *map(str, flags), "--dry_run"]
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
@@ -444,23 +444,23 @@ def test_a_checkpoint_for_other_classes_is_trained_with_a_new_head_and_not_valid
 
 
 @pytest.mark.slow
-def test_a_teacher_that_does_not_exist_or_knows_other_classes(told, photos, checkpoint, tmp_path):
-    flags = (*TINY, "--data_dir", photos, "--teacher", checkpoint)
+def test_a_teacher_that_does_not_exist_or_knows_other_classes(told, images, checkpoint, tmp_path):
+    flags = (*TINY, "--data_dir", images, "--teacher", checkpoint)
     assert told("train.py", *flags, "--teacher", "no.ckpt") == "no.ckpt: no such checkpoint; expected a .ckpt file"
-    (photos / "train/b").rename(photos / "train/c")
+    (images / "train/b").rename(images / "train/c")
     sentence = told("train.py", *flags, "--val_while_train", "False")
-    assert sentence.startswith(f"{checkpoint} cannot teach these classes: {photos}/train: class 'b' is missing and ")
+    assert sentence.startswith(f"{checkpoint} cannot teach these classes: {images}/train: class 'b' is missing and ")
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_no_mobilenet_names_what_is_missing_and_what_is_too_much(told, photos, tmp_path):
+def test_a_checkpoint_of_no_mobilenet_names_what_is_missing_and_what_is_too_much(told, images, tmp_path):
     import mindspore
     import numpy as np
 
     path = tmp_path / "other.ckpt"
     entry = {"name": "features.99.weight", "data": mindspore.Tensor(np.zeros((2, 2), np.float32))}
     mindspore.save_checkpoint([entry], str(path))
-    flags = (*TINY, "--data_dir", photos, "--ckpt_path", path)
+    flags = (*TINY, "--data_dir", images, "--ckpt_path", path)
     sentence = told("train.py", *flags)
     assert sentence.startswith(f"{path} does not fit the network: 'features.0.weight' is missing; ")
     assert sentence.endswith("more; check --model and --num_classes")
@@ -469,8 +469,8 @@ def test_a_checkpoint_of_no_mobilenet_names_what_is_missing_and_what_is_too_much
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_network_as_a_user_is_told(told_to_a_user, checkpoint, photos):
-    common = (*TINY, "--data_dir", photos, "--ckpt_path", checkpoint, "--model", "mobilenet_v3_large_100")
+def test_a_checkpoint_of_another_network_as_a_user_is_told(told_to_a_user, checkpoint, images):
+    common = (*TINY, "--data_dir", images, "--ckpt_path", checkpoint, "--model", "mobilenet_v3_large_100")
     assert f"the weights in {checkpoint} mean mobilenet_v3_small_100" in told_to_a_user("validate.py", *common)
 
 
@@ -478,8 +478,8 @@ def test_a_checkpoint_of_another_network_as_a_user_is_told(told_to_a_user, check
 
 
 @pytest.mark.slow
-def test_all_devices_without_their_launcher(told_to_a_user, photos):
-    flags = ("-c", SMALL, "--data_dir", str(photos))
+def test_all_devices_without_their_launcher(told_to_a_user, images):
+    flags = ("-c", SMALL, "--data_dir", str(images))
     sentence = told_to_a_user("train.py", *flags)
     command = f"python {ROOT / 'train.py'} {' '.join(flags)}"
     assert sentence.startswith("distribute is True, but this process was not started by msrun; for one device: ")
@@ -488,13 +488,13 @@ def test_all_devices_without_their_launcher(told_to_a_user, photos):
 
 
 @pytest.mark.slow
-def test_a_device_that_is_not_there(told, photos):
-    sentence = told("train.py", *TINY, "--data_dir", photos, "--device_target", "Ascend")
+def test_a_device_that_is_not_there(told, images):
+    sentence = told("train.py", *TINY, "--data_dir", images, "--device_target", "Ascend")
     assert sentence.startswith("device_target is Ascend, which MindSpore does not find here; use --device_target auto")
 
 
 @pytest.mark.slow
-def test_a_folder_that_cannot_be_written(told, photos, tmp_path):
+def test_a_folder_that_cannot_be_written(told, images, tmp_path):
     (tmp_path / "file").write_text("")
-    sentence = told("train.py", *TINY, "--data_dir", photos, "--ckpt_save_dir", tmp_path / "file")
+    sentence = told("train.py", *TINY, "--data_dir", images, "--ckpt_save_dir", tmp_path / "file")
     assert sentence == f"{tmp_path}/file: a file, not a folder; give another --ckpt_save_dir"

@@ -51,20 +51,20 @@ def msrun(workers: int, *command: object, cwd: Path, status: int = 0) -> list[st
 
 
 def scores(log: str) -> tuple[str, ...]:
-    """top-1, top-5 and number of photos of a validation."""
-    found = re.search(r"top-1 (\S+%), top-5 (\S+%), loss \S+, (\d+) photos", log)
+    """top-1, top-5 and number of images of a validation."""
+    found = re.search(r"top-1 (\S+%), top-5 (\S+%), loss \S+, (\d+) images", log)
     assert found, log
     return found.groups()
 
 
-def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(photo_folder, tmp_path):
-    photos = photo_folder({"train": {"a": 20, "b": 12}, "val": {"a": 5, "b": 4}})
-    (photos / "train/a/7.jpg").write_bytes(b"no photo")
-    common = ("--data_dir", photos, *TINY, "--batch_size", 8, "--on_corrupt", "replace", "--tensorboard")
+def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(image_folder, tmp_path):
+    images = image_folder({"train": {"a": 20, "b": 12}, "val": {"a": 5, "b": 4}})
+    (images / "train/a/7.jpg").write_bytes(b"no image")
+    common = ("--data_dir", images, *TINY, "--batch_size", 8, "--on_corrupt", "replace", "--tensorboard")
     log = run(sys.executable, ROOT / "train.py", "-c", SMALL, *common, "--distribute", "False", cwd=tmp_path)
     assert "Traceback" not in log
-    assert log.count("7.jpg cannot be decoded: another photo takes its place") == 1
-    assert log.count(", 1 photo replaced") == 2
+    assert log.count("7.jpg cannot be decoded: another image takes its place") == 1
+    assert log.count(", 1 image replaced") == 2
     assert log.count("epoch ") == 2
 
     files = sorted(path.name for path in (tmp_path / "ckpt").iterdir())
@@ -77,7 +77,7 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(p
     assert [(row["devices"], row["device"], row["jit_level"]) for row in rows] == 2 * [("1", "CPU", "O1")]
     assert [bool(row["graph_compile"]) for row in rows] == [True, False]
     assert log.count("graph compile ") == 1
-    for row in rows:  # 4 steps of 8 photos
+    for row in rows:  # 4 steps of 8 images
         assert float(row["images_per_second"]) * float(row["ms_per_step"]) == pytest.approx(8000, rel=1e-4)
     events = EventAccumulator(str(tmp_path / "ckpt/tensorboard")).Reload()
     top1 = [(event.step, event.value) for event in events.Scalars("accuracy/top1")]
@@ -94,19 +94,19 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(p
 
 
 def test_a_checkpoint_of_imagenet_is_checked_on_some_of_its_classes_by_wnid_or_by_index(
-    photo_folder, tmp_path, recipe, graph_mode
+    image_folder, tmp_path, recipe, graph_mode
 ):
     network = build_network(recipe(num_classes=1000).model, "O0")
     bias = np.zeros(1000, np.float32)
-    bias[[134, 1, 0, 2, 5, 3]] = 600, 500, 400, 300, 200, 100  # the guesses for any photo, best first
+    bias[[134, 1, 0, 2, 5, 3]] = 600, 500, 400, 300, 200, 100  # the guesses for any image, best first
     network.parameters_dict()["classifier.3.bias"].set_data(mindspore.Tensor(bias))
     mindspore.save_checkpoint(network, str(tmp_path / "nameless.ckpt"))
-    photos = photo_folder({"val": {"n01440764": 2, "n02012849": 3, "n01491361": 1}})  # outputs 0, 134 and 3
-    flags = ("-c", SMALL, "--image_resize", 32, "--data_dir", photos, "--ckpt_path", "nameless.ckpt")
+    images = image_folder({"val": {"n01440764": 2, "n02012849": 3, "n01491361": 1}})  # outputs 0, 134 and 3
+    flags = ("-c", SMALL, "--image_resize", 32, "--data_dir", images, "--ckpt_path", "nameless.ckpt")
     by_wnid = scores(run(sys.executable, ROOT / "validate.py", *flags, cwd=tmp_path))
     assert by_wnid == ("50.00%", "83.33%", "6")
     for wnid, index in (("n01440764", "0"), ("n02012849", "134"), ("n01491361", "3")):
-        (photos / "val" / wnid).rename(photos / "val" / index)
+        (images / "val" / wnid).rename(images / "val" / index)
     assert scores(run(sys.executable, ROOT / "validate.py", *flags, cwd=tmp_path)) == by_wnid
 
 
@@ -121,13 +121,13 @@ def other_weights(recipe, graph_mode, tmp_path) -> Path:
 
 
 def test_fine_tuning_begins_with_a_fitted_last_layer_which_is_epoch_0_and_may_stay_the_best(
-    photo_folder, other_weights, tmp_path
+    image_folder, other_weights, tmp_path
 ):
-    photos = photo_folder({"train": {"a": 10, "b": 9}, "val": {"a": 5, "b": 4}})
+    images = image_folder({"train": {"a": 10, "b": 9}, "val": {"a": 5, "b": 4}})
     flags = ("-c", SMALL, "--image_resize", 32, "--epoch_size", 1, "--warmup_epochs", 0, "--batch_size", 4)
-    flags += ("--data_dir", photos, "--ckpt_path", other_weights, "--distribute", "False", "--val_while_train")
+    flags += ("--data_dir", images, "--ckpt_path", other_weights, "--distribute", "False", "--val_while_train")
     log = run(sys.executable, ROOT / "train.py", *flags, "--lr", 100, "--freeze", "backbone", cwd=tmp_path)
-    assert re.search(r"last layer fitted to 1024 features of 19 photos in .* right on photos held out", log)
+    assert re.search(r"last layer fitted to 1024 features of 19 images in .* right on images held out", log)
     fitted, trained = csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines())
     assert (fitted["epoch"], fitted["step"], fitted["train_loss"], fitted["top1"]) == ("0", "0", "", "1")
     assert (trained["epoch"], trained["step"]) == ("1", "4")
@@ -146,10 +146,10 @@ def test_fine_tuning_begins_with_a_fitted_last_layer_which_is_epoch_0_and_may_st
     assert "epoch 0" not in log
 
 
-def test_a_search_leaves_a_recipe_to_train_by(photo_folder, other_weights, tmp_path):
-    photos = photo_folder({"train": {"a": 14, "b": 13}})
+def test_a_search_leaves_a_recipe_to_train_by(image_folder, other_weights, tmp_path):
+    images = image_folder({"train": {"a": 14, "b": 13}})
     flags = ("-c", SMALL, "--image_resize", 32, "--epoch_size", 5, "--warmup_epochs", 0, "--batch_size", 4)
-    flags += ("--data_dir", photos, "--ckpt_path", other_weights, "--distribute", "False", "--freeze", "backbone")
+    flags += ("--data_dir", images, "--ckpt_path", other_weights, "--distribute", "False", "--freeze", "backbone")
     search = (sys.executable, "-m", "mindcv_lite", "tune", *flags)
     log = run(*search, "--minutes", 0.2, cwd=tmp_path)
     assert re.search(r"the recipe, epochs: 1, fold 0: \d+ of \d+ right \(\d+ by the last layer alone\)", log)
@@ -158,11 +158,11 @@ def test_a_search_leaves_a_recipe_to_train_by(photo_folder, other_weights, tmp_p
     assert re.search(r"train: \d+ of them are held out for validation \(val_share\)", log)
 
 
-def test_two_ranks_begin_with_the_same_fitted_last_layer(photo_folder, other_weights, tmp_path):
-    photos = photo_folder({"train": {"a": 6, "b": 5}, "val": {"a": 4, "b": 3}})
-    flags = ("-c", SMALL, "--image_resize", 32, "--data_dir", photos, "--ckpt_path", other_weights, "--batch_size", 4)
+def test_two_ranks_begin_with_the_same_fitted_last_layer(image_folder, other_weights, tmp_path):
+    images = image_folder({"train": {"a": 6, "b": 5}, "val": {"a": 4, "b": 3}})
+    flags = ("-c", SMALL, "--image_resize", 32, "--data_dir", images, "--ckpt_path", other_weights, "--batch_size", 4)
     logs = msrun(2, ROOT / "train.py", *flags, "--probe_only", "--val_while_train", cwd=tmp_path)
-    assert "last layer fitted to 1024 features of 11 photos" in logs[0]
+    assert "last layer fitted to 1024 features of 11 images" in logs[0]
     assert re.search(r"epoch 0/\d+: top-1 100\.00%", logs[0])
 
 
@@ -185,10 +185,10 @@ run_script(train.main)
     return script
 
 
-def test_ranks_end_with_the_same_weights_and_the_score_of_one_process(photo_folder, tmp_path):
-    photos = photo_folder({"train": {"a": 12, "b": 11}, "val": {"a": 6, "b": 5}})
+def test_ranks_end_with_the_same_weights_and_the_score_of_one_process(image_folder, tmp_path):
+    images = image_folder({"train": {"a": 12, "b": 11}, "val": {"a": 6, "b": 5}})
     script = printing_weights(tmp_path)
-    common = ("-c", SMALL, "--data_dir", photos, *TINY, "--batch_size", 4, "--drop_remainder", "False")
+    common = ("-c", SMALL, "--data_dir", images, *TINY, "--batch_size", 4, "--drop_remainder", "False")
     logs = msrun(2, script, *common, cwd=tmp_path)
     sums = [re.findall(r"^sum (\S+)", log, re.M) for log in logs]
     assert len(sums[0]) == 2
@@ -201,7 +201,7 @@ def test_ranks_end_with_the_same_weights_and_the_score_of_one_process(photo_fold
     assert scores(msrun(2, *check, cwd=tmp_path)[0]) == scores(run(sys.executable, *check, cwd=tmp_path))
 
 
-def test_two_ranks_clip_their_mean_gradient_as_one_rank_clips_that_of_all_photos(tmp_path):
+def test_two_ranks_clip_their_mean_gradient_as_one_rank_clips_that_of_all_images(tmp_path):
     script = tmp_path / "clip.py"
     script.write_text(f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
@@ -235,9 +235,9 @@ print("weights", *network.dense.weight.asnumpy().ravel().tolist())
     np.testing.assert_allclose(first, alone, rtol=0, atol=1e-6)
 
 
-def test_three_ranks_count_ten_photos_once_each(photo_folder, tmp_path):
-    photos = photo_folder({"train": {"a": 5, "b": 5}, "val": {"a": 5, "b": 5}})
-    common = ("-c", SMALL, "--data_dir", photos, *TINY, "--batch_size", 2, "--drop_remainder", "False")
+def test_three_ranks_count_ten_images_once_each(image_folder, tmp_path):
+    images = image_folder({"train": {"a": 5, "b": 5}, "val": {"a": 5, "b": 5}})
+    common = ("-c", SMALL, "--data_dir", images, *TINY, "--batch_size", 2, "--drop_remainder", "False")
     msrun(3, ROOT / "train.py", *common, cwd=tmp_path)
     check = (ROOT / "validate.py", *common, "--ckpt_path", "ckpt/mobilenet_v3_small_100_best.ckpt")
     several = scores(msrun(3, *check, "--report", "several", cwd=tmp_path)[0])
@@ -247,7 +247,7 @@ def test_three_ranks_count_ten_photos_once_each(photo_folder, tmp_path):
 
     tables = [csv.DictReader((tmp_path / name / "predictions.csv").open()) for name in ("several", "alone")]
     rows, rows_alone = map(list, tables)
-    assert [row["path"] for row in rows] == sorted(map(str, (photos / "val").rglob("*.jpg")))
+    assert [row["path"] for row in rows] == sorted(map(str, (images / "val").rglob("*.jpg")))
     assert several[0] == f"{sum(row['top1'] == '1' for row in rows) / 10:.2%}"
     for row, other in zip(rows, rows_alone, strict=True):
         assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
@@ -255,25 +255,25 @@ def test_three_ranks_count_ten_photos_once_each(photo_folder, tmp_path):
     assert f"Top-1 <b>{several[0]}</b>" in page
 
 
-def test_a_broken_photo_on_one_rank_ends_all_ranks_and_is_named(photo_folder, tmp_path):
-    photos = photo_folder({"train": {"a": 8, "b": 8}, "val": {"a": 2, "b": 2}})
-    broken = photos / "train/b/5.jpg"
+def test_a_broken_image_on_one_rank_ends_all_ranks_and_is_named(image_folder, tmp_path):
+    images = image_folder({"train": {"a": 8, "b": 8}, "val": {"a": 2, "b": 2}})
+    broken = images / "train/b/5.jpg"
     broken.write_bytes(broken.read_bytes()[:100])
     logs = msrun(
-        2, ROOT / "train.py", "-c", SMALL, "--data_dir", photos, *TINY, "--batch_size", 4, cwd=tmp_path, status=1
+        2, ROOT / "train.py", "-c", SMALL, "--data_dir", images, *TINY, "--batch_size", 4, cwd=tmp_path, status=1
     )
-    assert sum(f"{broken}: this photo cannot be decoded" in log for log in logs) == 1
+    assert sum(f"{broken}: this image cannot be decoded" in log for log in logs) == 1
 
 
-def test_a_broken_photo_in_validation_costs_no_weights_whichever_rank_meets_it(photo_folder, tmp_path):
-    photos = photo_folder({"train": {"a": 4, "b": 4}, "val": {"a": 2, "b": 2}})
-    broken = photos / "val/b/1.jpg"  # the last of four: rank 1 reads it
+def test_a_broken_image_in_validation_costs_no_weights_whichever_rank_meets_it(image_folder, tmp_path):
+    images = image_folder({"train": {"a": 4, "b": 4}, "val": {"a": 2, "b": 2}})
+    broken = images / "val/b/1.jpg"  # the last of four: rank 1 reads it
     broken.write_bytes(broken.read_bytes()[:100])
-    flags = ("-c", SMALL, "--data_dir", photos, *TINY, "--batch_size", 4)
+    flags = ("-c", SMALL, "--data_dir", images, *TINY, "--batch_size", 4)
     logs = msrun(2, ROOT / "train.py", *flags, cwd=tmp_path, status=1)
-    assert f"{broken}: this photo cannot be decoded" in logs[1]
+    assert f"{broken}: this image cannot be decoded" in logs[1]
     assert "evaluation counted" in logs[0]
-    assert "another rank met a photo" in logs[0]
+    assert "another rank met an image" in logs[0]
     assert (tmp_path / "ckpt/mobilenet_v3_small_100-1_1.ckpt").exists()
 
 
@@ -316,16 +316,16 @@ def test_standard_files_are_trained_on_by_their_recipe(tmp_path):
     recipe = ROOT / "configs/mobilenetv3/mobilenet_v3_small_cifar10.yaml"
     flags = ("--data_dir", "files", "--batch_size", 7, "--image_resize", 32, "--epoch_size", 1, "--warmup_epochs", 0)
     log = run(sys.executable, ROOT / "train.py", "--config", recipe, *flags, cwd=tmp_path)
-    assert "files: 15 photos of 'train' in 10 classes" in log
-    assert "files: 7 photos of 'val' in 10 classes" in log
+    assert "files: 15 images of 'train' in 10 classes" in log
+    assert "files: 7 images of 'val' in 10 classes" in log
     assert "epoch 1/1: top-1 " in log
     weights = read_weights(str(tmp_path / "ckpt/mobilenet_v3_small_100_best.ckpt"))
     assert weights.class_names == STANDARD["cifar10"].class_names
 
 
-def test_ctrl_c_ends_training_with_a_word(photo_folder, tmp_path):
-    photos = photo_folder({"train": {"a": 20, "b": 13}, "val": {"a": 5, "b": 4}})
-    flags = (*TINY, "--data_dir", photos, "--distribute", "False", "--batch_size", "8", "--epoch_size", "10000")
+def test_ctrl_c_ends_training_with_a_word(image_folder, tmp_path):
+    images = image_folder({"train": {"a": 20, "b": 13}, "val": {"a": 5, "b": 4}})
+    flags = (*TINY, "--data_dir", images, "--distribute", "False", "--batch_size", "8", "--epoch_size", "10000")
     command = [str(word) for word in (sys.executable, ROOT / "train.py", "-c", SMALL, *flags)]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     results, waited = tmp_path / "ckpt/results.csv", 0
@@ -342,10 +342,10 @@ def test_ctrl_c_ends_training_with_a_word(photo_folder, tmp_path):
     )
 
 
-def test_a_run_whose_statistics_break_saves_nothing_of_them(photo_folder, tmp_path):
-    # The variance of a single value has no unbiased estimate: one photo a step, and one pixel in the last rows.
-    photos = photo_folder({"train": {"a": 3, "b": 3}, "val": {"a": 1, "b": 1}})
-    flags = (*TINY, "--data_dir", photos, "--distribute", "False", "--batch_size", 1)
+def test_a_run_whose_statistics_break_saves_nothing_of_them(image_folder, tmp_path):
+    # The variance of a single value has no unbiased estimate: one image a step, and one pixel in the last rows.
+    images = image_folder({"train": {"a": 3, "b": 3}, "val": {"a": 1, "b": 1}})
+    flags = (*TINY, "--data_dir", images, "--distribute", "False", "--batch_size", 1)
     errors = run(sys.executable, ROOT / "train.py", "-c", SMALL, *flags, cwd=tmp_path, status=1)
     assert "is not finite after this epoch" in errors
     assert not list((tmp_path / "ckpt").glob("*.ckpt"))

@@ -38,17 +38,17 @@ LAST = "ckpt/last.state.ckpt"
 
 
 @pytest.fixture
-def photos(photo_folder) -> Path:
-    return photo_folder({"train": {"a": 20, "b": 13}, "val": {"a": 3, "b": 2}})
+def images(image_folder) -> Path:
+    return image_folder({"train": {"a": 20, "b": 13}, "val": {"a": 3, "b": 2}})
 
 
 @pytest.fixture
-def train(photos, tmp_path) -> Callable[..., str]:
+def train(images, tmp_path) -> Callable[..., str]:
     """Run train.py in a folder of its own; its output."""
 
     def train(folder: str, *flags: object, status: int = 0) -> str:
         (tmp_path / folder).mkdir(exist_ok=True)
-        command = (sys.executable, ROOT / "train.py", *FLAGS, *ALONE, *COMPILED_ONCE, "--data_dir", photos, *flags)
+        command = (sys.executable, ROOT / "train.py", *FLAGS, *ALONE, *COMPILED_ONCE, "--data_dir", images, *flags)
         return run(*command, cwd=tmp_path / folder, status=status)
 
     return train
@@ -101,14 +101,14 @@ def test_two_and_two_epochs_equal_four_bit_for_bit(train, tmp_path):
 
 
 def test_a_taught_run_on_two_ranks_goes_on_to_the_same_bits_and_both_have_the_same_weights(
-    photos, recipe, graph_mode, tmp_path
+    images, recipe, graph_mode, tmp_path
 ):
     given = recipe(model="mobilenet_v3_small_075", num_classes=2, mean="[127.5, 127.5, 127.5]", image_resize=40)
     weights = {each.name: each.asnumpy() for each in build_network(given.model, "O0").get_parameters()}
     weights["classifier.3.bias"] += np.array([0.5, -0.5], np.float32)
     teacher, script = tmp_path / "teacher.ckpt", printing_weights(tmp_path)
     save_weights(teacher, weights, model_card(given, ("b", "a")))
-    flags = (*FLAGS, *COMPILED_ONCE, "--data_dir", photos, "--val_while_train", "False", "--teacher", teacher)
+    flags = (*FLAGS, *COMPILED_ONCE, "--data_dir", images, "--val_while_train", "False", "--teacher", teacher)
     flags += ("--gradient_accumulation_steps", 3)
     for folder, *parts in (("whole", (2,)), ("parts", (1,), (2, "--resume"))):
         (tmp_path / folder).mkdir()
@@ -121,8 +121,8 @@ def test_a_taught_run_on_two_ranks_goes_on_to_the_same_bits_and_both_have_the_sa
     assert not [name for name in read_state(tmp_path / "whole" / LAST).numbers if "teacher" in name]
 
 
-def test_a_run_that_goes_on_with_the_packed_photos_has_the_bits_of_one_on_the_folder(train, photos, tmp_path):
-    run(sys.executable, "-m", "mindcv_lite", "pack", photos, tmp_path / "packed", cwd=ROOT)
+def test_a_run_that_goes_on_with_the_packed_images_has_the_bits_of_one_on_the_folder(train, images, tmp_path):
+    run(sys.executable, "-m", "mindcv_lite", "pack", images, tmp_path / "packed", cwd=ROOT)
     train("whole", "--epoch_size", 4)
     train("parts", "--epoch_size", 2)
     train("parts", "--epoch_size", 4, "--resume", "--data_dir", tmp_path / "packed")
@@ -134,7 +134,7 @@ def start(train_flags: tuple, cwd: Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(train, photos, tmp_path):
+def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(train, images, tmp_path):
     flags = ("--epoch_size", 24, "--keep_checkpoint_max", 3)
     began = time.monotonic()
     train("whole", *flags, "--compile_cache", "False")
@@ -144,7 +144,7 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(train, photo
     folder = tmp_path / "killed"
     folder.mkdir()
     for _ in range(10):
-        running = start((*flags, "--data_dir", photos, "--resume"), folder)
+        running = start((*flags, "--data_dir", images, "--resume"), folder)
         try:
             running.communicate(timeout=moments.uniform(0.2, 1.0) * whole)
         except subprocess.TimeoutExpired:
@@ -158,11 +158,11 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(train, photo
     }
 
 
-def test_sigterm_stops_within_an_epoch_and_loses_no_step_and_a_full_disk_spares_the_last_state(train, photos, tmp_path):
+def test_sigterm_stops_within_an_epoch_and_loses_no_step_and_a_full_disk_spares_the_last_state(train, images, tmp_path):
     train("whole", "--epoch_size", 3, "--val_while_train", "False")
     folder = tmp_path / "stopped"
     folder.mkdir()
-    flags = ("--epoch_size", 3, "--val_while_train", "False", "--data_dir", photos, "--resume", "--compile_cache")
+    flags = ("--epoch_size", 3, "--val_while_train", "False", "--data_dir", images, "--resume", "--compile_cache")
     running = start(flags, folder)
     assert running.stdout
     for line in running.stdout:
@@ -213,14 +213,14 @@ run_script(train.main)
     return script
 
 
-def test_no_rank_ends_before_the_state_of_all_is_saved(photos, stopping_script, tmp_path):
-    flags = (*FLAGS, "--data_dir", photos, "--val_while_train", "False", "--epoch_size", 2)
+def test_no_rank_ends_before_the_state_of_all_is_saved(images, stopping_script, tmp_path):
+    flags = (*FLAGS, "--data_dir", images, "--val_while_train", "False", "--epoch_size", 2)
     msrun(2, stopping_script, *flags, cwd=tmp_path, status=1)
     assert read_state(tmp_path / LAST).facts["step"] == 3
 
 
-def test_a_broken_run_that_is_stopped_saves_no_state(photos, stopping_script, tmp_path):
-    flags = (*FLAGS, *ALONE, "--data_dir", photos, "--epoch_size", 2, "--lr", 1e30)
+def test_a_broken_run_that_is_stopped_saves_no_state(images, stopping_script, tmp_path):
+    flags = (*FLAGS, *ALONE, "--data_dir", images, "--epoch_size", 2, "--lr", 1e30)
     log = run(sys.executable, stopping_script, *flags, cwd=tmp_path, status=1)
     assert "is not finite at learning rate" in log
     assert not list(tmp_path.glob("ckpt/*.ckpt"))

@@ -25,7 +25,7 @@ def pipeline(recipe: Recipe, data_dir: str, workers: int) -> Callable[[], Work]:
     transforms = create_transforms("imagenet", is_training=True, **{name: vars(augmentation)[name] for name in alike})
 
     def batches() -> Work:
-        photos = create_dataset(
+        split = create_dataset(
             "imagenet",
             data_dir,
             data.train_split,
@@ -35,7 +35,7 @@ def pipeline(recipe: Recipe, data_dir: str, workers: int) -> Callable[[], Work]:
             num_aug_repeats=augmentation.aug_repeats,
         )
         loader = create_loader(
-            photos,
+            split,
             data.batch_size,
             data.drop_remainder,
             is_training=True,
@@ -47,7 +47,7 @@ def pipeline(recipe: Recipe, data_dir: str, workers: int) -> Callable[[], Work]:
             num_parallel_workers=workers,
         )
         if not loader.get_dataset_size():
-            raise UserError(f"{data_dir}: too few photos for a batch of {data.batch_size}; lower --batch_size")
+            raise UserError(f"{data_dir}: too few images for a batch of {data.batch_size}; lower --batch_size")
         epochs = loader.create_tuple_iterator(num_epochs=-1, output_numpy=True)
         while True:
             for images, _ in epochs:

@@ -11,7 +11,7 @@ from statistics import median
 from mindcv_lite.data.waiting import Waiting
 
 Round = dict[str, float]  # what was measured, by the names of `report.ROWS` and more
-Work = Generator[int, None, None]  # does a batch each time it is asked, without end, and says how many photos it had
+Work = Generator[int, None, None]  # does a batch each time it is asked, without end, and says how many images it had
 
 
 @dataclass(frozen=True)

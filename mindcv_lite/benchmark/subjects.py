@@ -12,8 +12,8 @@ from mindspore import Tensor
 from mindcv_lite.benchmark import mindcv
 from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch, Work, in_turn, timed
 from mindcv_lite.checkpoints.weights import load_weights, read_weights, recipe_to_evaluate
-from mindcv_lite.data.datasets.folder import Photos
-from mindcv_lite.data.datasets.open import training_photos, validation_photos, with_num_classes
+from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.open import training_splits, validation_split, with_num_classes
 from mindcv_lite.data.pipeline import TrainingBatches, blank_batch
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.device.ranks import World
@@ -27,8 +27,8 @@ from mindcv_lite.training.train_step import TrainStep
 
 
 @dataclass(frozen=True)
-class LatePhotos(Photos):
-    """Photos of a file system that takes so many seconds to give a file, as one that many machines share may do."""
+class LateSplit(Split):
+    """Images of a file system that takes so many seconds to give a file, as one that many machines share may do."""
 
     latency: float
 
@@ -44,10 +44,10 @@ def pipeline(
     folder in turn with it."""
     batches, recipe = training_batches(recipe, world)
     if latency:
-        photos = batches.photos
-        if type(photos) is not Photos:
-            raise UserError(f"--latency: {recipe.data.data_dir} is no folder of photos, whose files can be late")
-        batches.photos = LatePhotos(photos.paths, photos.labels, photos.class_names, latency)
+        split = batches.images
+        if type(split) is not Split:
+            raise UserError(f"--latency: {recipe.data.data_dir} is no folder of images, whose files can be late")
+        batches.images = LateSplit(split.paths, split.labels, split.class_names, latency)
 
     def ours() -> Work:
         for epoch in itertools.count():
@@ -61,14 +61,14 @@ def pipeline(
 
 
 def step(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
-    """The training step on one random batch again and again; where there are photos, on those too, as in training.
+    """The training step on one random batch again and again; where there are images, on those too, as in training.
 
     With compiled operators, in turn with a step of MindSpore's own; with a teacher, with a step without it.
     """
     batches, class_names = None, None
-    if recipe.data.has_photos:
+    if recipe.data.has_images:
         batches, recipe = training_batches(recipe, world)
-        class_names = batches.photos.class_names
+        class_names = batches.images.class_names
     steps_per_epoch = batches.steps if batches else recipe.optimizer.gradient_accumulation_steps
     train_step = build_step(recipe, world, steps_per_epoch, class_names)
     contestants = {"fixed data": train_step}
@@ -80,8 +80,8 @@ def step(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
     rows = [random_batch(recipe)]
     results = in_turn({name: partial(steps_on, rows, each) for name, each in contestants.items()}, plan)
     if batches:
-        photos = Waiting(batches.dataset().create_tuple_iterator(num_epochs=-1))
-        results["with photos"] = rounds_of(train_step, photos, plan)
+        images = Waiting(batches.dataset().create_tuple_iterator(num_epochs=-1))
+        results["with images"] = rounds_of(train_step, images, plan)
         if batches.failure:
             raise batches.failure[1]
     return results
@@ -108,12 +108,12 @@ def validate(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]
     if recipe.model.ckpt_path:
         weights = read_weights(recipe.model.ckpt_path)
         recipe = recipe_to_evaluate(weights, recipe)
-        photos = validation_photos(recipe, weights.class_names)
+        images = validation_split(recipe, weights.class_names)
     else:
         weights = None
-        train, photos = training_photos(recipe.with_keys(val_while_train=True))
+        train, images = training_splits(recipe.with_keys(val_while_train=True))
         recipe = with_num_classes(recipe, train.class_names)
-    assert photos, "val_while_train asks for them"
+    assert images, "val_while_train asks for them"
     network = evaluation_network(recipe.model, world)
     if weights:
         load_weights(network, weights)
@@ -121,21 +121,21 @@ def validate(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]
     rounds = []
     for _ in range(plan.rounds + 1):  # the first one compiles the graph and does not count
         watch = Stopwatch()
-        score = evaluate(evaluation_step, photos, recipe, world)
-        rounds.append(watch.round_of(score.photos, waited=score.waited))
+        score = evaluate(evaluation_step, images, recipe, world)
+        rounds.append(watch.round_of(score.images, waited=score.waited))
     return {"validation": rounds[1:]}
 
 
 def training_batches(recipe: Recipe, world: World) -> tuple[TrainingBatches, Recipe]:
     """The batches, and the recipe with num_classes filled in."""
-    photos, _ = training_photos(recipe.with_keys(val_while_train=False))
-    recipe = with_num_classes(recipe, photos.class_names)
-    return TrainingBatches(photos, recipe, world), recipe
+    images, _ = training_splits(recipe.with_keys(val_while_train=False))
+    recipe = with_num_classes(recipe, images.class_names)
+    return TrainingBatches(images, recipe, world), recipe
 
 
 def random_batch(recipe: Recipe) -> tuple[Tensor, ...]:
     """A batch of the shapes that the recipe's pipeline gives."""
-    assert recipe.model.num_classes, "the recipe's num_classes is given, or filled in from the photos"
+    assert recipe.model.num_classes, "the recipe's num_classes is given, or filled in from the images"
     random = np.random.default_rng(recipe.system.seed)
     images, labels, weights, *drawn = blank_batch(recipe)
     images = random.integers(0, 256, images.shape, images.dtype)
@@ -148,11 +148,11 @@ def build_step(
 ) -> TrainStep:
     """The recipe's training step at a rate of 0: the same arithmetic, and random labels do the weights no harm.
 
-    `class_names`: of the photos, which a teacher's classes are matched with.
+    `class_names`: of the images, which a teacher's classes are matched with.
     """
     if recipe.loss.teachers and class_names is None:
         raise UserError(
-            "teacher: there are no photos here, whose classes it could be matched with; --teacher '' takes it away"
+            "teacher: there are no images here, whose classes it could be matched with; --teacher '' takes it away"
         )
     network = training_network(recipe.model, world)
     rate = RateTable(lambda _: 0.0, updates=1)

@@ -1,6 +1,6 @@
 """Average the weights of checkpoints into a new one, all of them or, with --greedy, those that together score best.
 
-Where photos are given (--data_dir), BatchNorm's statistics are estimated anew from training photos, also for a single
+Where images are given (--data_dir), BatchNorm's statistics are estimated anew from training images, also for a single
 checkpoint, such as one of a moving average (ema); otherwise they are averaged like the weights.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# In training, BatchNorm's statistics rest on far fewer photos: with bn_momentum 0.9, mostly on the last 20 batches.
+# In training, BatchNorm's statistics rest on far fewer images: with bn_momentum 0.9, mostly on the last 20 batches.
 DEFAULTS = {"batch_size": 64, "num_samples": 10_000}
 RECIPE_KEYS = (
     *("dataset", "data_dir", "train_split", "val_split", "num_samples", "batch_size"),
@@ -35,12 +35,12 @@ def main(arguments: list[str]) -> None:
     given = {name: value for name, value in vars(flags).items() if name in RECIPE_KEYS and value is not None}
     keys = {name: checked_value(name, value, "command line", from_text=True) for name, value in given.items()}
     require_files(flags.checkpoints, flags.target)
-    has_photos = bool(keys.get("data_dir")) or keys.get("dataset") == "digits"
-    if flags.greedy and (not has_photos or len(flags.checkpoints) < 2):
+    has_images = bool(keys.get("data_dir")) or keys.get("dataset") == "digits"
+    if flags.greedy and (not has_images or len(flags.checkpoints) < 2):
         raise UserError(
             "command line: --greedy chooses among checkpoints by their top-1; give two or more, and --data_dir"
         )
-    if len(flags.checkpoints) < 2 and not has_photos:
+    if len(flags.checkpoints) < 2 and not has_images:
         raise UserError("command line: one checkpoint has no mean; give more, or --data_dir for BatchNorm's statistics")
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> None:
 
     alike = read_alike(flags.checkpoints, **DEFAULTS | keys, dataset_sink_mode=False)
     card = meaning_of(alike[0])
-    if has_photos:
-        parameters, results = with_photos(alike, flags.greedy)
+    if has_images:
+        parameters, results = with_images(alike, flags.greedy)
     else:
         parameters, results = mean_of([*map(parameters_of, alike)]), {"averaged": names_of(alike)}
     save_weights(flags.target, parameters, card | results)
@@ -69,7 +69,7 @@ def command_line() -> CommandLine:
         help="keep only checkpoints that do not lower top-1 on the validation split, which then is no honest test of "
         "the result any more",
     )
-    helps = {"num_samples": "training photos for BatchNorm's statistics, at most"}
+    helps = {"num_samples": "training images for BatchNorm's statistics, at most"}
     for name in RECIPE_KEYS:
         text = helps.get(name, KEYS[name].metadata["help"])
         add(f"--{name}", metavar="VALUE", help=f"{text}; default {DEFAULTS.get(name, KEYS[name].default) or 'none'}")
@@ -94,9 +94,9 @@ def names_of(alike: list["Trained"]) -> list[str]:
     return [Path(trained.weights.path).name for trained in alike]
 
 
-def with_photos(alike: list["Trained"], greedy: bool) -> tuple["Parameters", dict[str, Any]]:
-    """The mean, or the greedy soup, with statistics of training photos; and what its model card says of that."""
-    from mindcv_lite.data.datasets.open import training_photos, validation_photos
+def with_images(alike: list["Trained"], greedy: bool) -> tuple["Parameters", dict[str, Any]]:
+    """The mean, or the greedy soup, with statistics of training images; and what its model card says of that."""
+    from mindcv_lite.data.datasets.open import training_splits, validation_split
     from mindcv_lite.device.start import for_evaluation, require_launcher, start_device
     from mindcv_lite.evaluation.averaging import Statistics, greedy_soup, mean_of, parameters_of, put
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
@@ -105,20 +105,20 @@ def with_photos(alike: list["Trained"], greedy: bool) -> tuple["Parameters", dic
     recipe, checkpoints, names = alike[0].recipe, [*map(parameters_of, alike)], names_of(alike)
     require_paths(recipe)
     require_launcher(distribute=False)
-    photos, _ = training_photos(recipe.with_keys(val_while_train=False))
-    recipe = recipe.with_keys(batch_size=min(recipe.data.batch_size, len(photos)))
-    world = for_evaluation(start_device(recipe), recipe, len(photos))
-    statistics = Statistics(photos, recipe, world)
+    images, _ = training_splits(recipe.with_keys(val_while_train=False))
+    recipe = recipe.with_keys(batch_size=min(recipe.data.batch_size, len(images)))
+    world = for_evaluation(start_device(recipe), recipe, len(images))
+    statistics = Statistics(images, recipe, world)
     if not greedy:
         return statistics.anew(mean_of(checkpoints)), {"averaged": names}
 
-    val_photos = validation_photos(recipe, alike[0].weights.class_names)
+    val_split = validation_split(recipe, alike[0].weights.class_names)
     network = evaluation_network(recipe.model, world)
     step = EvaluationStep(network, recipe)
 
     def top1_of(parameters: "Parameters") -> float:
         put(network, parameters)
-        return evaluate(step, val_photos, recipe, world).top1
+        return evaluate(step, val_split, recipe, world).top1
 
     def mix(some: Any) -> "Parameters":
         return statistics.anew(mean_of(some))

@@ -1,5 +1,5 @@
 """Measure what a recipe costs on this machine: with `pipeline` the training input alone; with `step` the training
-step on random data, and if there is a data_dir on its photos too; with `validate` the evaluation of the validation
+step on random data, and if there is a data_dir on its images too; with `validate` the evaluation of the validation
 split, by the weights of ckpt_path or by random ones; with `compile` the first training step and the first evaluation
 batch, in a new process for each round. The others begin with a round that does not count."""
 
@@ -84,11 +84,11 @@ def require_numbers(what: str, flags: "Namespace") -> None:
 
 def require_subject(what: str, recipe: Recipe) -> None:
     """Raise `UserError` if the recipe does not say what is needed; this needs no MindSpore."""
-    if what in ("pipeline", "validate") and not recipe.data.has_photos:
-        raise UserError(f"data_dir is not set: --data_dir names the folder whose photos {what} reads")
-    photos = what != "compile" and recipe.data.has_photos
-    if not photos and recipe.model.num_classes is None:
-        raise UserError("num_classes is not set, and there are no photos whose classes to count: --num_classes 1000")
+    if what in ("pipeline", "validate") and not recipe.data.has_images:
+        raise UserError(f"data_dir is not set: --data_dir names the folder whose images {what} reads")
+    images = what != "compile" and recipe.data.has_images
+    if not images and recipe.model.num_classes is None:
+        raise UserError("num_classes is not set, and there are no images whose classes to count: --num_classes 1000")
 
 
 def comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | None:

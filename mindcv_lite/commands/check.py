@@ -1,4 +1,4 @@
-"""Check a folder of photos before training: decode each, compare the splits, and say what training would suffer from.
+"""Check a folder of images before training: decode each, compare the splits, and say what training would suffer from.
 
 Exit status 1 if there is such a fault, 0 if there is none; remarks do not change it.
 """
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     from mindcv_lite.data.tools.check import Survey, findings_of, list_split, paths_of
 
     train, val = (list_split(flags.data_dir, split) for split in (flags.train_split, flags.val_split))
-    paths = paths_of(train.photos, val.photos)
+    paths = paths_of(train.images, val.images)
     survey = Survey(len(paths), inspect_all(paths))
     findings = findings_of(train, val, survey)
     print("\n".join([*overview(train, val, survey), *listed(findings)]))
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     if faults:
         print(f"{flags.data_dir}: {faults} fault{'s' * (faults > 1)}, from which training would suffer", flush=True)
         sys.exit(1)
-    print(f"{flags.data_dir}: no fault; all {len(paths)} photos can be decoded", flush=True)
+    print(f"{flags.data_dir}: no fault; all {len(paths)} images can be decoded", flush=True)
 
 
 def command_line() -> CommandLine:
@@ -49,12 +49,12 @@ def command_line() -> CommandLine:
 
 
 def overview(train: "Listing", val: "Listing", survey: "Survey") -> Iterator[str]:
-    """Photos per split and class, and their sizes."""
+    """Images per split and class, and their sizes."""
     for listing in filter(None, (train, val)):
         ordered = sorted(listing.counts.items(), key=lambda row: row[1])
         (least, fewest), (_, middle), (most, largest) = ordered[0], ordered[len(ordered) // 2], ordered[-1]
         yield (
-            f"{listing.folder}: {len(listing.photos)} photos in {len(ordered)} classes; a class has "
+            f"{listing.folder}: {len(listing.images)} images in {len(ordered)} classes; a class has "
             f"{fewest} ('{least}') to {largest} ('{most}'), median {middle}"
         )
     if len(names := sorted({*train.counts, *val.counts})) <= MOST_ROWS:

@@ -1,5 +1,5 @@
 """Find out whether this machine trains as it should: what it is made of, checks from integers to whole trainings on
-generated photos, and how fast it is. For one device, or under msrun for several:
+generated images, and how fast it is. For one device, or under msrun for several:
 msrun --worker_num 8 python -m mindcv_lite doctor. What it prints is made to be pasted into a bug report.
 
 Exit status 0 if nothing failed, else 1. What was not run is no failure.

@@ -1,6 +1,6 @@
-"""Pack a folder of photos into MindRecord files, which --data_dir takes in its place.
+"""Pack a folder of images into MindRecord files, which --data_dir takes in its place.
 
-What is read in training and validation is the same to the bit, in the same order, unless --max_side makes the photos
+What is read in training and validation is the same to the bit, in the same order, unless --max_side makes the images
 smaller. Killed at any moment, the same command goes on with the files that are not finished."""
 
 import os
@@ -43,14 +43,14 @@ def command_line() -> CommandLine:
         "--max_side",
         type=int,
         metavar="N",
-        help="make the shorter side of larger photos N pixels; others stay as they are",
+        help="make the shorter side of larger images N pixels; others stay as they are",
     )
-    add("--quality", type=int, metavar="Q", help=f"JPEG quality of photos made smaller, 1 to 100; default {QUALITY}")
+    add("--quality", type=int, metavar="Q", help=f"JPEG quality of images made smaller, 1 to 100; default {QUALITY}")
     add(
         "--shards",
         type=int,
         metavar="K",
-        help="files for each split, at most 128 and one for each photo; default: 8, or 1 for each 10000 photos",
+        help="files for each split, at most 128 and one for each image; default: 8, or 1 for each 10000 images",
     )
     add("--train_split", default=Data.train_split, metavar="NAME", help="folder of the training split inside DATA_DIR")
     add("--val_split", default=Data.val_split, metavar="NAME", help="folder of the validation split inside DATA_DIR")
@@ -62,7 +62,7 @@ def require_numbers(max_side: int | None, quality: int | None, shards: int | Non
         if value is not None and not 1 <= value <= most:
             raise UserError(f"command line: --{name}: expected a whole number from 1 to {most}, got {value}")
     if quality is not None and max_side is None:
-        raise UserError("command line: --quality is for photos made smaller, by --max_side; without it none is changed")
+        raise UserError("command line: --quality is for images made smaller, by --max_side; without it none is changed")
 
 
 def require_target(target: Path, folders: list[Path]) -> None:
@@ -70,7 +70,7 @@ def require_target(target: Path, folders: list[Path]) -> None:
     if os.path.lexists(target):
         raise UserError(f"{target}: stands there already; remove it, or give another TARGET")
     if any(folder.resolve() in target.resolve().parents for folder in folders):
-        raise UserError(f"{target}: inside the photos that are to be packed; give a TARGET elsewhere")
+        raise UserError(f"{target}: inside the images that are to be packed; give a TARGET elsewhere")
     if not target.parent.is_dir():
         raise UserError(f"{target.parent}: no such folder")
     if not str(target.resolve()).isprintable():

@@ -1,7 +1,7 @@
-"""Say what is on photos: the best classes of each and their probabilities, a line for each photo.
+"""Say what is on images: the best classes of each and their probabilities, a line for each image.
 
-A PATH is a photo, a folder (all photos in it, in any depth, sorted by name) or a pattern in quotes ('*.jpg', 'a/**').
-Photos are prepared as validate.py does it, by what the checkpoint's card says. Exit status 1 if some of them could not
+A PATH is an image, a folder (all images in it, in any depth, sorted by name) or a pattern in quotes ('*.jpg', 'a/**').
+Images are prepared as validate.py does it, by what the checkpoint's card says. Exit status 1 if some of them could not
 be read; these are listed at the end, on stderr.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TOP, BATCH_SIZE = 5, 32
-FEW_PHOTOS = 1000  # the small network's answers to 1797 took 14 s of an EPYC's time (MindSpore 2.10, 224 pixels)
+FEW_IMAGES = 1000  # the small network's answers to 1797 took 14 s of an EPYC's time (MindSpore 2.10, 224 pixels)
 RECIPE_KEYS = ("batch_size", "image_resize", "device_target", "jit_level", "num_parallel_workers")
 COLUMNS = ("path", "rank", "class", "output", "probability")
 
@@ -40,9 +40,9 @@ def main(arguments: list[str]) -> None:
     # The answer goes to stdout; what is said meanwhile does not.
     with contextlib.redirect_stdout(sys.stderr):
         # NumPy and Pillow take a moment to import, MindSpore seconds: a wrong command line has been answered by now.
-        from mindcv_lite.data.datasets.folder import photos_at
+        from mindcv_lite.data.datasets.folder import images_at
 
-        paths = photos_at(flags.paths)
+        paths = images_at(flags.paths)
         trained, classification = classified(flags.checkpoint, paths, flags.top, keys)
     for line in lines_of(trained, classification):
         print(line)
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
     if flags.csv:
         write_csv(flags.csv, rows_of(trained, classification))
     if classification.flaws:
-        print(f"{len(classification.flaws)} of {len(paths)} photos could not be read:", file=sys.stderr)
+        print(f"{len(classification.flaws)} of {len(paths)} images could not be read:", file=sys.stderr)
         for path, flaw in classification.flaws.items():
             print(f"  {on_one_line(path)}: {flaw}", file=sys.stderr)
         sys.exit(1)
@@ -62,18 +62,18 @@ def command_line() -> CommandLine:
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("checkpoint", metavar="CKPT", help="a .ckpt file of this project or of MindCV")
-    add("paths", nargs="+", metavar="PATH", help="photo, folder, or pattern in quotes")
-    add("--top", type=int, default=TOP, metavar="K", help=f"classes of each photo; default {TOP}")
+    add("paths", nargs="+", metavar="PATH", help="image, folder, or pattern in quotes")
+    add("--top", type=int, default=TOP, metavar="K", help=f"classes of each image; default {TOP}")
     add(
         "--csv",
         type=Path,
         metavar="FILE",
-        help=f"write a table, too, in place of an earlier one: {','.join(COLUMNS)}, a row for each photo and rank",
+        help=f"write a table, too, in place of an earlier one: {','.join(COLUMNS)}, a row for each image and rank",
     )
     defaults = {
         "batch_size": BATCH_SIZE,
         "image_resize": "the card's",
-        "device_target": f"auto, and the CPU for up to {FEW_PHOTOS} photos",
+        "device_target": f"auto, and the CPU for up to {FEW_IMAGES} images",
         "jit_level": "what answers soonest",
     }
     for name in RECIPE_KEYS:
@@ -97,7 +97,7 @@ def require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
 
 
 def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]) -> tuple["Trained", "Classification"]:
-    """What the checkpoint is, and what it says of the photos."""
+    """What the checkpoint is, and what it says of the images."""
     from mindcv_lite.checkpoints.inference import read_trained
     from mindcv_lite.device.start import for_evaluation, require_launcher, start_device
     from mindcv_lite.device.targets import npus
@@ -106,7 +106,7 @@ def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]
     require_launcher(distribute=False)
     batch_size = min(keys.get("batch_size", BATCH_SIZE), len(paths) + 1)
     target = keys.get("device_target", "auto")
-    spares_npu = target == "auto" and len(paths) <= FEW_PHOTOS and bool(npus())
+    spares_npu = target == "auto" and len(paths) <= FEW_IMAGES and bool(npus())
     fixed = {
         "batch_size": batch_size,
         "device_target": "CPU" if spares_npu else target,
@@ -117,20 +117,20 @@ def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]
     world = for_evaluation(start_device(trained.recipe), trained.recipe, len(paths))
     if spares_npu:
         log.info(
-            "device_target: the CPU, which answers for %d photos or fewer in seconds and disturbs nothing that an NPU "
+            "device_target: the CPU, which answers for %d images or fewer in seconds and disturbs nothing that an NPU "
             "computes; --device_target Ascend takes an NPU",
-            FEW_PHOTOS,
+            FEW_IMAGES,
         )
     classification = predict(trained, paths, top, world)
     if classification.turned:
         log.info(
-            "a rotation in EXIF data is not followed, as in training; photos that have one: %d", classification.turned
+            "a rotation in EXIF data is not followed, as in training; images that have one: %d", classification.turned
         )
     return trained, classification
 
 
 def lines_of(trained: "Trained", classification: "Classification") -> list[str]:
-    """A line for each photo: its path, then name and probability of each class, between tabs."""
+    """A line for each image: its path, then name and probability of each class, between tabs."""
     lines = []
     for path, best in classification.best.items():
         classes = [f"{trained.class_names[output]} {probability:.4f}" for output, probability in best]
@@ -139,7 +139,7 @@ def lines_of(trained: "Trained", classification: "Classification") -> list[str]:
 
 
 def rows_of(trained: "Trained", classification: "Classification") -> Iterator[Sequence[object]]:
-    """A row for each photo and rank, below one of the columns."""
+    """A row for each image and rank, below one of the columns."""
     yield COLUMNS
     for path, best in classification.best.items():
         for rank, (output, probability) in enumerate(best, 1):

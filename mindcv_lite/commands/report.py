@@ -1,6 +1,6 @@
 """Compare runs of training by their results.csv: a line each, and with --out their curves on top of each other.
 With --markdown the lines are rows of a model zoo's table. Runs that differ by their seed alone are also summed up in
-mean and standard deviation. With --paired, compare two validations photo by photo, and say whether they differ."""
+mean and standard deviation. With --paired, compare two validations image by image, and say whether they differ."""
 
 import os
 import re
@@ -87,7 +87,7 @@ def command_line() -> CommandLine:
     add(
         "--paired",
         action="store_true",
-        help="compare two folders of validate.py --report: photos that only one gets right, McNemar's exact test",
+        help="compare two folders of validate.py --report: images that only one gets right, McNemar's exact test",
     )
     add("--out", type=Path, metavar="FILE", help=f"picture of the curves: a file that ends in {', '.join(PICTURES)}")
     return parser
@@ -130,11 +130,11 @@ def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
     )
 
 
-def interval(top1: float, photos: int | None) -> str:
-    """The 95 % interval of a top-1; `-` where it is not known of how many photos."""
+def interval(top1: float, images: int | None) -> str:
+    """The 95 % interval of a top-1; `-` where it is not known of how many images."""
     from mindcv_lite.evaluation.report.statistics import wilson_interval
 
-    return "{:.2%} to {:.2%}".format(*wilson_interval(top1, photos)) if photos else "-"
+    return "{:.2%} to {:.2%}".format(*wilson_interval(top1, images)) if images else "-"
 
 
 def repeats(folders: Mapping[str, Path], runs: Mapping[str, Sequence["EpochResult"]]) -> Iterator[str]:
@@ -160,13 +160,13 @@ def comparison(folders: Mapping[str, Path]) -> Iterator[str]:
     from mindcv_lite.runs.curves import printable
 
     found, names = paired(*folders.values()), [*map(printable, folders)]
-    rows = [("report", "top-1", "95 % interval", "right", "photos that it alone gets right")]
+    rows = [("report", "top-1", "95 % interval", "right", "images that it alone gets right")]
     for name, right, only in zip(names, found.right, found.only, strict=True):
-        share = right / found.photos
-        rows.append((name, f"{share:.2%}", interval(share, found.photos), str(right), str(only)))
+        share = right / found.images
+        rows.append((name, f"{share:.2%}", interval(share, found.images), str(right), str(only)))
     yield from aligned(rows)
     better = names[found.only[1] > found.only[0]]
-    verdict = f"{better} is better" if found.p_value < SURE else f"no difference that {found.photos} photos could show"
+    verdict = f"{better} is better" if found.p_value < SURE else f"no difference that {found.images} images could show"
     yield f"{verdict} (McNemar's exact test: p = {found.p_value:.3g})"
 
 

@@ -1,6 +1,6 @@
-"""Sort photos that lie in one folder, such as those of ImageNet's validation, into a folder for each class.
+"""Sort images that lie in one folder, such as those of ImageNet's validation, into a folder for each class.
 
-Photos are moved to FOLDER/<class>/. None is overwritten, and none is moved if one is missing or does not fit. Killed at
+Images are moved to FOLDER/<class>/. None is overwritten, and none is moved if one is missing or does not fit. Killed at
 any moment, the same command goes on.
 """
 
@@ -29,45 +29,45 @@ def main(arguments: list[str]) -> None:
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from None
     counts = Counter(labels.values()).values()
-    print(f"{flags.folder}: {len(moves)} photos moved, {len(labels) - len(moves)} were in their places already")
-    print(f"{len(labels)} photos in {len(counts)} classes, {min(counts)} to {max(counts)} in a class")
+    print(f"{flags.folder}: {len(moves)} images moved, {len(labels) - len(moves)} were in their places already")
+    print(f"{len(labels)} images in {len(counts)} classes, {min(counts)} to {max(counts)} in a class")
     if left:
         print(f"{len(left)} files stay in {flags.folder}, since {flags.labels} does not name them, such as {left[0]}")
 
 
 def command_line() -> CommandLine:
     parser = CommandLine(usage="%(prog)s sort FOLDER LABELS", description=__doc__, allow_abbrev=False)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder in which the photos lie")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder in which the images lie")
     parser.add_argument(
         "labels",
         type=Path,
         metavar="LABELS",
-        help="class of each photo: a text or CSV file of lines 'photo class', such as Kaggle's LOC_val_solution.csv; "
+        help="class of each image: a text or CSV file of lines 'image class', such as Kaggle's LOC_val_solution.csv; "
         "ImageNet's development kit, the folder ILSVRC2012_devkit_t12; or the folder of its XML annotations",
     )
     return parser
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """The class of each photo, by its name, which may lack the extension. Raises `UserError`, `OSError`."""
+    """The class of each image, by its name, which may lack the extension. Raises `UserError`, `OSError`."""
     reader = read_table if not path.is_dir() else read_kit if (path / NUMBERS).is_file() else read_annotations
     labels: dict[str, str] = {}
-    for photo, name in reader(path):
+    for image, name in reader(path):
         if name.startswith(".") or "/" in name or not 0 < len(os.fsencode(name)) < 256:
-            raise UserError(f"{path}: the class of {photo} is '{name}', which cannot be the name of a class folder")
-        if labels.setdefault(photo, name) != name:
-            raise UserError(f"{path}: {photo} is of two classes, {labels[photo]} and {name}")
+            raise UserError(f"{path}: the class of {image} is '{name}', which cannot be the name of a class folder")
+        if labels.setdefault(image, name) != name:
+            raise UserError(f"{path}: {image} is of two classes, {labels[image]} and {name}")
     if not labels:
-        raise UserError(f"{path}: names no photo; --help says what LABELS may be")
+        raise UserError(f"{path}: names no image; --help says what LABELS may be")
     return labels
 
 
 def read_table(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines `photo class` or `photo,class`; the first may be a heading."""
+    """Lines `image class` or `image,class`; the first may be a heading."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise UserError(f"{path}: expected text in UTF-8: lines of a photo and its class") from None
+        raise UserError(f"{path}: expected text in UTF-8: lines of an image and its class") from None
     kaggle = bool(lines) and lines[0].endswith(",PredictionString")  # the class, the corners of a box, and so on
     for number, line in enumerate(lines, 1):
         try:
@@ -77,12 +77,12 @@ def read_table(path: Path) -> Iterator[tuple[str, str]]:
         if not row or (number == 1 and row[0].lower() in HEADINGS):
             continue
         if len(row) < 2 or not row[1].strip():
-            raise UserError(f"{path}: line {number}: expected a photo and its class, got {line!r}")
+            raise UserError(f"{path}: line {number}: expected an image and its class, got {line!r}")
         yield row[0].strip(), row[1].split()[0] if kaggle else row[1].strip()
 
 
 def read_kit(path: Path) -> Iterator[tuple[str, str]]:
-    """ImageNet's own labels: a number for each photo, in order, and the wnid of each number in meta.mat. (A number is
+    """ImageNet's own labels: a number for each image, in order, and the wnid of each number in meta.mat. (A number is
     not the place of its wnid among the sorted ones.)"""
     from scipy.io import loadmat  # comes with MindSpore
 
@@ -101,7 +101,7 @@ def read_kit(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_annotations(path: Path) -> Iterator[tuple[str, str]]:
-    """A file <photo>.xml for each photo, which names the class of each object on it."""
+    """A file <image>.xml for each image, which names the class of each object on it."""
     for file in sorted(path.glob("*.xml")):
         try:
             classes = sorted({str(name.text) for name in ElementTree.parse(file).iterfind("object/name")})
@@ -113,7 +113,7 @@ def read_annotations(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def planned(folder: Path, labels: dict[str, str], where: Path) -> tuple[dict[Path, Path], list[str]]:
-    """Where each photo that is not in its place goes, and the names of the files that have no label.
+    """Where each image that is not in its place goes, and the names of the files that have no label.
 
     Raises `UserError` if one is missing, or there already under that name; `OSError`.
     """
@@ -124,13 +124,13 @@ def planned(folder: Path, labels: dict[str, str], where: Path) -> tuple[dict[Pat
     sorted_ones = {name: _files_by_name(folder / name) for name in names if (folder / name).is_dir()}
     moves: dict[Path, Path] = {}
     missing = []
-    for photo, name in labels.items():
-        here, there = loose.get(photo, []), sorted_ones.get(name, {}).get(photo, [])
+    for image, name in labels.items():
+        here, there = loose.get(image, []), sorted_ones.get(name, {}).get(image, [])
         if len(here) + len(there) > 1:
             both = [str(folder / file) for file in here] + [str(folder / name / file) for file in there]
-            raise UserError(f"{where}: {photo} may be {' or '.join(both)}; remove those that are not meant")
+            raise UserError(f"{where}: {image} may be {' or '.join(both)}; remove those that are not meant")
         if not here and not there:
-            missing.append(photo)
+            missing.append(image)
         for file in here:
             if (folder / file).is_symlink() and not os.path.isabs(os.readlink(folder / file)):
                 raise UserError(f"{folder / file}: a relative link, which would lead nowhere from another folder")
@@ -138,7 +138,7 @@ def planned(folder: Path, labels: dict[str, str], where: Path) -> tuple[dict[Pat
                 raise UserError(f"{where}: {file} is of two classes, {moves[folder / file].parent.name} and {name}")
     if missing:
         raise UserError(
-            f"{folder}: {len(missing)} of the {len(labels)} photos that {where} names are missing, such as "
+            f"{folder}: {len(missing)} of the {len(labels)} images that {where} names are missing, such as "
             f"{missing[0]}; nothing was moved: unpack them all, or take their lines out"
         )
     left = {file for files in loose.values() for file in files} - {source.name for source in moves}

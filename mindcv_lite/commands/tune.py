@@ -1,7 +1,7 @@
-"""Find out which way of fine-tuning suits your photos, and write the recipe of it.
+"""Find out which way of fine-tuning suits your images, and write the recipe of it.
 
 Takes the keys of train.py; --config is the fine-tune recipe of the small network if none is given. A quarter of the
-training photos is held out to compare on, the validation split is left for an honest test. After a stop, the same
+training images is held out to compare on, the validation split is left for an honest test. After a stop, the same
 command goes on.
 """
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     trainer = Trainer(recipe, [str(TRAIN), *words], flags.out)
     candidates = candidates_for(recipe)
     log.info(
-        "%d candidates, %g minutes, 1/%d of the training photos held out; all goes to %s",
+        "%d candidates, %g minutes, 1/%d of the training images held out; all goes to %s",
         *(len(candidates), flags.minutes, FOLDS, flags.out),
     )
     rung, outcomes = search(candidates, 60 * flags.minutes, trainer, log.info)
@@ -88,7 +88,7 @@ def require_startable(recipe: Recipe) -> None:
     require_paths(recipe)
     require_teachers(recipe)
     require_extras(recipe)
-    if not recipe.data.has_photos:
+    if not recipe.data.has_images:
         raise UserError(
             f"command line: --data_dir is missing: the folder that holds {recipe.data.train_split}/<class>/*.jpg"
         )

@@ -1,1 +1,1 @@
-"""From class folders to batches: which photos, in which order, on which rank, transformed how."""
+"""From class folders to batches: which images, in which order, on which rank, transformed how."""

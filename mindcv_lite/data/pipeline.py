@@ -1,4 +1,4 @@
-"""Photos to batches: images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,)."""
+"""Images to batches: images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,)."""
 
 import itertools
 import logging
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import mindspore.dataset as ds
 import numpy as np
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.images.decoding import decodes
 from mindcv_lite.data.rows import contents_of, damaged, rows_of
 from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
@@ -33,14 +33,14 @@ class TrainingBatches:
     second dataset would mean a second compilation of the graph.
     """
 
-    def __init__(self, photos: Photos, recipe: Recipe, world: World):
-        self.photos, self.recipe, self.world = photos, recipe, world
+    def __init__(self, images: Split, recipe: Recipe, world: World):
+        self.images, self.recipe, self.world = images, recipe, world
         data = recipe.data
-        self.count = min(len(photos), data.num_samples or len(photos))
+        self.count = min(len(images), data.num_samples or len(images))
         self.steps = steps_of(self.count, data.batch_size, world.size, data.drop_remainder)
         if not self.steps:
             raise UserError(
-                f"batch_size {data.batch_size} x {world.size} devices is more than the {self.count} training photos, "
+                f"batch_size {data.batch_size} x {world.size} devices is more than the {self.count} training images, "
                 "and drop_remainder leaves out short batches: lower --batch_size, or --drop_remainder False"
             )
         if data.drop_remainder:
@@ -68,7 +68,7 @@ class TrainingBatches:
     def fail(self, epoch: int, error: Exception) -> None:
         """Note what ended the input of this rank, and in which epoch, counted from 0."""
         if not isinstance(error, UserError | TrainingError):
-            error = TrainingError(f"reading the photos failed: {type(error).__name__}: {first_line(error)}")
+            error = TrainingError(f"reading the images failed: {type(error).__name__}: {first_line(error)}")
         self.failure = epoch, error
         if self.world.settings.sink:
             log.error("epoch %d: %s; the run ends with this epoch", epoch + 1, error)
@@ -83,9 +83,9 @@ class TrainingBatches:
         data = self.recipe.data
         world, seed, augmentation = self.world, self.recipe.system.seed, self.recipe.augmentation
         repeats = max(1, augmentation.aug_repeats)
-        order = epoch_order(len(self.photos), seed, epoch, data.shuffle, data.num_samples, repeats)
+        order = epoch_order(len(self.images), seed, epoch, data.shuffle, data.num_samples, repeats)
         indices, weights = shard(order, data.batch_size, world.rank, world.size, data.drop_remainder)
-        # In a last update of fewer photos they share the weight of full batches: the mean over all ranks is theirs.
+        # In a last update of fewer images they share the weight of full batches: the mean over all ranks is theirs.
         first = (self.updates - 1) * self.accumulated * data.batch_size
         share = (len(weights) - first) * world.size / (len(order) - first * world.size)
         if share > 1:
@@ -94,7 +94,7 @@ class TrainingBatches:
         transforms = training_transforms(augmentation, self.recipe.model.in_channels)
         drawn = draws(augmentation, data.batch_size, epoch_seed(seed, epoch, world.rank))
         return Batches(
-            self.photos, indices, weights, transforms, data, world.settings.workers, drawn, lambda: self.over
+            self.images, indices, weights, transforms, data, world.settings.workers, drawn, lambda: self.over
         )
 
 
@@ -177,33 +177,33 @@ def drawn_columns(augmentation: Augmentation) -> list[str]:
     return ["erased"] * augmentation.erases + ["mix"] * augmentation.mixes
 
 
-def evaluation_batches(photos: Photos, recipe: Recipe, world: World) -> "Batches":
-    """This rank's share of the photos in whole batches; weight 0 marks what only fills up the last one."""
-    order = epoch_order(len(photos), seed=0, epoch=0, shuffle=False)
+def evaluation_batches(images: Split, recipe: Recipe, world: World) -> "Batches":
+    """This rank's share of the images in whole batches; weight 0 marks what only fills up the last one."""
+    order = epoch_order(len(images), seed=0, epoch=0, shuffle=False)
     indices, weights = shard(order, recipe.data.batch_size, world.rank, world.size, drop_remainder=False)
     transforms = evaluation_transforms(recipe.augmentation, recipe.model.in_channels)
-    return Batches(photos, indices, weights, transforms, recipe.data, world.settings.workers, itertools.repeat(()))
+    return Batches(images, indices, weights, transforms, recipe.data, world.settings.workers, itertools.repeat(()))
 
 
-def mixed_batches(photos: Photos, recipe: Recipe, world: World) -> "Batches":
-    """This rank's share of an epoch of training photos in random order, whole batches, prepared as for evaluation."""
+def mixed_batches(images: Split, recipe: Recipe, world: World) -> "Batches":
+    """This rank's share of an epoch of training images in random order, whole batches, prepared as for evaluation."""
     data = recipe.data
-    order = epoch_order(len(photos), recipe.system.seed, epoch=0, shuffle=True, num_samples=data.num_samples)
+    order = epoch_order(len(images), recipe.system.seed, epoch=0, shuffle=True, num_samples=data.num_samples)
     indices, weights = shard(order, data.batch_size, world.rank, world.size, drop_remainder=True)
     transforms = evaluation_transforms(recipe.augmentation, recipe.model.in_channels)
-    return Batches(photos, indices, weights, transforms, data, world.settings.workers, itertools.repeat(()))
+    return Batches(images, indices, weights, transforms, data, world.settings.workers, itertools.repeat(()))
 
 
 class Batches:
-    """Batches of NumPy arrays, once through: the photos of these indices.
+    """Batches of NumPy arrays, once through: the images of these indices.
 
-    Raises `UserError` that names a photo that cannot be decoded; or, with `on_corrupt: replace`, gives another one in
+    Raises `UserError` that names an image that cannot be decoded; or, with `on_corrupt: replace`, gives another one in
     its place, and lists it in `replaced` by the time the last batch is there.
     """
 
     def __init__(
         self,
-        photos: Photos,
+        images: Split,
         indices: np.ndarray,
         weights: np.ndarray,
         transforms: list,
@@ -213,11 +213,11 @@ class Batches:
         is_over: Callable[[], bool] = lambda: False,
     ):
         """`is_over`: whether nobody asks for batches any more. MindSpore then ends its pipelines by an error."""
-        self.photos, self.indices, self.weights, self.batch_size = photos, indices, weights, data.batch_size
+        self.images, self.indices, self.weights, self.batch_size = images, indices, weights, data.batch_size
         self.drawn, self.is_over = drawn, is_over
         self.replaced: list[str] = []
         ds.config.set_error_samples_mode(ON_CORRUPT[data.on_corrupt])
-        rows = rows_of(photos, indices).map(transforms, "image", num_parallel_workers=workers)
+        rows = rows_of(images, indices).map(transforms, "image", num_parallel_workers=workers)
         self.dataset = rows.batch(data.batch_size)
 
     def __len__(self) -> int:
@@ -231,25 +231,25 @@ class Batches:
                 place = len(came) * self.batch_size
                 came.append(indices)
                 if len(came) == len(self):
-                    self.replaced += [self.photos.paths[i] for i in missing(self.indices, np.concatenate(came))]
-                yield images, self.photos.labels[indices], self.weights[place : place + len(indices)], *next(self.drawn)
+                    self.replaced += [self.images.paths[i] for i in missing(self.indices, np.concatenate(came))]
+                yield images, self.images.labels[indices], self.weights[place : place + len(indices)], *next(self.drawn)
         except RuntimeError as error:
             if self.is_over():
                 raise
             raise self._explained(error, missing(self.indices, np.concatenate([self.indices[:0], *came]))) from error
 
     def _explained(self, error: RuntimeError, awaited: list[int]) -> UserError | TrainingError:
-        ahead = awaited[: 64 * self.batch_size + 2000]  # more photos than MindSpore's queues can hold
+        ahead = awaited[: 64 * self.batch_size + 2000]  # more images than MindSpore's queues can hold
         try:
-            # Most have no content: that is seen without decoding the photos before them.
-            signs = (lambda photo: not len(photo), lambda photo: not decodes(photo))
+            # Most have no content: that is seen without decoding the images before them.
+            signs = (lambda image: not len(image), lambda image: not decodes(image))
             broken = next(
-                (index for sign in signs for photo, index in contents_of(self.photos, ahead) if sign(photo)), None
+                (index for sign in signs for image, index in contents_of(self.images, ahead) if sign(image)), None
             )
         except RuntimeError as damage:
-            return damaged(self.photos, damage)
+            return damaged(self.images, damage)
         if broken is None:
             return TrainingError(
-                f"reading the photos failed, and not for one that cannot be decoded: {first_line(error)}"
+                f"reading the images failed, and not for one that cannot be decoded: {first_line(error)}"
             )
-        return UserError(self.photos.fault(broken))
+        return UserError(self.images.fault(broken))

@@ -1,4 +1,4 @@
-"""Who sees which photo when. Plain NumPy, the same on every rank, so that no rank has to ask another."""
+"""Who sees which image when. Plain NumPy, the same on every rank, so that no rank has to ask another."""
 
 import numpy as np
 
@@ -19,10 +19,10 @@ def noise_seed(seed: int) -> int:
 def epoch_order(
     count: int, seed: int, epoch: int, shuffle: bool, num_samples: int | None = None, repeats: int = 1
 ) -> np.ndarray:
-    """Indices of the photos of an epoch, in order: all of `count`, or the first `num_samples` of them.
+    """Indices of the images of an epoch, in order: all of `count`, or the first `num_samples` of them.
 
     With `repeats` (Hoffer et al. 2020) each comes so often in a row, which is on as many ranks, and the epoch is no
-    longer: a third of the photos, three times.
+    longer: a third of the images, three times.
     """
     order = np.random.default_rng(epoch_seed(seed, epoch)).permutation(count) if shuffle else np.arange(count)
     length = min(count, num_samples or count)
@@ -30,7 +30,7 @@ def epoch_order(
 
 
 def steps_of(count: int, batch_size: int, size: int, drop_remainder: bool) -> int:
-    """Steps of an epoch over `count` photos on `size` ranks; the same number on each of them."""
+    """Steps of an epoch over `count` images on `size` ranks; the same number on each of them."""
     return count // (batch_size * size) if drop_remainder else -(-count // (batch_size * size))
 
 
@@ -40,7 +40,7 @@ def shard(
     """This rank's indices and their weights, each a whole number of batches.
 
     Over all ranks every index of `order` comes exactly once with weight 1. Without `drop_remainder` the last batch is
-    filled up with repeated photos of weight 0, so that one compiled graph and any number of ranks serve any count.
+    filled up with repeated images of weight 0, so that one compiled graph and any number of ranks serve any count.
     """
     places = np.arange(rank, steps_of(len(order), batch_size, size, drop_remainder) * batch_size * size, size)
     return order[places % len(order)], (places < len(order)).astype(np.float32)

@@ -21,21 +21,21 @@ class Settings:
     notes: tuple[str, ...] = ()
 
 
-def evaluation_level(recipe: Recipe, settings: Settings, photos: int) -> tuple[str, str]:
-    """The graph level at which a rank evaluates `photos`, and why if it is not that of the recipe.
+def evaluation_level(recipe: Recipe, settings: Settings, images: int) -> tuple[str, str]:
+    """The graph level at which a rank evaluates `images`, and why if it is not that of the recipe.
 
     A recipe's O2 is meant for training. On the command line it is meant for this program, and taken.
     """
     level = settings.jit_level
-    if level != "O2" or recipe.origin.get("jit_level") == "command line" or photos >= WORTH_A_WHOLE_GRAPH:
+    if level != "O2" or recipe.origin.get("jit_level") == "command line" or images >= WORTH_A_WHOLE_GRAPH:
         return level, ""
     return "O1", (
-        f"jit_level: O1, for {photos} photos a device: compiling the whole graph (O2) would take longer than they do "
+        f"jit_level: O1, for {images} images a device: compiling the whole graph (O2) would take longer than they do "
         "(MindCV measured 184 s or more for a training graph; nothing was measured here); --jit_level O2 compiles it"
     )
 
 
-# What MindCV's training computes on an NPU (75 photos in 54.21 ms) while its small graph compiles (184 s): for fewer,
+# What MindCV's training computes on an NPU (75 images in 54.21 ms) while its small graph compiles (184 s): for fewer,
 # O2 could not pay even if it took no time at all. Both figures are MindCV's; no level was measured on an NPU here.
 WORTH_A_WHOLE_GRAPH = 250_000
 

@@ -61,9 +61,9 @@ def start_device(recipe: Recipe) -> World:
     return World(rank, size, settings, AllReduce() if size > 1 else None, cpu_operators)
 
 
-def for_evaluation(world: World, recipe: Recipe, photos: int) -> World:
-    """The world in which `photos` are evaluated and nothing is trained: at the graph level that pays for so few."""
-    level, reason = evaluation_level(recipe, world.settings, photos // world.size)
+def for_evaluation(world: World, recipe: Recipe, images: int) -> World:
+    """The world in which `images` are evaluated and nothing is trained: at the graph level that pays for so few."""
+    level, reason = evaluation_level(recipe, world.settings, images // world.size)
     if reason:
         log.info(reason)
         mindspore.set_context(jit_config={"jit_level": level})
@@ -71,10 +71,10 @@ def for_evaluation(world: World, recipe: Recipe, photos: int) -> World:
 
 
 @contextmanager
-def evaluating(world: World, recipe: Recipe, photos: int) -> Iterator[None]:
+def evaluating(world: World, recipe: Recipe, images: int) -> Iterator[None]:
     """Compile graphs as `for_evaluation` does, for a while; afterwards at the level of the training again."""
     try:
-        for_evaluation(world, recipe, photos)
+        for_evaluation(world, recipe, images)
         yield
     finally:
         mindspore.set_context(jit_config={"jit_level": world.settings.jit_level})

@@ -96,7 +96,7 @@ REFERENCE_LIMIT = 600  # seconds; a check has longer, and compiles the network f
 
 
 def logits(world: World, amp_level: str, folder: Path) -> Answer:
-    """Logits of drawn weights for drawn photos, on this device and by MindSpore's own operators on the CPU."""
+    """Logits of drawn weights for drawn images, on this device and by MindSpore's own operators on the CPU."""
     if amp_level != "O0" and world.settings.target == "CPU":
         raise NotRun("no NPU: a CPU computes in float32")
     reference = folder / f"logits_{world.rank}.npy"
@@ -125,10 +125,10 @@ def answers_of(network: nn.Cell) -> np.ndarray:
     random = np.random.default_rng(0)
     for name, parameter in sorted(network.parameters_dict().items()):
         parameter.set_data(Tensor(drawn_weight(name, parameter.shape, random), mindspore.float32))
-    photos = random.integers(0, 256, (4, 224, 224, 3), np.uint8)
+    images = random.integers(0, 256, (4, 224, 224, 3), np.uint8)
     inference = Inference(network, recipe_of().augmentation)
     inference.set_train(False)
-    return inference(Tensor(photos)).asnumpy()
+    return inference(Tensor(images)).asnumpy()
 
 
 def drawn_weight(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:

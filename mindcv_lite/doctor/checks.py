@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mindcv_lite.data.datasets.open import training_photos
+from mindcv_lite.data.datasets.open import training_splits
 from mindcv_lite.device.ranks import World
 from mindcv_lite.device.start import start_device
 from mindcv_lite.device.targets import available_target, workers_started
@@ -18,8 +18,8 @@ from mindcv_lite.doctor import trainings
 from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits, primitives
 from mindcv_lite.doctor.examination import Answer, Check, Examination, Heard
 from mindcv_lite.doctor.findings import Failed, Finding, NotRun
-from mindcv_lite.doctor.order import order_of_photos
-from mindcv_lite.doctor.photos import write_photos
+from mindcv_lite.doctor.images import write_images
+from mindcv_lite.doctor.order import order_of_images
 from mindcv_lite.doctor.ranks import exact_sums
 from mindcv_lite.doctor.recipes import SMALL, Bench, recipe_of
 from mindcv_lite.doctor.speed import Speed
@@ -55,13 +55,13 @@ def check_device(examination: Examination, target: str, folder: Path | None, qui
     check("sums over ranks", lambda heard: exact_sums(bench.world))
     ways = Trainings(bench)
     if not quick:
-        check("order of photos, sinking at O2", lambda heard: order(bench, "O2", sink=True))
+        check("order of images, sinking at O2", lambda heard: order(bench, "O2", sink=True))
         check("training, sinking at O2", lambda heard: ways.sinking("O2"))
     if not quick or bench.has_npu:
-        check("order of photos, sinking at O1", lambda heard: order(bench, "O1", sink=True))
+        check("order of images, sinking at O1", lambda heard: order(bench, "O1", sink=True))
         check("training, sinking at O1", lambda heard: ways.sinking("O1"))
     if not quick or not bench.has_npu:
-        check("order of photos, without sinking", lambda heard: order(bench, "O1", sink=False))
+        check("order of images, without sinking", lambda heard: order(bench, "O1", sink=False))
         check("training without sinking", lambda heard: ways.fed())
     check("validation of its checkpoint", lambda heard: ways.validated())
     if quick:
@@ -70,8 +70,8 @@ def check_device(examination: Examination, target: str, folder: Path | None, qui
     check("EMA, clipping, dynamic loss scale", lambda heard: trainings.ema_clipping_and_scale(bench))
     check("accumulation", lambda heard: trainings.accumulation(bench))
     check("erasing and mixing", lambda heard: trainings.erasing_and_mixing(bench))
-    check("damaged photo: error", lambda heard: trainings.damaged_photo(bench, heard, "error"))
-    check("damaged photo: replace", lambda heard: trainings.damaged_photo(bench, heard, "replace"))
+    check("damaged image: error", lambda heard: trainings.damaged_image(bench, heard, "error"))
+    check("damaged image: replace", lambda heard: trainings.damaged_image(bench, heard, "replace"))
     examination.title("speed: the small network, 224 x 224")
     note, speed = partial(check, verdict="noted"), Speed(bench)
     note("training", lambda heard: speed.trained())
@@ -85,7 +85,7 @@ def quiet(check: Callable[[], Answer]) -> Check:
 
 
 def start(examination: Examination, target: str, folder: Path | None) -> Bench:
-    """Take the device, join the other ranks, and write the photos."""
+    """Take the device, join the other ranks, and write the images."""
     if folder:
         work_in(folder, examination)
     _, reason = available_target(target)
@@ -98,7 +98,7 @@ def start(examination: Examination, target: str, folder: Path | None) -> Bench:
     if not folder:
         work_in(bench.folder, examination)
     for purpose in ("training", "error", "replace"):
-        write_photos(bench.photos(purpose), train=STEPS * SMALL["batch_size"] * world.size, val=29, size=(80, 72))
+        write_images(bench.images(purpose), train=STEPS * SMALL["batch_size"] * world.size, val=29, size=(80, 72))
     world.wait_for_all()
     return bench
 
@@ -125,7 +125,7 @@ def order(bench: Bench, jit_level: str, sink: bool) -> Answer:
     if sink and not bench.has_npu:
         raise NotRun("no NPU: a CPU is fed batch by batch")
     recipe = bench.recipe("order", jit_level=jit_level, dataset_sink_mode=sink)
-    return order_of_photos(recipe, training_photos(recipe)[0], start_device(recipe))
+    return order_of_images(recipe, training_splits(recipe)[0], start_device(recipe))
 
 
 # What takes programs of their own, on a device that no other process holds.
@@ -141,7 +141,7 @@ def check_programs(examination: Examination, folder: Path) -> None:
     target = examination.figures_of("device").get("target")
     if target:
         examination.title("programs")
-        write_photos(folder / "photos/training", train=2 * STEPS * SMALL["batch_size"], val=29, size=(80, 72))
+        write_images(folder / "images/training", train=2 * STEPS * SMALL["batch_size"], val=29, size=(80, 72))
         for name, program in PROGRAMS.items():
             examination.run(name, quiet(partial(program, folder, target, LIMIT)), 3 * LIMIT)
 

@@ -1,10 +1,10 @@
-"""The order of the photos, as the device sees it."""
+"""The order of the images, as the device sees it."""
 
 import numpy as np
 from mindspore import Parameter, Tensor, dtype, nn, ops
 from mindspore.train import Model
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.data.sharding import epoch_order, shard
 from mindcv_lite.device.ranks import World
@@ -29,9 +29,9 @@ class Witness(nn.Cell):
         return ops.depend(done, ops.assign_add(self.step, 1))
 
 
-def order_of_photos(recipe: Recipe, photos: Photos, world: World) -> Answer:
-    """Train a witness for the recipe's epochs on photos that have a label each, then from the second epoch on."""
-    numbered = Photos(photos.paths, np.arange(len(photos), dtype=np.int32), photos.class_names)
+def order_of_images(recipe: Recipe, images: Split, world: World) -> Answer:
+    """Train a witness for the recipe's epochs on images that have a label each, then from the second epoch on."""
+    numbered = Split(images.paths, np.arange(len(images), dtype=np.int32), images.class_names)
     epochs = recipe.schedule.epoch_size
     for first in (0, 1):
         batches = TrainingBatches(numbered, recipe, world)
@@ -44,11 +44,11 @@ def order_of_photos(recipe: Recipe, photos: Photos, world: World) -> Answer:
             batches.over = True
         seen = witness.seen.asnumpy().reshape(epochs - first, -1)
         for epoch, came in enumerate(seen, first):
-            expected = expected_order(epoch, len(photos), recipe, world)
+            expected = expected_order(epoch, len(images), recipe, world)
             if not np.array_equal(came, expected):
-                raise Failed(f"epoch {epoch + 1}: {differences(came, len(photos), recipe, world)}")
+                raise Failed(f"epoch {epoch + 1}: {differences(came, len(images), recipe, world)}")
     how = "whole epochs sent ahead" if world.settings.sink else "fed batch by batch"
-    return f"{epochs} epochs, and {epochs - 1} resumed after the first, {how}: each photo in its place", {}
+    return f"{epochs} epochs, and {epochs - 1} resumed after the first, {how}: each image in its place", {}
 
 
 def expected_order(epoch: int, count: int, recipe: Recipe, world: World) -> np.ndarray:
@@ -58,8 +58,8 @@ def expected_order(epoch: int, count: int, recipe: Recipe, world: World) -> np.n
 
 
 def differences(came: np.ndarray, count: int, recipe: Recipe, world: World) -> str:
-    """What came in place of an epoch's photos, if that is known."""
+    """What came in place of an epoch's images, if that is known."""
     for epoch in range(recipe.schedule.epoch_size + 2):
         if np.array_equal(came, expected_order(epoch, count, recipe, world)):
-            return f"the device saw the photos of epoch {epoch + 1}"
-    return f"the device saw other photos or another order, beginning with {came[:8].tolist()}"
+            return f"the device saw the images of epoch {epoch + 1}"
+    return f"the device saw other images or another order, beginning with {came[:8].tolist()}"

@@ -1,4 +1,4 @@
-"""The recipes of the checks: the small network on small photos, else as the recipes for Ascend have it."""
+"""The recipes of the checks: the small network on small images, else as the recipes for Ascend have it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +40,11 @@ class Bench:
     def sinks(self) -> bool:
         return self.world.settings.sink
 
-    def photos(self, purpose: str = "training") -> Path:
-        return self.folder / "photos" / purpose
+    def images(self, purpose: str = "training") -> Path:
+        return self.folder / "images" / purpose
 
     def recipe(self, name: str, **keys: Any) -> Recipe:
         """The recipe of a run whose files go to the folder `name`."""
         settings = {"device_target": self.world.settings.target, "distribute": self.distribute}
-        places = {"data_dir": self.photos(), "ckpt_save_dir": self.folder / name}
+        places = {"data_dir": self.images(), "ckpt_save_dir": self.folder / name}
         return recipe_of(**settings | places | keys)

@@ -13,14 +13,14 @@ from mindcv_lite.benchmark.subjects import random_batch, steps_on
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.doctor.examination import Answer
 from mindcv_lite.doctor.findings import Failed, NotRun
-from mindcv_lite.doctor.photos import write_photos
+from mindcv_lite.doctor.images import write_images
 from mindcv_lite.doctor.recipes import Bench
 from mindcv_lite.doctor.scripts import Run, train
 from mindcv_lite.text_tables import aligned
 from mindcv_lite.training.loop import fit
 
 STEPS = 20  # of an epoch
-BATCH, BATCH_ON_CPU = 75, 4  # the published recipes' batch; a CPU takes a second for 40 photos
+BATCH, BATCH_ON_CPU = 75, 4  # the published recipes' batch; a CPU takes a second for 40 images
 MOST_EXPENSIVE = 10
 
 
@@ -34,14 +34,14 @@ class Speed:
         self.operators: list[tuple[str, int, float]] = []  # of the profile, with count and milliseconds
 
     def trained(self) -> Answer:
-        photos = self.bench.photos("speed")
+        images = self.bench.images("speed")
         different = 10 * self.batch  # the others are hard links to these
-        write_photos(photos, train=different, val=0, size=(500, 375), names=-(-STEPS * self.bench.world.size // 10))
+        write_images(images, train=different, val=0, size=(500, 375), names=-(-STEPS * self.bench.world.size // 10))
         self.bench.world.wait_for_all()
         self.run = train(
             self.bench.recipe(
                 "speed",
-                data_dir=photos,
+                data_dir=images,
                 num_samples=STEPS * self.batch * self.bench.world.size,
                 image_resize=224,
                 batch_size=self.batch,
@@ -60,7 +60,7 @@ class Speed:
             "batch": self.batch,
         }
         text = (
-            f"{watch.images_per_second:.1f} images/s, {watch.ms_per_step:.1f} ms/step of {self.batch} photos a rank, "
+            f"{watch.images_per_second:.1f} images/s, {watch.ms_per_step:.1f} ms/step of {self.batch} images a rank, "
             f"graph compile {compiled or 0:.1f} s"
         )
         return text, figures
@@ -92,7 +92,7 @@ class Speed:
         """Another epoch under MindSpore's profiler. `folder`: gets a new one for this rank."""
         record = self._run().record
         recipe = record.recipe.with_keys(epoch_size=int(record.step.step.asnumpy()) // STEPS + 1)
-        batches = TrainingBatches(record.watch.batches.photos, recipe, record.world)
+        batches = TrainingBatches(record.watch.batches.images, recipe, record.world)
         folder /= f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_rank_{record.world.rank}"
         folder.mkdir(parents=True)
         profiler = mindspore.Profiler(output_path=str(folder))

@@ -49,7 +49,7 @@ def two_starts(folder: Path, target: str, limit: float) -> Answer:
 
 
 def two_ranks(folder: Path, target: str, limit: float) -> Answer:
-    """This command under msrun: equal weights, exact counts, each rank's order of photos."""
+    """This command under msrun: equal weights, exact counts, each rank's order of images."""
     require_devices(2, target)
     port, transcript = free_port(), folder / "ranks.jsonl"
     logs = folder / f"logs_{port}"
@@ -118,7 +118,7 @@ def require_devices(count: int, target: str) -> None:
 def saved(folder: Path, name: str, target: str, **keys: Any) -> Path:
     """The file of a recipe whose run goes to the folder `name`."""
     recipe: Recipe = recipe_of(
-        device_target=target, data_dir=folder / "photos/training", ckpt_save_dir=folder / name, **keys
+        device_target=target, data_dir=folder / "images/training", ckpt_save_dir=folder / name, **keys
     )
     path = folder / f"{name}.yaml"
     recipe.save(path)

@@ -27,7 +27,7 @@ BOUND = 0.02
 
 
 class Trainings:
-    """One training in several ways: the same photos, the same losses."""
+    """One training in several ways: the same images, the same losses."""
 
     def __init__(self, bench: Bench):
         self.bench = bench
@@ -85,16 +85,16 @@ class Trainings:
         for result in first.results[-1:]:  # which rank 0 has
             assert result.top1 is not None
             assert result.val_loss is not None
-            photos_apart = abs(score.top1 - result.top1) * score.photos
+            images_apart = abs(score.top1 - result.top1) * score.images
             loss_apart = abs(score.loss - result.val_loss) / result.val_loss
-            if photos_apart > (1.01 if self.bench.has_npu else 0.01) or not loss_apart < (
+            if images_apart > (1.01 if self.bench.has_npu else 0.01) or not loss_apart < (
                 0.01 if self.bench.has_npu else 1e-4
             ):
                 raise Failed(
                     f"top-1 {score.top1:.2%}, loss {score.loss:.4f}; in training the same checkpoint had "
                     f"{result.top1:.2%} and {result.val_loss:.4f}"
                 )
-        return f"{score} over {score.photos} photos, as in training", {"top1": score.top1, "photos": score.photos}
+        return f"{score} over {score.images} images, as in training", {"top1": score.top1, "images": score.images}
 
     def _first(self) -> Run:
         if not self.first:
@@ -107,7 +107,7 @@ def learned(run: Run) -> str:
     another."""
     text = f"losses {' '.join(f'{loss:.4f}' for loss in run.losses)}"
     if not loss_fell(run):
-        raise Failed(f"{text}: the loss did not fall on photos of three plain colours")
+        raise Failed(f"{text}: the loss did not fall on images of three plain colours")
     return text
 
 
@@ -213,21 +213,21 @@ def erasing_and_mixing(bench: Bench) -> Answer:
     return learned(run), {"losses": run.losses}
 
 
-# ------------------------------------------------------------------------------------------------------ damaged photos
+# ------------------------------------------------------------------------------------------------------ damaged images
 
 
-def damaged_photo(bench: Bench, heard: Heard, on_corrupt: str) -> Answer:
-    """A photo that becomes damaged while the run is at work. Rank 0 does the damage, and knows when."""
+def damaged_image(bench: Bench, heard: Heard, on_corrupt: str) -> Answer:
+    """An image that becomes damaged while the run is at work. Rank 0 does the damage, and knows when."""
     world = bench.world
     if on_corrupt == "error" and world.size > 1 and not bench.sinks:
         raise NotRun("of several ranks that do not sink, one would stop within a step: start doctor without msrun")
-    photos = bench.photos(on_corrupt)
-    victim = max(photos.glob("train/*/*.jpg"))
-    # So many epochs that the photo is read once more: MindSpore reads some 20 batches ahead, or 120 where it sinks.
+    images = bench.images(on_corrupt)
+    victim = max(images.glob("train/*/*.jpg"))
+    # So many epochs that the image is read once more: MindSpore reads some 20 batches ahead, or 120 where it sinks.
     epochs = 40 if bench.sinks else 12
     recipe = bench.recipe(
         on_corrupt,
-        data_dir=photos,
+        data_dir=images,
         on_corrupt=on_corrupt,
         epoch_size=epochs,
         val_while_train=False,
@@ -243,15 +243,15 @@ def damaged_photo(bench: Bench, heard: Heard, on_corrupt: str) -> Answer:
             ended = str(error)
     end = time.perf_counter()
     if on_corrupt == "replace" and ended:  # this rank alone, maybe: the others would not answer
-        raise Failed(f"the run ended, though another photo was to take the place of a damaged one: {ended}")
+        raise Failed(f"the run ended, though another image was to take the place of a damaged one: {ended}")
     named = heard.first_time(victim.name) or (end if victim.name in ended else None)
     was_damaged, names = world.sum(np.array([bool(damaged_at), named is not None], np.float64))
     if not was_damaged:
         raise Failed(f"the run ended within its first epoch: {ended}")
     if not names:
-        raise Failed(f"no rank named the damaged photo{f': the run ended with: {ended}' if ended else ''}")
+        raise Failed(f"no rank named the damaged image{f': the run ended with: {ended}' if ended else ''}")
     if on_corrupt == "error" and not ended:
-        raise Failed("the run went on to its end with a damaged photo")
+        raise Failed("the run went on to its end with a damaged image")
     if not damaged_at:
         return "rank 0 did the damage", {}
     until_end, until_named = end - damaged_at[0], named - damaged_at[0] if named else None
@@ -261,14 +261,14 @@ def damaged_photo(bench: Bench, heard: Heard, on_corrupt: str) -> Answer:
 
 
 @contextmanager
-def damage_after_first_epoch(photo: Path, folder: Path) -> Iterator[list[float]]:
-    """Cut a photo short as soon as the run in `folder` has a line of results; when that was, in a list."""
+def damage_after_first_epoch(image: Path, folder: Path) -> Iterator[list[float]]:
+    """Cut an image short as soon as the run in `folder` has a line of results; when that was, in a list."""
     over, damaged_at = threading.Event(), []
 
     def wait_and_damage() -> None:
         while not over.wait(0.01):
             if (folder / RESULTS).exists():
-                photo.write_bytes(photo.read_bytes()[: photo.stat().st_size // 2])
+                image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
                 damaged_at.append(time.perf_counter())
                 return
 

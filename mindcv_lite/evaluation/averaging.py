@@ -12,7 +12,7 @@ from mindspore import Tensor, nn
 
 from mindcv_lite.checkpoints.inference import Trained, read_trained
 from mindcv_lite.checkpoints.weights import CARD_KEYS, first_of, misfits, network_part, require_numbers
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.pipeline import mixed_batches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
@@ -88,32 +88,32 @@ def greedy_soup(
 
 
 class Statistics:
-    """What BatchNorm normalises by in evaluation, estimated anew from training photos for any weights.
+    """What BatchNorm normalises by in evaluation, estimated anew from training images for any weights.
 
     The means, over batches, of the mean and the unbiased variance of each batch, as PyTorch's `update_bn` takes them.
-    A batch passes as in training, without dropout; its photos are prepared as in evaluation, without augmentation.
+    A batch passes as in training, without dropout; its images are prepared as in evaluation, without augmentation.
     """
 
-    def __init__(self, photos: Photos, recipe: Recipe, world: World):
-        self.photos, self.recipe, self.world = photos, recipe, world
+    def __init__(self, images: Split, recipe: Recipe, world: World):
+        self.images, self.recipe, self.world = images, recipe, world
         # A BatchNorm that keeps nothing of its old statistics has those of the last batch.
         self.network = evaluation_network(replace(recipe.model, bn_momentum=0.0), world)
         self.inference = Inference(self.network, recipe.augmentation).set_train(True)
 
     def anew(self, parameters: Parameters) -> Parameters:
-        """The parameters with other statistics. Raises `UserError` if a photo cannot be decoded, or there are none."""
+        """The parameters with other statistics. Raises `UserError` if an image cannot be decoded, or there are none."""
         put(self.network, parameters)
         statistics = moving_statistics(self.network)
         sums = {statistic.name: np.zeros(statistic.shape) for statistic in statistics}
-        batches = mixed_batches(self.photos, self.recipe, self.world)
+        batches = mixed_batches(self.images, self.recipe, self.world)
         for images, *_ in batches:
             self.inference(Tensor(images))
             for statistic in statistics:
                 sums[statistic.name] += statistic.asnumpy()
         means = {name: (total / len(batches)).astype(np.float32) for name, total in sums.items()}
         if not all(np.isfinite(mean).all() for mean in means.values()):
-            raise UserError("BatchNorm's new statistics are no finite numbers: too few photos, or damaged weights")
-        log.info("BatchNorm's statistics estimated anew from %d photos", len(batches) * self.recipe.data.batch_size)
+            raise UserError("BatchNorm's new statistics are no finite numbers: too few images, or damaged weights")
+        log.info("BatchNorm's statistics estimated anew from %d images", len(batches) * self.recipe.data.batch_size)
         return parameters | means
 
 

@@ -1,4 +1,4 @@
-"""The best classes of any photos, and why some photos have none."""
+"""The best classes of any images, and why some images have none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from mindspore import Tensor
 from tqdm import tqdm
 
 from mindcv_lite.checkpoints.inference import Trained
-from mindcv_lite.data.datasets.folder import Photos
-from mindcv_lite.data.images.decoding import NOT_DECODED, as_bmp, opened, read_photo
+from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.images.decoding import NOT_DECODED, as_bmp, opened, read_image
 from mindcv_lite.data.images.inspection import inspect, is_turned
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device.ranks import World
@@ -18,27 +18,27 @@ from mindcv_lite.evaluation.predictions import best_guesses
 from mindcv_lite.evaluation.score import Inference
 
 BLACK = as_bmp(np.zeros((1, 4, 4, 3), np.uint8))[0]
-LONGEST = 1000  # longer side / shorter side: resized for 224 x 224, such a photo takes 200 MB
+LONGEST = 1000  # longer side / shorter side: resized for 224 x 224, such an image takes 200 MB
 NOWHERE = ""  # the path of no file
 
 
 @dataclass(frozen=True)
 class Classification:
-    """What is known of photos, by path in the order they were given."""
+    """What is known of images, by path in the order they were given."""
 
     best: dict[str, list[tuple[int, float]]]  # outputs and their probabilities, the best first
-    flaws: dict[str, str]  # why a photo has none
-    turned: int  # photos whose EXIF data ask for a rotation, which is not followed
+    flaws: dict[str, str]  # why an image has none
+    turned: int  # images whose EXIF data ask for a rotation, which is not followed
 
 
 def predict(trained: Trained, paths: Sequence[str], top: int, world: World) -> Classification:
-    """The `top` best classes of each photo, prepared as in validation; what cannot be read does not stop it.
+    """The `top` best classes of each image, prepared as in validation; what cannot be read does not stop it.
 
     Raises `UserError` if the network answers with what is no number.
     """
-    # MindSpore puts a sound photo in the place of one that it cannot decode. So there must be one: the last is black.
-    photos = PhotosOrBlack([*paths, NOWHERE], np.arange(len(paths) + 1, dtype=np.int32), trained.class_names)
-    batches = evaluation_batches(photos, trained.recipe, world)
+    # MindSpore puts a sound image in the place of one that it cannot decode. So there must be one: the last is black.
+    split = ImagesOrBlack([*paths, NOWHERE], np.arange(len(paths) + 1, dtype=np.int32), trained.class_names)
+    batches = evaluation_batches(split, trained.recipe, world)
     inference = Inference(trained.network(world), trained.recipe.augmentation)
     best: dict[int, list[tuple[int, float]]] = {}
     bar = tqdm(batches, "predict", unit="batch", leave=False, disable=None if len(batches) > 1 else True)
@@ -47,11 +47,11 @@ def predict(trained: Trained, paths: Sequence[str], top: int, world: World) -> C
         if not np.isfinite(logits).all():
             raise UserError(f"{trained.weights.path}: the network's outputs are no numbers; its weights are damaged")
         best |= zip(numbers.tolist(), best_classes(logits, top), strict=True)
-    read = {number: path for number, path in enumerate(paths) if number in best and number not in photos.flaws}
+    read = {number: path for number, path in enumerate(paths) if number in best and number not in split.flaws}
     return Classification(
         {path: best[number] for number, path in read.items()},
-        {path: photos.flaws.get(number) or flaw_of(path) for number, path in enumerate(paths) if number not in read},
-        len(photos.turned & read.keys()),
+        {path: split.flaws.get(number) or flaw_of(path) for number, path in enumerate(paths) if number not in read},
+        len(split.turned & read.keys()),
     )
 
 
@@ -62,14 +62,14 @@ def best_classes(logits: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
 
 
 def flaw_of(path: str) -> str:
-    """Why a photo that came to nothing could not be read."""
+    """Why an image that came to nothing could not be read."""
     return inspect(path).flaw or "MindSpore cannot decode it"
 
 
 @dataclass(frozen=True)
-class PhotosOrBlack(Photos):
-    """Photos in whose place a black one comes where MindSpore should not see them: no such photo stops the others, and
-    none takes all memory. `flaws` and `turned`, by a photo's number, are complete when all were read."""
+class ImagesOrBlack(Split):
+    """Images in whose place a black one comes where MindSpore should not see them: no such image stops the others, and
+    none takes all memory. `flaws` and `turned`, by an image's number, are complete when all were read."""
 
     flaws: dict[int, str] = field(default_factory=dict)
     turned: set[int] = field(default_factory=set)
@@ -77,13 +77,13 @@ class PhotosOrBlack(Photos):
     def content(self, index: int) -> np.ndarray:
         path = self.paths[index]
         try:
-            content = read_photo(path)
-            with opened(content.tobytes()) as photo:  # its header: 0.03 ms, where decoding it once more takes 0.9
-                width, height = photo.size
-                if max(photo.size) > LONGEST * min(photo.size):
+            content = read_image(path)
+            with opened(content.tobytes()) as image:  # its header: 0.03 ms, where decoding it once more takes 0.9
+                width, height = image.size
+                if max(image.size) > LONGEST * min(image.size):
                     self.flaws[index] = f"{width} x {height} pixels: too narrow to be resized"
                     return BLACK
-                if is_turned(photo):
+                if is_turned(image):
                     self.turned.add(index)
         except (*NOT_DECODED, MemoryError):
             self.flaws[index] = flaw_of(path)

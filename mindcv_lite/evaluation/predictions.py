@@ -1,19 +1,19 @@
-"""What a network answered to each photo of a split."""
+"""What a network answered to each image of a split."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-BEST = 5  # guesses of a photo that are kept
+BEST = 5  # guesses of an image that are kept
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers to the photos of a split, in its order. k is `BEST`, or the number of outputs if that is less.
+    """The answers to the images of a split, in its order. k is `BEST`, or the number of outputs if that is less.
 
-    labels int32 (photos,): the right outputs. ranks int32 (photos,): how many outputs were guessed before the right
-    one. losses float32 (photos,). outputs int32 (photos, k): the best guesses, the best first; -1 where an answer is no
-    number. probabilities float32 (photos, k): theirs by the softmax; NaN where an answer is not finite.
+    labels int32 (images,): the right outputs. ranks int32 (images,): how many outputs were guessed before the right
+    one. losses float32 (images,). outputs int32 (images, k): the best guesses, the best first; -1 where an answer is no
+    number. probabilities float32 (images, k): theirs by the softmax; NaN where an answer is not finite.
     """
 
     labels: np.ndarray
@@ -27,22 +27,22 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """The best guess, int32 (photos,)."""
+        """The best guess, int32 (images,)."""
         return self.outputs[:, 0]
 
     @property
     def confidence(self) -> np.ndarray:
-        """The probability of the best guess, float32 (photos,)."""
+        """The probability of the best guess, float32 (images,)."""
         return self.probabilities[:, 0]
 
     @property
     def top1(self) -> np.ndarray:
-        """Whether the best guess is right, as the score counts it; bool (photos,)."""
+        """Whether the best guess is right, as the score counts it; bool (images,)."""
         return self.ranks < 1
 
     @property
     def top5(self) -> np.ndarray:
-        """Whether one of the k best guesses is right, as the score counts it; bool (photos,)."""
+        """Whether one of the k best guesses is right, as the score counts it; bool (images,)."""
         return self.ranks < self.outputs.shape[1]
 
 
@@ -68,7 +68,7 @@ def best_guesses(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray
 
 
 def predictions_of(rows: np.ndarray, labels: np.ndarray) -> Predictions:
-    """The `answer_rows` of photos whose right outputs are `labels`."""
+    """The `answer_rows` of images whose right outputs are `labels`."""
     ranks, losses, best = rows[:, 0], rows[:, 1], rows[:, 2:]
     outputs, probabilities = np.split(best, 2, axis=1)
     return Predictions(labels, ranks.astype(np.int32), losses, outputs.astype(np.int32), probabilities)

@@ -1,4 +1,4 @@
-"""Exact top-1, top-5 and loss over all photos, on one device or many."""
+"""Exact top-1, top-5 and loss over all images, on one device or many."""
 
 import time
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
-from mindcv_lite.data.datasets.folder import CANNOT_BE_DECODED, Photos
+from mindcv_lite.data.datasets.folder import CANNOT_BE_DECODED, Split
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.data.waiting import Waiting
@@ -20,7 +20,7 @@ from mindcv_lite.recipe.keys import Augmentation, Recipe
 
 @dataclass(frozen=True)
 class Score:
-    """Shares (0 to 1) of photos whose class is the best guess or among the best five, and the mean loss.
+    """Shares (0 to 1) of images whose class is the best guess or among the best five, and the mean loss.
 
     `predictions`: the answers that they sum up, where they were to be kept.
     """
@@ -28,7 +28,7 @@ class Score:
     top1: float
     top5: float
     loss: float
-    photos: int
+    images: int
     images_per_second: float
     waited: float  # seconds on this rank, for data
     predictions: Predictions | None = field(default=None, repr=False, compare=False)
@@ -50,9 +50,9 @@ class Inference(nn.Cell):
 
 
 class EvaluationStep(nn.Cell):
-    """Counts of a batch, float32 (4,): photos, right at the first guess, right within five, sum of the losses.
+    """Counts of a batch, float32 (4,): images, right at the first guess, right within five, sum of the losses.
 
-    Photos of weight 0 fill up the last batch and count nowhere. Beside the counts, what they count of each photo:
+    Images of weight 0 fill up the last batch and count nowhere. Beside the counts, what they count of each image:
     logits (batch, classes), rank of the right class and loss (batch,).
     """
 
@@ -85,15 +85,15 @@ class EvaluationStep(nn.Cell):
 
 
 def evaluate(
-    step: EvaluationStep, photos: Photos, recipe: Recipe, world: World, bar: bool = False, keep: bool = False
+    step: EvaluationStep, images: Split, recipe: Recipe, world: World, bar: bool = False, keep: bool = False
 ) -> Score:
-    """The score of the step's network on `photos`, and with `keep` the predictions too; every rank must call it and
+    """The score of the step's network on `images`, and with `keep` the predictions too; every rank must call it and
     gets the same answer."""
     step.set_train(False)
     counts, timed, start = np.zeros(4), 0.0, time.perf_counter()
     answers: list[np.ndarray] = []
     failure: UserError | TrainingError | None = None
-    batches = evaluation_batches(photos, recipe, world)
+    batches = evaluation_batches(images, recipe, world)
     rows = Waiting(tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True))
     try:
         for row in rows:
@@ -112,15 +112,15 @@ def evaluate(
     seen, top1, top5, loss = world.sum(counts)
     if failure:
         raise failure
-    if seen != len(photos):
-        cause = "another rank met a photo that it cannot decode, see its log" if world.size > 1 else "this is a defect"
-        raise TrainingError(f"evaluation counted {seen:g} of {len(photos)} photos: {cause}")
-    predictions = gathered(np.concatenate(answers), photos, world) if keep else None
-    return Score(top1 / seen, top5 / seen, loss / seen, len(photos), speed, rows.seconds, predictions)
+    if seen != len(images):
+        cause = "another rank met an image that it cannot decode, see its log" if world.size > 1 else "this is a defect"
+        raise TrainingError(f"evaluation counted {seen:g} of {len(images)} images: {cause}")
+    predictions = gathered(np.concatenate(answers), images, world) if keep else None
+    return Score(top1 / seen, top5 / seen, loss / seen, len(images), speed, rows.seconds, predictions)
 
 
-def gathered(rows: np.ndarray, photos: Photos, world: World) -> Predictions:
-    """The answers of all ranks in the order of the photos, without what filled up; `rows`: this rank's."""
+def gathered(rows: np.ndarray, images: Split, world: World) -> Predictions:
+    """The answers of all ranks in the order of the images, without what filled up; `rows`: this rank's."""
     of_ranks = world.gather(rows.ravel()).reshape(world.size, *rows.shape)
-    in_order = of_ranks.swapaxes(0, 1).reshape(-1, rows.shape[1])  # photo i is on rank i % size: see `shard`
-    return predictions_of(in_order[: len(photos)], photos.labels)
+    in_order = of_ranks.swapaxes(0, 1).reshape(-1, rows.shape[1])  # image i is on rank i % size: see `shard`
+    return predictions_of(in_order[: len(images)], images.labels)

@@ -37,7 +37,7 @@ def build_network(model: Model, amp_level: str, target: str = "CPU", cpu_operato
 
     `target`: the device that is to compute it; `cpu_operators`: the library of `cpu_kernels.library`, where it has one.
     """
-    assert model.num_classes, "the recipe's num_classes is filled in from the photos"
+    assert model.num_classes, "the recipe's num_classes is filled in from the images"
     operators = Operators()
     if target == "CPU":
         operators = operators._replace(spatial_mean=pooling.spatial_mean, scale_channels=pooling.scale_channels)

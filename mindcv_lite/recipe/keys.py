@@ -57,7 +57,7 @@ class System:
 
 @dataclass(frozen=True)
 class Data:
-    """photos"""
+    """images"""
 
     dataset: Literal["", "imagenet", "digits", "cifar10", "cifar100", "mnist"] = key(
         "imagenet or empty: a folder of class folders; digits: the built-in demo; others: their standard files",
@@ -67,28 +67,28 @@ class Data:
     train_split: str = key("folder of the training split inside data_dir", "train")
     val_split: str = key("folder of the validation split inside data_dir", "val")
     val_share: float | None = key(
-        "share of the training photos that is held out for validation, in place of val_split; their names decide which",
+        "share of the training images that is held out for validation, in place of val_split; their names decide which",
         None,
         at_least=0.001,
         below=1,
     )
     val_fold: int = key("which share that is, counted from 0: of val_share 0.25 there are 4", 0, at_least=0)
-    shuffle: bool = key("a new order of the training photos every epoch", True)
-    num_samples: int | None = key("training photos per epoch; left out: all", None, at_least=1)
-    batch_size: int = key("photos per step and device", at_least=1, at_most=2**16)
+    shuffle: bool = key("a new order of the training images every epoch", True)
+    num_samples: int | None = key("training images per epoch; left out: all", None, at_least=1)
+    batch_size: int = key("images per step and device", at_least=1, at_most=2**16)
     drop_remainder: bool = key("leave out the last, short batch of an epoch", True)
     on_corrupt: Literal["error", "replace"] = key(
-        "a training photo that cannot be decoded: stop and name it, or take another in its place and count it",
+        "a training image that cannot be decoded: stop and name it, or take another in its place and count it",
         "error",
     )
 
     @property
     def is_standard(self) -> bool:
-        """Whether the photos are in the standard files of `dataset`, which are the splits."""
+        """Whether the images are in the standard files of `dataset`, which are the splits."""
         return self.dataset in ("cifar10", "cifar100", "mnist")
 
     @property
-    def has_photos(self) -> bool:
+    def has_images(self) -> bool:
         return bool(self.data_dir) or self.dataset == "digits"
 
 
@@ -127,7 +127,7 @@ class Augmentation:
         "probability that a batch is mixed, by mixup or cutmix, or by either of both", 1.0, at_least=0, at_most=1
     )
     aug_repeats: int = key(
-        "times a photo comes in an epoch of as many photos; 0 and 1: once", 0, at_least=0, at_most=100
+        "times an image comes in an epoch of as many images; 0 and 1: once", 0, at_least=0, at_most=100
     )
     interpolation: Literal["bilinear", "bicubic", "nearest", "area"] = key("resampling of all resizes", "bilinear")
     crop_pct: float = key("evaluation: share of the resized shorter side that is kept", 0.875, at_least=0.1, at_most=1)
@@ -156,7 +156,7 @@ class Model:
         "mobilenet_v3_large_minimalistic_100",
     ] = key("size and width of the network")
     num_classes: int | None = key(
-        "outputs of the network; left out: the classes of the photos", None, at_least=1, at_most=10**6
+        "outputs of the network; left out: the classes of the images", None, at_least=1, at_most=10**6
     )
     in_channels: Literal[1, 3] = key("3: colour; 1: grey", 3)
     drop_rate: float = key("dropout before the last layer", 0.2, at_least=0, below=1)
@@ -172,12 +172,12 @@ class Model:
         at_least=1,
     )
     new_head: Literal["probe", "random"] = key(
-        "a last layer that the weights do not have for these classes: fitted to the training photos before the first "
+        "a last layer that the weights do not have for these classes: fitted to the training images before the first "
         "epoch, or random",
         "probe",
     )
     probe_only: bool = key(
-        "fit the last layer to the training photos, score and save it, and train nothing",
+        "fit the last layer to the training images, score and save it, and train nothing",
         False,
     )
     pretrained: bool = key("start from the weights that MindCV published; downloaded once", False)
@@ -374,7 +374,7 @@ FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
     "amp_cast_list": ((None, ""), "choose the precision with amp_level"),
     "ckpt_url": ((ANY,), ""),
     "data_url": ((ANY,), ""),
-    "dataset_download": ((False,), "photos are not downloaded; put them under data_dir"),
+    "dataset_download": ((False,), "images are not downloaded; put them under data_dir"),
     "drop_path_rate": ((None, 0), "MobileNetV3 has no drop path; use drop_rate"),
     "dynamic_loss_scale": ((False,), "use loss_scale_type: dynamic"),
     "enable_modelarts": ((False,), "ModelArts is not supported; use data_dir and ckpt_save_dir"),

@@ -79,8 +79,8 @@ def require_paths(recipe: Recipe) -> None:
     """Raise `UserError` if data_dir or ckpt_path is set and not there; this needs no MindSpore."""
     data, ckpt_path = recipe.data, recipe.model.ckpt_path
     if data.data_dir and data.dataset != "digits" and not Path(data.data_dir).is_dir():
-        photos = f"the files of {data.dataset}" if data.is_standard else f"{data.train_split}/<class>/*.jpg"
-        raise UserError(f"{data.data_dir}: no such folder; --data_dir names the folder that holds {photos}")
+        images = f"the files of {data.dataset}" if data.is_standard else f"{data.train_split}/<class>/*.jpg"
+        raise UserError(f"{data.data_dir}: no such folder; --data_dir names the folder that holds {images}")
     if Path(recipe.output.ckpt_save_dir).is_file():
         raise UserError(f"{recipe.output.ckpt_save_dir}: a file, not a folder; give another --ckpt_save_dir")
     cache = recipe.system.compile_cache
@@ -115,7 +115,7 @@ def require_splits(data_dir: Path, train_split: str, val_split: str) -> None:
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such folder; expected one that holds {train_split}/<class>/*.jpg")
     if (data_dir / "packed.json").exists():
-        raise UserError(f"{data_dir}: holds packed photos; give the folder that they were packed from")
+        raise UserError(f"{data_dir}: holds packed images; give the folder that they were packed from")
     if "" in (train_split, val_split) or train_split == val_split:
         raise UserError("command line: --train_split and --val_split: expected the names of two folders")
     usual = (Data.train_split, Data.val_split)

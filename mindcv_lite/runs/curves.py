@@ -43,7 +43,7 @@ class Curves:
         self.may_wait_until = -math.inf
 
     def draw(self, at_once: bool = False) -> None:
-        """Draw it anew; unless `at_once`, only if it is `DRAW_EVERY` seconds old: few photos are trained in less
+        """Draw it anew; unless `at_once`, only if it is `DRAW_EVERY` seconds old: few images are trained in less
         time than a drawing takes. A failure is a line in the log: training goes on without it."""
         if not is_installed("matplotlib") or (time.monotonic() < self.may_wait_until and not at_once):
             return

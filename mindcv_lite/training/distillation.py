@@ -54,7 +54,7 @@ class Teacher(nn.Cell):
 
 class Teachers(nn.Cell):
     """The images of the student -> soft targets, float32 (batch, classes): the mean of the teachers' softmax at a
-    temperature, and 0 for each of the student's outputs that is no class of the photos. `hashes`: of their files."""
+    temperature, and 0 for each of the student's outputs that is no class of the images. `hashes`: of their files."""
 
     def __init__(self, teachers: Sequence[Teacher], temperature: float, num_classes: int):
         super().__init__(auto_prefix=False)
@@ -84,12 +84,12 @@ def hashes_of(teachers: Teachers | None) -> tuple[str, ...]:
 def read_teachers(recipe: Recipe, class_names: Sequence[str], world: World) -> Teachers | None:
     """The teachers that the recipe names; None: it names none. Every rank must call it.
 
-    Raises `UserError` if one cannot be read, or cannot teach photos of the classes `class_names`.
+    Raises `UserError` if one cannot be read, or cannot teach images of the classes `class_names`.
     """
     paths = recipe.loss.teachers
     if not paths:
         return None
-    assert recipe.model.num_classes, "the recipe's num_classes is filled in from the photos"
+    assert recipe.model.num_classes, "the recipe's num_classes is filled in from the images"
     each = world.all_or_none(lambda: [read_teacher(path, recipe, class_names, world) for path in paths])
     return Teachers(each, recipe.loss.teacher_temperature, recipe.model.num_classes)
 
@@ -113,7 +113,7 @@ def read_teacher(path: str, student: Recipe, class_names: Sequence[str], world: 
 
 
 def outputs_for(teacher: Trained, class_names: Sequence[str], where: Path) -> list[int]:
-    """The output of a teacher for each of the classes, which are those of the photos in `where`."""
+    """The output of a teacher for each of the classes, which are those of the images in `where`."""
     path, names = teacher.weights.path, teacher.weights.class_names
     if names is None and teacher.weights.num_classes == len(WNIDS):
         names = WNIDS

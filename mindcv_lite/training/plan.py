@@ -33,7 +33,7 @@ def describe(
     )
     for teacher in step.teachers.each if step.teachers else ():
         log.info(
-            "teacher %s: %s at %d pixels, %s multiply-adds a photo and step; a forward pass of its student has %s",
+            "teacher %s: %s at %d pixels, %s multiply-adds an image and step; a forward pass of its student has %s",
             *(teacher.path, teacher.recipe.model.model, teacher.recipe.augmentation.image_resize),
             *(f"{multiply_adds(each):,}" for each in (teacher.recipe, recipe)),
         )

@@ -1,4 +1,4 @@
-"""A linear probe: the last layer by logistic regression on what it sees of all training photos, before fine-tuning.
+"""A linear probe: the last layer by logistic regression on what it sees of all training images, before fine-tuning.
 
 Fine-tuning from a random last layer distorts what the weights bring (Kumar et al. 2022,
 https://arxiv.org/abs/2202.10054); from a probe it begins with the best that they give as they are.
@@ -14,7 +14,7 @@ from mindspore import Tensor, nn
 from scipy.optimize import minimize
 
 from mindcv_lite.checkpoints.weights import HEAD
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.device.start import evaluating
@@ -27,40 +27,40 @@ log = logging.getLogger(__name__)
 
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # that are tried, from the strongest on
 FOLDS = 5
-HELD_OUT = 1000  # photos, after which no more folds are tried
-COMPARED = 10_000  # photos of all, on which penalties are compared
+HELD_OUT = 1000  # images, after which no more folds are tried
+COMPARED = 10_000  # images of all, on which penalties are compared
 LOGITS_AT_ONCE = 2**22
 
 
-def fit_last_layer(network: nn.Cell, photos: Photos, recipe: Recipe, world: World) -> None:
-    """Fit the last layer of `network` to the photos; its other weights stay. Every rank must call it.
+def fit_last_layer(network: nn.Cell, images: Split, recipe: Recipe, world: World) -> None:
+    """Fit the last layer of `network` to the images; its other weights stay. Every rank must call it.
 
-    Raises `UserError` if there is nothing to tell apart, or a photo cannot be decoded.
+    Raises `UserError` if there is nothing to tell apart, or an image cannot be decoded.
     """
-    if len(photos.class_names) < 2:
-        raise UserError(f"all training photos are of one class, '{photos.class_names[0]}': there is nothing to learn")
+    if len(images.class_names) < 2:
+        raise UserError(f"all training images are of one class, '{images.class_names[0]}': there is nothing to learn")
     began = time.perf_counter()
-    features, labels = world.all_or_none(lambda: features_of(network, photos, recipe, world))
-    centre, scale = normalise(features, len(photos), world)
+    features, labels = world.all_or_none(lambda: features_of(network, images, recipe, world))
+    centre, scale = normalise(features, len(images), world)
     extracted = time.perf_counter()
 
     weight, bias = (network.parameters_dict()[name] for name in HEAD)
-    places = world.rank + world.size * np.arange(len(labels))  # of this rank's photos among all
-    penalty, right = best_penalty(features, labels, places, len(weight), len(photos), world)
+    places = world.rank + world.size * np.arange(len(labels))  # of this rank's images among all
+    penalty, right = best_penalty(features, labels, places, len(weight), len(images), world)
     solution = Regression(features, labels, len(weight), world).solve(penalty)
     solution = world.sum(solution * (world.rank == 0))  # the same on all ranks to the last bit
     slopes = solution[:, :-1] / scale
     weight.set_data(Tensor(slopes.astype(np.float32)))
     bias.set_data(Tensor((solution[:, -1] - slopes @ centre).astype(np.float32)))
     log.info(
-        "last layer fitted to %d features of %d photos in %.1f + %.1f s: penalty %g, %.1f%% right on photos held out",
-        *(len(centre), len(photos), extracted - began, time.perf_counter() - extracted, penalty, 100 * right),
+        "last layer fitted to %d features of %d images in %.1f + %.1f s: penalty %g, %.1f%% right on images held out",
+        *(len(centre), len(images), extracted - began, time.perf_counter() - extracted, penalty, 100 * right),
     )
 
 
-def features_of(network: nn.Cell, photos: Photos, recipe: Recipe, world: World) -> tuple[np.ndarray, np.ndarray]:
-    """What the last layer of `network` sees of this rank's share of the photos, prepared as for evaluation, float32
-    (n, features); and their labels (n,). Raises `UserError` that names a photo that cannot be decoded."""
+def features_of(network: nn.Cell, split: Split, recipe: Recipe, world: World) -> tuple[np.ndarray, np.ndarray]:
+    """What the last layer of `network` sees of this rank's share of the images, prepared as for evaluation, float32
+    (n, features); and their labels (n,). Raises `UserError` that names an image that cannot be decoded."""
     trained = network.parameters_dict()
     width = trained[HEAD[0]].shape[1]
     # A last layer that passes on what it sees: then the logits are the features.
@@ -70,8 +70,8 @@ def features_of(network: nn.Cell, photos: Photos, recipe: Recipe, world: World) 
         parameter.set_data(Tensor(passing_on.get(name, trained[name].asnumpy())))
     inference = Inference(copy, recipe.augmentation).set_train(False)
     features, labels = [], []
-    with evaluating(world, recipe, len(photos)):
-        for images, of_images, weights, *_ in evaluation_batches(photos, recipe, world):
+    with evaluating(world, recipe, len(split)):
+        for images, of_images, weights, *_ in evaluation_batches(split, recipe, world):
             features.append(inference(Tensor(images)).asnumpy()[weights > 0])
             labels.append(of_images[weights > 0])
     return np.concatenate(features), np.concatenate(labels)
@@ -91,8 +91,8 @@ def normalise(features: np.ndarray, count: int, world: World) -> tuple[np.ndarra
 def best_penalty(
     features: np.ndarray, labels: np.ndarray, places: np.ndarray, classes: int, count: int, world: World
 ) -> tuple[float, float]:
-    """The penalty with which photos that are held out are the likeliest, and the share of them whose class is then the
-    best guess. `places`: of this rank's photos among the `count` of all ranks, whatever the number of ranks."""
+    """The penalty with which images that are held out are the likeliest, and the share of them whose class is then the
+    best guess. `places`: of this rank's images among the `count` of all ranks, whatever the number of ranks."""
     stride = -(-count // COMPARED)
     folds = places // stride % FOLDS
     losses, right, seen = np.zeros(len(PENALTIES)), np.zeros(len(PENALTIES)), 0
@@ -101,7 +101,7 @@ def best_penalty(
         kept, held_out = compared & (folds != fold), compared & (folds == fold)
         regression = Regression(features[kept], labels[kept], classes, world)
         rest = Regression(features[held_out], labels[held_out], classes, world)
-        if not rest.count:  # fewer photos than folds
+        if not rest.count:  # fewer images than folds
             break
         solution = None
         for number, penalty in enumerate(PENALTIES):

@@ -12,7 +12,7 @@ from mindspore import nn
 from mindspore.train import Callback
 
 from mindcv_lite.checkpoints.weights import model_card
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.evaluation.score import Score
 from mindcv_lite.runs.batch_sheet import first_batch
@@ -39,16 +39,16 @@ class RunRecorder(Callback):
         watch: Watch,
         published: nn.Cell,
         score: Callable[[], Score] | None,
-        photos: Photos,
+        images: Split,
         stop: StopRequest,
     ):
         """`published`: the network that is scored and saved, a copy of the trained one; `score`: how to score it."""
-        self.watch, self.score, self.stop, self.class_names = watch, score, stop, photos.class_names
+        self.watch, self.score, self.stop, self.class_names = watch, score, stop, images.class_names
         self.step, self.recipe, self.world = watch.step, watch.recipe, watch.world
         self.publish = Publish(self.step.network, self.step.average, published, self.world)
-        self.fixed = fixed_facts(self.recipe, photos, self.world, hashes_of(self.step.teachers))
+        self.fixed = fixed_facts(self.recipe, images, self.world, hashes_of(self.step.teachers))
         self.events: EventFile | None = None
-        self.named: set[str] = set()  # photos that cannot be decoded, which were named in the log
+        self.named: set[str] = set()  # images that cannot be decoded, which were named in the log
         output = self.recipe.output
         self.folder = Path(output.ckpt_save_dir)
         self.curves = Curves(self.folder)
@@ -120,7 +120,7 @@ class RunRecorder(Callback):
     def _keep_epoch(self, epoch: int) -> UserError | TrainingError | None:
         """Score, save and report the network as it is after an epoch.
 
-        Returns what kept it from being scored, such as a photo that cannot be decoded: the weights are saved.
+        Returns what kept it from being scored, such as an image that cannot be decoded: the weights are saved.
         """
         output, step = self.recipe.output, self.step.steps_done
         last = epoch == self.recipe.schedule.epoch_size or self.recipe.model.probe_only
@@ -146,10 +146,10 @@ class RunRecorder(Callback):
         return failure
 
     def _replaced_in(self, epoch: int) -> int:
-        """How many photos could not be decoded in this epoch, on all ranks; each rank names its own once."""
+        """How many images could not be decoded in this epoch, on all ranks; each rank names its own once."""
         replaced = self.watch.batches.replaced[epoch - 1]
         for path in sorted({*replaced} - self.named):
-            log.error("%s cannot be decoded: another photo takes its place", path)
+            log.error("%s cannot be decoded: another image takes its place", path)
         self.named |= {*replaced}
         return int(self.world.sum(np.array([len(replaced)], np.float64))[0])
 
@@ -175,13 +175,13 @@ class RunRecorder(Callback):
     def _report(self, epoch: int, step: int, score: Score | None, best: bool, replaced: int) -> None:
         facts = [str(score) if score else "", "the best so far" if best else ""]
         facts += self.watch.described() if epoch else ["nothing trained yet"]
-        facts += [f"{replaced} photo{'s' * (replaced > 1)} replaced" if replaced else ""]
+        facts += [f"{replaced} image{'s' * (replaced > 1)} replaced" if replaced else ""]
         log.info("epoch %d/%d: %s", epoch, self.recipe.schedule.epoch_size, ", ".join(filter(None, facts)))
         if skipped := int(self.step.skipped.asnumpy()):
             log.info("%d updates skipped so far, because their gradients overflowed", skipped)
         known: dict[str, Any] = self.watch.figures() if epoch else {}
         if score:
-            known |= {"top1": score.top1, "top5": score.top5, "val_loss": score.loss, "val_images": score.photos}
+            known |= {"top1": score.top1, "top5": score.top5, "val_loss": score.loss, "val_images": score.images}
         settings = self.world.settings
         machine = {"devices": self.world.size, "device": settings.target, "jit_level": settings.jit_level}
         result = EpochResult(epoch, step, **known, **machine)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mindspore import Parameter, Tensor, amp
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.models.build import moving_statistics
@@ -33,6 +33,7 @@ CHANGED = {
     MOMENTS: "did not correct the bias of adamw's moments",
 }
 TEACHER = "hash of the teacher's file"
+RENAMED = {"training photos": "training images"}  # what earlier versions called it
 RANKS = "ranks"  # the numbers that each rank has its own of, a row for each rank
 
 
@@ -45,35 +46,36 @@ def find_common_state(output: Output, world: World) -> State | None:
     return state
 
 
-def fixed_facts(recipe: Recipe, photos: Photos, world: World, teachers: Sequence[str] = ()) -> dict[str, Any]:
+def fixed_facts(recipe: Recipe, images: Split, world: World, teachers: Sequence[str] = ()) -> dict[str, Any]:
     """What must not change from one part of a run to the next. `teachers`: a hash of each one's file."""
     keys = {name: value for name, value in recipe.flat().items() if name not in MAY_CHANGE}
     augmentation = recipe.augmentation
     draws_noise = recipe.model.drop_rate != 0 or (augmentation.re_prob != 0 and augmentation.re_value == "random")
     return keys | {
         "number of devices": world.size,
-        "training photos": f"{len(photos)} (hash of names and classes {names_and_labels(photos)})",
+        "training images": f"{len(images)} (hash of names and classes {names_and_labels(images)})",
         TEACHER: ", ".join(teachers) or None,
         **({NOISE: HASH} if draws_noise else {}),
         **({MOMENTS: "corrected"} if recipe.optimizer.opt == "adamw" else {}),
     }
 
 
-def names_and_labels(photos: Photos) -> str:
-    """A hash of the names of the classes and of the photos, a line each, and of the labels."""
-    names = chain(photos.class_names, map(os.path.basename, photos.paths))
+def names_and_labels(images: Split) -> str:
+    """A hash of the names of the classes and of the images, a line each, and of the labels."""
+    names = chain(images.class_names, map(os.path.basename, images.paths))
     digest, before = hashlib.sha256(), ""
     while lines := list(islice(names, 10_000)):  # not all at once, which takes 100 MB
         digest.update((before + "\n".join(lines)).encode("utf-8", "surrogateescape"))
         before = "\n"
-    digest.update(photos.labels.tobytes())
+    digest.update(images.labels.tobytes())
     return digest.hexdigest()[:8]
 
 
 def require_same_run(state: State, fixed: dict[str, Any]) -> None:
     """Raise `UserError` that names what differs between a state and what `fixed_facts` says of this run."""
     # A state may be older than a key; it then had the value that the key has by itself.
-    then = {name: key.default for name, key in KEYS.items()} | state.facts["fixed"]
+    said = {RENAMED.get(name, name): value for name, value in state.facts["fixed"].items()}
+    then = {name: key.default for name, key in KEYS.items()} | said
     differing = [
         f"{name} was {plain(then.get(name))}, is {plain(value)}"
         for name, value in fixed.items()

@@ -1,4 +1,4 @@
-"""Averages of checkpoints: the mean to the bit, statistics of photos alone, a soup that keeps what does no harm."""
+"""Averages of checkpoints: the mean to the bit, statistics of images alone, a soup that keeps what does no harm."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from mindcv_lite.checkpoints.inference import read_trained
 from mindcv_lite.checkpoints.weights import model_card, read_weights
 from mindcv_lite.commands.average import main
 from mindcv_lite.data.datasets.folder import read_split
-from mindcv_lite.data.datasets.open import validation_photos
+from mindcv_lite.data.datasets.open import validation_split
 from mindcv_lite.data.pipeline import mixed_batches
 from mindcv_lite.evaluation.averaging import Statistics, greedy_soup, mean_of
 from mindcv_lite.evaluation.score import EvaluationStep, evaluate
@@ -88,17 +88,17 @@ def test_files_of_mindcv_are_averaged_by_its_conventions(recipe, graph_mode, tmp
     assert (card["model"], card["conv_padding"], card["class_names"]) == ("mobilenet_v3_small_100", "mindcv", None)
 
 
-# -------------------------------------------------------------------------------------------------------- with photos
+# -------------------------------------------------------------------------------------------------------- with images
 
 
 @pytest.fixture
-def photos(photo_folder) -> Path:
-    return photo_folder({"train": {"a": 9, "b": 8}, "val": {"a": 5, "b": 4}})
+def images(image_folder) -> Path:
+    return image_folder({"train": {"a": 9, "b": 8}, "val": {"a": 5, "b": 4}})
 
 
-def test_new_statistics_are_the_means_over_batches_whatever_the_old_ones(recipe, world, photos, pynative_mode):
-    wanted = recipe(**KEYS, data_dir=photos)
-    train = read_split(str(photos), "train")
+def test_new_statistics_are_the_means_over_batches_whatever_the_old_ones(recipe, world, split, pynative_mode):
+    wanted = recipe(**KEYS, data_dir=split)
+    train = read_split(str(split), "train")
     network = build_network(wanted.model, "O0")
     weights = {name: value.asnumpy() for name, value in network.parameters_dict().items()}
     old = {name: value + 7 for name, value in weights.items() if "moving_" in name}
@@ -118,37 +118,37 @@ def test_new_statistics_are_the_means_over_batches_whatever_the_old_ones(recipe,
         y = stem(Tensor(x.astype(np.float32)), Tensor(weights["features.0.weight"])).asnumpy().astype(np.float64)
         means.append(y.mean((0, 2, 3)))
         variances.append(y.var((0, 2, 3), ddof=1))
-    assert len(means) == 4  # of the 17 photos, whole batches
+    assert len(means) == 4  # of the 17 images, whole batches
     np.testing.assert_allclose(found["features.1.moving_mean"], np.mean(means, 0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["features.1.moving_variance"], np.mean(variances, 0), rtol=1e-4)
 
 
-def test_a_batch_mixes_the_classes(recipe, world, photo_folder):
-    photos = photo_folder({"train": {"a": 40, "b": 40}})
+def test_a_batch_mixes_the_classes(recipe, world, image_folder):
+    images = image_folder({"train": {"a": 40, "b": 40}})
     wanted = recipe(**KEYS | {"batch_size": 20}, num_samples=45)
-    batches = list(mixed_batches(read_split(str(photos), "train"), wanted, world(wanted)))
+    batches = list(mixed_batches(read_split(str(images), "train"), wanted, world(wanted)))
     assert len(batches) == 2
     assert all(5 < labels.sum() < 15 for _, labels, *_ in batches)
 
 
-def test_a_single_checkpoint_gets_new_statistics_and_keeps_its_weights(checkpoint, photos, tmp_path, capsys):
+def test_a_single_checkpoint_gets_new_statistics_and_keeps_its_weights(checkpoint, images, tmp_path, capsys):
     path = checkpoint("ema.ckpt")
-    average(path, tmp_path / "new.ckpt", "--data_dir", photos, *ON_THE_CPU)
+    average(path, tmp_path / "new.ckpt", "--data_dir", images, *ON_THE_CPU)
     before, after = arrays(path), arrays(tmp_path / "new.ckpt")
     assert all(np.array_equal(after[name], before[name]) == ("moving_" not in name) for name in before)
-    assert "BatchNorm's statistics estimated anew from 16 photos" in capsys.readouterr().out
+    assert "BatchNorm's statistics estimated anew from 16 images" in capsys.readouterr().out
 
 
 def test_a_greedy_soup_scores_what_its_card_says_and_no_less_than_its_best_part(
-    checkpoint, photos, tmp_path, world, capsys
+    checkpoint, images, tmp_path, world, capsys
 ):
     paths = [checkpoint(f"{number}.ckpt") for number in range(3)]
-    average(*paths, tmp_path / "soup.ckpt", "--greedy", "--data_dir", photos, *ON_THE_CPU)
-    keys = {"data_dir": photos, "batch_size": 4, "device_target": "CPU", "num_parallel_workers": 1}
+    average(*paths, tmp_path / "soup.ckpt", "--greedy", "--data_dir", images, *ON_THE_CPU)
+    keys = {"data_dir": images, "batch_size": 4, "device_target": "CPU", "num_parallel_workers": 1}
 
     def top1_of(path: Path) -> float:
         trained = read_trained(str(path), **keys)
-        val, here = validation_photos(trained.recipe, CLASSES), world(trained.recipe)
+        val, here = validation_split(trained.recipe, CLASSES), world(trained.recipe)
         return evaluate(EvaluationStep(trained.network(here), trained.recipe), val, trained.recipe, here).top1
 
     card = read_weights(str(tmp_path / "soup.ckpt")).card
@@ -204,13 +204,13 @@ def test_weights_that_lack_a_parameter_are_refused(checkpoint, refused, tmp_path
     assert said == f"{other} does not fit its network: 'features.0.weight' is missing"
 
 
-def test_photos_that_are_too_few_for_statistics_or_not_there_are_refused(
-    checkpoint, refused, photo_folder, tmp_path, recipe
+def test_images_that_are_too_few_for_statistics_or_not_there_are_refused(
+    checkpoint, refused, image_folder, tmp_path, recipe
 ):
     path, target = checkpoint("first.ckpt"), tmp_path / "mean.ckpt"
-    photos = photo_folder({"train": {"a": 1}})
-    said = refused(path, target, "--data_dir", photos, *ON_THE_CPU)
-    assert said == "BatchNorm's new statistics are no finite numbers: too few photos, or damaged weights"
+    images = image_folder({"train": {"a": 1}})
+    said = refused(path, target, "--data_dir", images, *ON_THE_CPU)
+    assert said == "BatchNorm's new statistics are no finite numbers: too few images, or damaged weights"
     assert refused(path, target, "--data_dir", tmp_path / "none").startswith(f"{tmp_path}/none: no such folder; ")
 
 

@@ -27,8 +27,8 @@ RECIPE = [f"--{name}={value}" for name, value in (SMALLEST | MODEL).items()]
 
 
 @pytest.fixture
-def photos(photo_folder) -> Path:
-    return photo_folder({"train": {"a": 5, "b": 4}, "val": {"a": 3, "b": 2}}, size=(32, 32))
+def images(image_folder) -> Path:
+    return image_folder({"train": {"a": 5, "b": 4}, "val": {"a": 3, "b": 2}}, size=(32, 32))
 
 
 @pytest.fixture
@@ -62,13 +62,13 @@ def require_consistent(column: dict) -> None:
     assert column["images_per_second"]["highest"] == values[-1]
 
 
-def test_the_pipeline_is_measured_over_as_many_batches_as_asked_for_and_over_several_epochs(benchmark, photos):
-    lines, report = benchmark("pipeline", "--data_dir", photos, "--rounds", 3, "--batches", 5)  # an epoch has 2
+def test_the_pipeline_is_measured_over_as_many_batches_as_asked_for_and_over_several_epochs(benchmark, images):
+    lines, report = benchmark("pipeline", "--data_dir", images, "--rounds", 3, "--batches", 5)  # an epoch has 2
     (column,) = report["results"]
     assert [(each["images"], each["steps"]) for each in column["rounds"]] == [(20, 5)] * 3
     require_consistent(column)
     assert report["workers"] == 1
-    assert report["recipe"]["data_dir"] == str(photos)
+    assert report["recipe"]["data_dir"] == str(images)
     speed = column["images_per_second"]
     shown = f"{speed['median']:.1f} ({speed['lowest']:.1f} to {speed['highest']:.1f})"
     assert [line.split("  ")[-1].strip() for line in lines if line.startswith("images/s ")] == [shown]
@@ -78,10 +78,10 @@ def test_the_pipeline_is_measured_over_as_many_batches_as_asked_for_and_over_sev
     assert [line.split("  ")[0] for line in lines[4:]] == titles
 
 
-def test_the_step_is_measured_on_fixed_data_and_on_photos(benchmark, photos):
-    lines, report = benchmark("step", "--data_dir", photos, "--rounds", 1, "--batches", 3, "--cpu_kernels", "off")
+def test_the_step_is_measured_on_fixed_data_and_on_images(benchmark, images):
+    lines, report = benchmark("step", "--data_dir", images, "--rounds", 1, "--batches", 3, "--cpu_kernels", "off")
     fixed, fed = report["results"]
-    assert lines[3].split() == ["fixed", "data", "with", "photos"]
+    assert lines[3].split() == ["fixed", "data", "with", "images"]
     assert any(line.startswith("time waiting for data") for line in lines)
     for column in (fixed, fed):
         assert column["rounds"][0]["images"] == 12
@@ -95,15 +95,15 @@ def test_compiled_operators_are_measured_beside_those_of_mindspore(benchmark):
     assert lines[3].split() == ["fixed", "data", "MindSpore's", "operators", "ratio"]
 
 
-def test_the_evaluation_is_measured_from_end_to_end(benchmark, photos):
-    _, report = benchmark("validate", "--data_dir", photos, "--rounds", 2)
+def test_the_evaluation_is_measured_from_end_to_end(benchmark, images):
+    _, report = benchmark("validate", "--data_dir", images, "--rounds", 2)
     (column,) = report["results"]
     assert [each["images"] for each in column["rounds"]] == [5, 5]
     assert all(0 < each["waited_share"] < 1 for each in column["rounds"])
     require_consistent(column)
 
 
-def test_the_evaluation_has_the_image_size_of_the_checkpoint_as_validate_has(photos, monkeypatch):
+def test_the_evaluation_has_the_image_size_of_the_checkpoint_as_validate_has(images, monkeypatch):
     recipe = load_recipe([*RECIPE, "--image_resize=64"], "")
     weights = {
         name: parameter.asnumpy() for name, parameter in build_network(recipe.model, "O0").parameters_dict().items()
@@ -111,39 +111,39 @@ def test_the_evaluation_has_the_image_size_of_the_checkpoint_as_validate_has(pho
     save_weights(Path("trained.ckpt"), weights, model_card(recipe, ("a", "b")))
     sides, evaluate = [], subjects.evaluate
 
-    def evaluate_and_tell(step, photos, recipe, world):
+    def evaluate_and_tell(step, images, recipe, world):
         sides.append(recipe.augmentation.image_resize)
-        return evaluate(step, photos, recipe, world)
+        return evaluate(step, images, recipe, world)
 
     monkeypatch.setattr(subjects, "evaluate", evaluate_and_tell)
     unsaid = [flag for flag in RECIPE if not flag.startswith("--image_resize")]
-    main(["validate", *unsaid, f"--data_dir={photos}", "--ckpt_path=trained.ckpt", "--rounds=1"])
+    main(["validate", *unsaid, f"--data_dir={images}", "--ckpt_path=trained.ckpt", "--rounds=1"])
     assert set(sides) == {64}
 
 
-def test_with_a_dash_stdout_is_json_and_nothing_else(capsys, photos):
-    main(["pipeline", *RECIPE, f"--data_dir={photos}", "--rounds=1", "--batches=1", "--json=-"])
+def test_with_a_dash_stdout_is_json_and_nothing_else(capsys, images):
+    main(["pipeline", *RECIPE, f"--data_dir={images}", "--rounds=1", "--batches=1", "--json=-"])
     assert json.loads(capsys.readouterr().out)["what"] == "pipeline"
 
 
 @pytest.mark.parametrize("what", ["pipeline", "step"])
-def test_a_photo_that_cannot_be_decoded_is_named(what, photos):
-    broken = photos / "train/a/3.jpg"
+def test_an_image_that_cannot_be_decoded_is_named(what, images):
+    broken = images / "train/a/3.jpg"
     broken.write_bytes(broken.read_bytes()[:400])
-    with pytest.raises(UserError, match=f"{broken}: this photo cannot be decoded"):
-        main([what, *RECIPE, f"--data_dir={photos}", "--rounds=1", "--batches=9"])
+    with pytest.raises(UserError, match=f"{broken}: this image cannot be decoded"):
+        main([what, *RECIPE, f"--data_dir={images}", "--rounds=1", "--batches=9"])
 
 
-def test_files_may_come_late_as_those_of_a_shared_file_system_do(benchmark, photos):
-    _, report = benchmark("pipeline", "--data_dir", photos, "--rounds", 1, "--batches", 4, "--latency", 50)
+def test_files_may_come_late_as_those_of_a_shared_file_system_do(benchmark, images):
+    _, report = benchmark("pipeline", "--data_dir", images, "--rounds", 1, "--batches", 4, "--latency", 50)
     (column,) = report["results"]
     assert column["rounds"][0]["seconds"] > 0.05
     assert column["rounds"][0]["images"] == 16
 
 
-def test_photos_of_no_folder_cannot_come_late(tmp_path):
+def test_images_of_no_folder_cannot_come_late(tmp_path):
     write_all(tmp_path, "cifar10")
-    with pytest.raises(UserError, match=f"--latency: {tmp_path} is no folder of photos"):
+    with pytest.raises(UserError, match=f"--latency: {tmp_path} is no folder of images"):
         main(["pipeline", *RECIPE, "--dataset=cifar10", "--num_classes=10", f"--data_dir={tmp_path}", "--latency=2"])
 
 
@@ -158,8 +158,8 @@ def test_compilation_is_measured_in_processes_of_their_own():
 
 
 @pytest.mark.skipif(not is_installed("mindcv"), reason="MindCV's package is not installed")
-def test_mindcv_is_measured_in_turn_with_ours(benchmark, photos):
-    lines, report = benchmark("pipeline", "--data_dir", photos, "--compare", "mindcv", "--rounds", 2, "--batches", 5)
+def test_mindcv_is_measured_in_turn_with_ours(benchmark, images):
+    lines, report = benchmark("pipeline", "--data_dir", images, "--compare", "mindcv", "--rounds", 2, "--batches", 5)
     ours, theirs, ratio = report["results"]
     assert lines[3].split() == ["mindcv_lite", "MindCV", "ratio"]
     for column in (ours, theirs):
@@ -238,10 +238,10 @@ def test_ratios_are_of_pairs_and_the_spread_is_of_rounds():
         ("pipeline --seconds 1 --batches 1", "--seconds and --batches both say how long a round is"),
         ("compile --batches 1", "--batches: a round of compile is a new process; leave it out"),
         ("validate --seconds 1", "--seconds: a round of validate is the whole split; leave it out"),
-        ("pipeline", "data_dir is not set: --data_dir names the folder whose photos pipeline reads"),
-        ("validate", "data_dir is not set: --data_dir names the folder whose photos validate reads"),
+        ("pipeline", "data_dir is not set: --data_dir names the folder whose images pipeline reads"),
+        ("validate", "data_dir is not set: --data_dir names the folder whose images validate reads"),
         ("pipeline --data_dir none", "none: no such folder"),
-        ("step --num_classes None", "num_classes is not set, and there are no photos whose classes to count"),
+        ("step --num_classes None", "num_classes is not set, and there are no images whose classes to count"),
         ("compile --data_dir . --num_classes None", "num_classes is not set"),
         ("step --json none/there.json", "none: no such folder; give another place"),
         ("step --json .", ".: stands there and is no file"),
@@ -266,13 +266,13 @@ def test_without_mindcv_the_way_to_get_it_is_named(monkeypatch):
         main(["pipeline", *RECIPE, "--data_dir=.", "--compare=mindcv"])
 
 
-def test_mindcv_is_not_given_what_it_cannot_read(monkeypatch, photos):
+def test_mindcv_is_not_given_what_it_cannot_read(monkeypatch, images):
     monkeypatch.setattr("mindcv_lite.commands.benchmark.is_installed", lambda name: True)
     with pytest.raises(UserError, match="no train/<class>/ in it, and MindCV reads class folders only; --compare_dir"):
         main(["pipeline", *RECIPE, "--data_dir=.", "--compare=mindcv"])
     grey = ["--in_channels=1", "--mean=[0]", "--std=[1]"]
     with pytest.raises(UserError, match="MindCV gives colour images only"):
-        main(["pipeline", *RECIPE, f"--data_dir={photos}", "--compare=mindcv", *grey])
+        main(["pipeline", *RECIPE, f"--data_dir={images}", "--compare=mindcv", *grey])
 
 
 @pytest.mark.parametrize("arguments", [["step", "--help"], ["step", "--rounds", "0"]])

@@ -1,4 +1,4 @@
-"""What is found in a folder of photos: each finding by its numbers, and the exit status."""
+"""What is found in a folder of images: each finding by its numbers, and the exit status."""
 
 import os
 import shutil
@@ -48,23 +48,23 @@ def program(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def sound(photo_folder) -> Path:
-    return photo_folder({"train": {"a": 6, "b": 5}, "val": {"a": 5, "b": 5}})
+def sound(image_folder) -> Path:
+    return image_folder({"train": {"a": 6, "b": 5}, "val": {"a": 5, "b": 5}})
 
 
-def test_real_photos_are_clean(shared):
+def test_real_images_are_clean(shared):
     done = program(shared / "data/flowers5")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "train: 600 photos in 5 classes; a class has 120" in done.stdout
+    assert "train: 600 images in 5 classes; a class has 120" in done.stdout
     assert "shorter side: 157 to 442 pixels, median 240" in done.stdout
-    assert done.stdout.endswith("flowers5: no fault; all 800 photos can be decoded\n")
+    assert done.stdout.endswith("flowers5: no fault; all 800 images can be decoded\n")
     assert "remark" not in done.stdout
 
 
 def test_a_folder_with_everything_wrong_is_told_in_full_and_without_a_traceback(sound):
     a = sound / "train/a"
     whole = (a / "0.jpg").read_bytes()
-    for name, content in {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no photo"}.items():
+    for name, content in {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no image"}.items():
         (a / f"{name}.jpg").write_bytes(content)
     Image.new("RGB", (8, 8)).save(a / "gif.jpg", "GIF")
     (a / ".hidden.jpg").write_bytes(whole)
@@ -81,37 +81,37 @@ def test_a_folder_with_everything_wrong_is_told_in_full_and_without_a_traceback(
         ["b", "5", "5"],
         ["empty", "0", "-"],
     ]
-    assert "fault: photos that cannot be decoded: 5\n" in report
+    assert "fault: images that cannot be decoded: 5\n" in report
     assert "  train/a/gif.jpg: a GIF, not a JPEG, PNG or BMP\n" in report
     assert "  train/a/caf\\udce9.jpg: damaged or cut short\n" in report
-    assert "fault: classes without a photo: 1\n  train/empty\n" in report
+    assert "fault: classes without an image: 1\n  train/empty\n" in report
     assert "no files (such as links to nothing), left out: 2\n  train/a/loop.jpg\n  train/a/pipe.jpg\n" in report
     assert "remark: hidden files, left out: 1\n  train/a/.hidden.jpg\n" in report
-    assert report.endswith("photos: 9 faults, from which training would suffer\n")
+    assert report.endswith("images: 9 faults, from which training would suffer\n")
 
 
 def test_a_sound_folder_has_no_finding(check, sound):
-    assert check(sound) == (0, {}, f"{sound}: no fault; all 21 photos can be decoded")
+    assert check(sound) == (0, {}, f"{sound}: no fault; all 21 images can be decoded")
 
 
-def test_the_same_photo_in_both_splits_or_under_two_classes_is_a_fault_and_in_one_class_a_remark(check, sound):
+def test_the_same_image_in_both_splits_or_under_two_classes_is_a_fault_and_in_one_class_a_remark(check, sound):
     shutil.copy(sound / "train/a/0.jpg", sound / "train/a/copy.jpg")
     assert check(sound)[:2] == (
         0,
-        {"remark: photos more than once in their class: 1": ["train/a/0.jpg = train/a/copy.jpg"]},
+        {"remark: images more than once in their class: 1": ["train/a/0.jpg = train/a/copy.jpg"]},
     )
     shutil.copy(sound / "train/a/1.jpg", sound / "val/a/leak.jpg")
     shutil.copy(sound / "train/a/2.jpg", sound / "train/b/other.jpg")
     status, found, last = check(sound)
     assert status == 1
-    assert found["fault: photos both to train on and to validate on: 1"] == ["train/a/1.jpg = val/a/leak.jpg"]
-    assert found["fault: photos under more than one class: 1"] == ["train/a/2.jpg = train/b/other.jpg"]
+    assert found["fault: images both to train on and to validate on: 1"] == ["train/a/1.jpg = val/a/leak.jpg"]
+    assert found["fault: images under more than one class: 1"] == ["train/a/2.jpg = train/b/other.jpg"]
     assert len(found) == 3
     assert last.endswith(": 2 faults, from which training would suffer")
 
 
-def test_classes_that_only_one_split_has_are_faults(check, photo_folder):
-    folder = photo_folder({"train": {"a": 5, "rose": 5}, "val": {"a": 5, "roses": 5}})
+def test_classes_that_only_one_split_has_are_faults(check, image_folder):
+    folder = image_folder({"train": {"a": 5, "rose": 5}, "val": {"a": 5, "roses": 5}})
     status, found, _ = check(folder)
     assert status == 1
     assert found == {"fault: classes missing in val: 1": ["rose"], "fault: classes unknown in train: 1": ["roses"]}
@@ -127,11 +127,11 @@ def test_remarks_do_not_change_the_status(check, sound):
     status, found, _ = check(sound)
     assert status == 0
     assert found == {
-        "remark: classes of fewer than 5 photos: 1": ["train/b: 4"],
-        "remark: photos beside the class folders, left out: 1": ["train/beside.jpg"],
+        "remark: classes of fewer than 5 images: 1": ["train/b: 4"],
+        "remark: images beside the class folders, left out: 1": ["train/beside.jpg"],
         "remark: hidden files, left out: 1": ["train/.DS_Store"],
-        "remark: files that are no photos, left out: 1": ["train/README.md"],
-        "remark: photos in greyscale: 7": [*(f"val/b/grey{number}.png" for number in range(5)), "and 2 more"],
+        "remark: files that are no images, left out: 1": ["train/README.md"],
+        "remark: images in greyscale: 7": [*(f"val/b/grey{number}.png" for number in range(5)), "and 2 more"],
     }
 
 
@@ -159,12 +159,12 @@ def test_validation_may_be_missing_and_training_may_not(check, sound):
         check(sound, "--val_split", "none")
 
 
-def test_classes_too_many_for_a_table_are_told_by_the_smallest_and_the_largest(check, photo_folder, capsys):
+def test_classes_too_many_for_a_table_are_told_by_the_smallest_and_the_largest(check, image_folder, capsys):
     counts = {f"c{number:02}": 5 for number in range(41)} | {"large": 9}
-    folder = photo_folder({"train": counts, "val": counts}, size=(4, 4))
+    folder = image_folder({"train": counts, "val": counts}, size=(4, 4))
     main([str(folder)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("train: 214 photos in 42 classes; a class has 5 ('c00') to 9 ('large'), median 5")
+    assert lines[0].endswith("train: 214 images in 42 classes; a class has 5 ('c00') to 9 ('large'), median 5")
     assert len(lines) == 5  # that of val, two of the sides, the last
 
 
@@ -186,9 +186,9 @@ def test_a_reader_that_closes_early_gets_no_traceback(sound):
 
 
 @pytest.fixture
-def at_work(photo_folder) -> Iterator[subprocess.Popen]:
+def at_work(image_folder) -> Iterator[subprocess.Popen]:
     """The program while its processes decode."""
-    folder = photo_folder({"train": {"a": 1}}, size=(3000, 3000))
+    folder = image_folder({"train": {"a": 1}}, size=(3000, 3000))
     for number in range(1, 200):  # 20 s of work
         (folder / f"train/a/{number}.jpg").symlink_to("0.jpg")
     command = [sys.executable, "-m", "mindcv_lite", "check", str(folder)]
@@ -217,7 +217,7 @@ def test_sigterm_ends_it_whenever_it_comes(sound):
         time.sleep(moment)
         running.terminate()
         output, errors = running.communicate(timeout=20)
-        if "photos can be decoded" not in output:  # it was ready before
+        if "images can be decoded" not in output:  # it was ready before
             assert (running.returncode, errors.strip()) in (
                 (143, "python -m mindcv_lite check: interrupted"),
                 (-15, ""),
@@ -233,8 +233,8 @@ def first_child(process: subprocess.Popen) -> int:
     return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
 
 
-def test_a_process_killed_amid_very_many_photos_ends_all_of_them(photo_folder):
-    folder = photo_folder({"train": {"a": 1}}, size=(3000, 3000))
+def test_a_process_killed_amid_very_many_images_ends_all_of_them(image_folder):
+    folder = image_folder({"train": {"a": 1}}, size=(3000, 3000))
     program = (
         "from mindcv_lite.data.images.inspection import inspect_all\n"
         f"for _ in inspect_all(['{folder}/train/a/0.jpg'] * 200_000): print(flush=True)"
@@ -252,11 +252,11 @@ def test_a_process_killed_amid_very_many_photos_ends_all_of_them(photo_folder):
     assert "InvalidStateError" not in errors
 
 
-def test_a_process_that_is_killed_is_told_and_is_no_fault_of_the_photos(at_work):
+def test_a_process_that_is_killed_is_told_and_is_no_fault_of_the_images(at_work):
     os.kill(first_child(at_work), signal.SIGKILL)
     _, errors = at_work.communicate(timeout=60)
     assert (
         errors
-        == "python -m mindcv_lite check: a process that decodes photos was killed, most likely for want of memory\n"
+        == "python -m mindcv_lite check: a process that decodes images was killed, most likely for want of memory\n"
     )
     assert at_work.returncode == 128 + signal.SIGKILL

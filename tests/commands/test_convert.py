@@ -175,11 +175,11 @@ def test_torchvisions_second_weights_are_resized_to_232_pixels(torchvisions, tmp
     card = read_weights(str(tmp_path / "x.ckpt")).card
     assert card
     settings = Augmentation(image_resize=card["image_resize"], crop_pct=card["crop_pct"])
-    photo = np.random.default_rng(0).integers(0, 256, (232, 232, 3), np.uint8)
-    Image.fromarray(photo).save(tmp_path / "photo.png")
+    image = np.random.default_rng(0).integers(0, 256, (232, 232, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
     decode, resize, crop = evaluation_transforms(settings, 3)
-    seen = crop(resize(decode(np.fromfile(tmp_path / "photo.png", np.uint8))))
-    assert np.array_equal(seen, photo[4:228, 4:228])  # a photo of 232 pixels is only cropped
+    seen = crop(resize(decode(np.fromfile(tmp_path / "image.png", np.uint8))))
+    assert np.array_equal(seen, image[4:228, 4:228])  # an image of 232 pixels is only cropped
 
 
 # ------------------------------------------------------------------------------------------------------ class names
@@ -452,8 +452,8 @@ def test_help_and_mistakes_are_answered_without_waiting_for_mindspore(tmp_path):
 
 
 @pytest.mark.slow
-def test_validation_takes_padding_and_preprocessing_from_the_card(photo_folder, tmp_path):
-    source, photos = tmp_path / "tf_small.safetensors", photo_folder({"val": {"a": 3, "b": 2}})
+def test_validation_takes_padding_and_preprocessing_from_the_card(image_folder, tmp_path):
+    source, images = tmp_path / "tf_small.safetensors", image_folder({"val": {"a": 3, "b": 2}})
     model = "mobilenet_v3_small_100"
     write_entries(source, their_tensors(random_parameters(model, 2), model, "timm"))
     (tmp_path / "labels").write_text("a\nb\n")
@@ -461,9 +461,9 @@ def test_validation_takes_padding_and_preprocessing_from_the_card(photo_folder, 
     assert errors == ""
     assert "conv_padding same, bn_eps 0.001" in output
     recipe = ROOT / "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml"
-    command = (sys.executable, ROOT / "validate.py", "-c", recipe, "--data_dir", photos, "--ckpt_path", "x.ckpt")
+    command = (sys.executable, ROOT / "validate.py", "-c", recipe, "--data_dir", images, "--ckpt_path", "x.ckpt")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "x.ckpt decides: conv_padding same, bn_eps 0.001, mean [127.5, 127.5, 127.5]" in done.stdout
-    assert "5 photos" in done.stdout
+    assert "5 images" in done.stdout
     assert "warning" not in done.stdout

@@ -19,7 +19,7 @@ from mindcv_lite.device.targets import BUSY_NPU
 from mindcv_lite.doctor import checks, examination
 from mindcv_lite.doctor.checks import check_device, common_folder
 from mindcv_lite.doctor.examination import Examination
-from mindcv_lite.doctor.photos import CLASSES, write_photos
+from mindcv_lite.doctor.images import CLASSES, write_images
 from mindcv_lite.errors import UserError
 from tests.conftest import ROOT
 
@@ -58,12 +58,12 @@ def test_a_cpu_is_found_sound_and_what_needs_an_npu_is_not_said_to_have_run(run,
     said = verdicts(lines)
     assert said["MindSpore"] == "ok"
     first = ["device", "integers", "noise", "primitives", "network, float32"]
-    fed = ["order of photos, without sinking", "training without sinking", "validation of its checkpoint"]
+    fed = ["order of images, without sinking", "training without sinking", "validation of its checkpoint"]
     asked = ["resumed training", "EMA, clipping, dynamic loss scale", "accumulation", "erasing and mixing"]
-    damaged = ["damaged photo: error", "damaged photo: replace"]
+    damaged = ["damaged image: error", "damaged image: replace"]
     programs = ["two starts with compile_cache", "two ranks", "a rank that dies"]
     assert names_with("ok", said) == [*first, *fed, *asked, *damaged, *programs]
-    sinking = [f"{what}, sinking at {level}" for level in ("O2", "O1") for what in ("order of photos", "training")]
+    sinking = [f"{what}, sinking at {level}" for level in ("O2", "O1") for what in ("order of images", "training")]
     assert names_with("not run", said) == ["network, float16", "sums over ranks", *sinking]
     assert names_with("noted", said) == ["training", "input alone", "profile"]
     assert str(Path.home()) not in "\n".join(lines)
@@ -150,13 +150,13 @@ def test_ranks_agree_on_a_folder(recipe, world):
     assert folder != common_folder(world(recipe()))
 
 
-def test_photos_are_written_once_by_whoever_comes_first(tmp_path):
+def test_images_are_written_once_by_whoever_comes_first(tmp_path):
     for _ in range(2):
-        write_photos(tmp_path / "photos", train=4, val=3, size=(12, 10), names=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
-    count = {split: len(list((tmp_path / "photos" / split).rglob("*.jpg"))) for split in ("train", "val")}
+        write_images(tmp_path / "images", train=4, val=3, size=(12, 10), names=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+    count = {split: len(list((tmp_path / "images" / split).rglob("*.jpg"))) for split in ("train", "val")}
     assert count == {"train": 8, "val": 6}
-    assert sorted(path.name for path in (tmp_path / "photos/train").iterdir()) == sorted(CLASSES)
+    assert sorted(path.name for path in (tmp_path / "images/train").iterdir()) == sorted(CLASSES)
 
 
 def test_a_terminal_that_is_closed_ends_it_as_a_signal_does(tmp_path):

@@ -1,4 +1,4 @@
-"""Photos packed into MindRecord files: what is stored, what is left out, and what a kill in the middle leaves."""
+"""Images packed into MindRecord files: what is stored, what is left out, and what a kill in the middle leaves."""
 
 import fcntl
 import io
@@ -24,7 +24,7 @@ from mindcv_lite.data.datasets.packed import FACTS, read_split
 from mindcv_lite.data.images.decoding import opened
 from mindcv_lite.data.rows import contents_of
 from mindcv_lite.data.tools.pack import Wishes, shrunk
-from tests.conftest import ROOT, write_photos
+from tests.conftest import ROOT, write_images
 
 
 def pack(*arguments: object) -> None:
@@ -40,7 +40,7 @@ def run(*arguments: object, **options) -> subprocess.CompletedProcess:
 
 
 def content_of(target: Path) -> dict[str, bytes]:
-    """The encoded photos by their names."""
+    """The encoded images by their names."""
     splits = [read_split(str(target), split) for split in json.loads((target / FACTS).read_text())["splits"]]
     return {
         split.paths[index].removeprefix(f"{target}:"): content.tobytes()
@@ -49,8 +49,8 @@ def content_of(target: Path) -> dict[str, bytes]:
     }
 
 
-def files_below(photos: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(photos)): path.read_bytes() for path in photos.rglob("*.*") if path.is_file()}
+def files_below(images: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(images)): path.read_bytes() for path in images.rglob("*.*") if path.is_file()}
 
 
 @pytest.fixture
@@ -61,56 +61,56 @@ def refused(refusal) -> Callable[..., str]:
 # ------------------------------------------------------------------------------------------------------- what is stored
 
 
-def test_photos_are_stored_as_they_are_and_what_is_left_out_is_said(photo_folder, tmp_path, log):
-    photos, target = photo_folder({"train": {"a": 3, "b": 3}}), tmp_path / "packed"
+def test_images_are_stored_as_they_are_and_what_is_left_out_is_said(image_folder, tmp_path, log):
+    images, target = image_folder({"train": {"a": 3, "b": 3}}), tmp_path / "packed"
     for name in ("Gänseblümchen.jpg", os.fsdecode(b"caf\xe9.jpg")):
-        shutil.copy(photos / "train/a/0.jpg", photos / "train/a" / name)
-    sound = files_below(photos)
-    (photos / "train/a/deep").mkdir()
-    Image.new("RGB", (9, 9)).save(photos / "train/a/deep/x.png")
-    sound["train/a/deep/x.png"] = (photos / "train/a/deep/x.png").read_bytes()
-    Image.new("RGB", (9, 9)).save(photos / "train/b/really.gif")
-    shutil.move(photos / "train/b/really.gif", photos / "train/b/gif.jpg")
-    (photos / "train/b/cut.jpg").write_bytes(sound["train/b/0.jpg"][:-30])
-    (photos / "train/b/empty.jpg").write_bytes(b"")
-    Image.new("RGB", (9, 9)).save(photos / "train/b/some.gif")
-    (photos / "train/a/.hidden.jpg").write_bytes(b"")
-    pack(photos, target)
+        shutil.copy(images / "train/a/0.jpg", images / "train/a" / name)
+    sound = files_below(images)
+    (images / "train/a/deep").mkdir()
+    Image.new("RGB", (9, 9)).save(images / "train/a/deep/x.png")
+    sound["train/a/deep/x.png"] = (images / "train/a/deep/x.png").read_bytes()
+    Image.new("RGB", (9, 9)).save(images / "train/b/really.gif")
+    shutil.move(images / "train/b/really.gif", images / "train/b/gif.jpg")
+    (images / "train/b/cut.jpg").write_bytes(sound["train/b/0.jpg"][:-30])
+    (images / "train/b/empty.jpg").write_bytes(b"")
+    Image.new("RGB", (9, 9)).save(images / "train/b/some.gif")
+    (images / "train/a/.hidden.jpg").write_bytes(b"")
+    pack(images, target)
     assert content_of(target) == sound
     said = log.text.replace(str(tmp_path), "")
     for line in (
-        "/photos/train: 2 files are no photos and left out, such as /photos/train/a/.hidden.jpg",
-        "/packed: train: 9 photos in 8 files, 0.0 MB, 100% of the photos' 0.0 MB",
-        "/packed: train: 3 photos cannot be decoded and are left out:",
-        "  /photos/train/b/cut.jpg: image file is truncated",
-        "  /photos/train/b/empty.jpg: no JPEG, PNG or BMP inside",
-        "  /photos/train/b/gif.jpg: no JPEG, PNG or BMP inside",
+        "/images/train: 2 files are no images and left out, such as /images/train/a/.hidden.jpg",
+        "/packed: train: 9 images in 8 files, 0.0 MB, 100% of the images' 0.0 MB",
+        "/packed: train: 3 images cannot be decoded and are left out:",
+        "  /images/train/b/cut.jpg: image file is truncated",
+        "  /images/train/b/empty.jpg: no JPEG, PNG or BMP inside",
+        "  /images/train/b/gif.jpg: no JPEG, PNG or BMP inside",
     ):
         assert line in said
     facts = json.loads((target / FACTS).read_text())["splits"]["train"]
     assert [each["number"] for each in facts["left_out"]] == [9, 10, 11]  # after six of a, and 0 to 2 of b
     assert {path.name for path in target.iterdir()} == {FACTS, *facts["files"]}
-    assert {path.stat().st_mode for path in target.iterdir()} == {(photos / "train/a/0.jpg").stat().st_mode}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "photos"]
+    assert {path.stat().st_mode for path in target.iterdir()} == {(images / "train/a/0.jpg").stat().st_mode}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "packed"]
 
 
-def test_larger_photos_are_made_smaller_and_the_others_stay_as_they_are(photo_folder, tmp_path, log):
-    photos, target = photo_folder({"train": {"a": 2}, "val": {"a": 1}}, size=(48, 40)), tmp_path / "packed"
-    Image.fromarray(np.zeros((41, 90, 3), np.uint8)).save(photos / "train/a/larger.png")
-    before = files_below(photos)
-    pack(photos, target, "--max_side", "40", "--quality", "80", "--shards", "1")
+def test_larger_images_are_made_smaller_and_the_others_stay_as_they_are(image_folder, tmp_path, log):
+    images, target = image_folder({"train": {"a": 2}, "val": {"a": 1}}, size=(48, 40)), tmp_path / "packed"
+    Image.fromarray(np.zeros((41, 90, 3), np.uint8)).save(images / "train/a/larger.png")
+    before = files_below(images)
+    pack(images, target, "--max_side", "40", "--quality", "80", "--shards", "1")
     after = content_of(target)
     larger = after.pop("train/a/larger.png")
     assert after == {name: content for name, content in before.items() if "larger" not in name}
-    with opened(larger) as photo:
-        assert (photo.format, photo.mode, photo.size) == ("JPEG", "RGB", (88, 40))
-    assert "packed: train: 1 photos are made smaller, 2 kept as they are" in log.text
-    assert "packed: val: 0 photos are made smaller, 1 kept as they are" in log.text
+    with opened(larger) as image:
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (88, 40))
+    assert "packed: train: 1 images are made smaller, 2 kept as they are" in log.text
+    assert "packed: val: 0 images are made smaller, 1 kept as they are" in log.text
 
 
-def encoded(photo: Image.Image, kind: str, **options) -> bytes:
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
     file = io.BytesIO()
-    photo.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -120,19 +120,19 @@ SCENE = Image.fromarray(
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "LA", "P", "1", "I;16", "EXIF"])
-def test_whatever_its_colours_a_photo_made_smaller_looks_like_it_and_lies_the_same_way(mode):
+def test_whatever_its_colours_an_image_made_smaller_looks_like_it_and_lies_the_same_way(mode):
     from mindspore.dataset import vision
 
     if mode == "I;16":
-        photo = Image.fromarray(np.asarray(SCENE.convert("L")).astype(np.uint16) * 257)
+        image = Image.fromarray(np.asarray(SCENE.convert("L")).astype(np.uint16) * 257)
     else:
-        photo = SCENE if mode == "EXIF" else SCENE.convert(mode, dither=Image.Dither.NONE)
+        image = SCENE if mode == "EXIF" else SCENE.convert(mode, dither=Image.Dither.NONE)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn it by 90 degrees: training does not
     content = (
-        encoded(photo, "JPEG", exif=exif)
+        encoded(image, "JPEG", exif=exif)
         if mode == "EXIF"
-        else encoded(photo, "JPEG" if mode in ("RGB", "CMYK") else "PNG")
+        else encoded(image, "JPEG" if mode in ("RGB", "CMYK") else "PNG")
     )
     smaller = shrunk(content, Wishes(45, 95, None))
     ours, theirs = (np.array(vision.Decode()(np.frombuffer(each, np.uint8)), int) for each in (smaller, content))
@@ -144,16 +144,16 @@ def test_whatever_its_colours_a_photo_made_smaller_looks_like_it_and_lies_the_sa
 @pytest.mark.parametrize("size", [(3001, 2000), (500, 375), (257, 9999), (256, 300)])
 def test_the_shorter_side_is_what_was_asked_for(size):
     content = encoded(Image.new("RGB", size), "JPEG")
-    with opened(shrunk(content, Wishes(256, 92, None))) as photo:
-        assert min(photo.size) == 256
-        assert max(photo.size) == round(max(size) * 256 / min(size))
+    with opened(shrunk(content, Wishes(256, 92, None))) as image:
+        assert min(image.size) == 256
+        assert max(image.size) == round(max(size) * 256 / min(size))
 
 
-def test_a_photo_of_many_megabytes_fits(photo_folder, tmp_path):
-    photos = photo_folder({"val": {"a": 1}})
+def test_an_image_of_many_megabytes_fits(image_folder, tmp_path):
+    images = image_folder({"val": {"a": 1}})
     content = encoded(Image.new("RGB", (3000, 2000)), "BMP")
-    (photos / "val/a/large.bmp").write_bytes(content)
-    pack(photos, tmp_path / "packed", "--shards", "1")
+    (images / "val/a/large.bmp").write_bytes(content)
+    pack(images, tmp_path / "packed", "--shards", "1")
     assert content_of(tmp_path / "packed")["val/a/large.bmp"] == content
 
 
@@ -161,68 +161,68 @@ def test_a_photo_of_many_megabytes_fits(photo_folder, tmp_path):
 
 
 @pytest.fixture
-def unfinished(photo_folder, tmp_path, monkeypatch) -> tuple[Path, Path]:
-    """A folder of photos, and the target of a try that was interrupted after its last file."""
-    photos, target = photo_folder({"train": {"a": 6}}), tmp_path / "packed"
+def unfinished(image_folder, tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A folder of images, and the target of a try that was interrupted after its last file."""
+    images, target = image_folder({"train": {"a": 6}}), tmp_path / "packed"
 
     def interrupt(*paths: Path) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "rename", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        pack(photos, target, "--shards", "2")
+        pack(images, target, "--shards", "2")
     monkeypatch.undo()
     assert not target.exists()
-    return photos, target
+    return images, target
 
 
 def test_finished_files_are_kept(unfinished, tmp_path, log):
-    photos, target = unfinished
+    images, target = unfinished
     first, second = sorted((tmp_path / ".packed.unfinished/files").glob("*.mindrecord"))
     (tmp_path / ".packed.unfinished/train-00001.mindrecord.done").unlink()
     second.write_bytes(b"cut short")
     before = first.stat()
-    pack(photos, target, "--shards", "2")
+    pack(images, target, "--shards", "2")
     after = (target / first.name).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert content_of(target) == files_below(photos)
+    assert content_of(target) == files_below(images)
     assert "1 of 2 files are there from an earlier try" in log.text
     assert list(tmp_path.glob(".*")) == []
 
 
-@pytest.mark.parametrize("change", ["arguments", "photos"])
-def test_files_of_other_arguments_or_photos_are_not_kept(unfinished, tmp_path, log, change):
-    photos, target = unfinished
-    if change == "photos":
-        shutil.copy(photos / "train/a/0.jpg", photos / "train/a/5.jpg")
-    pack(photos, target, "--shards", "3" if change == "arguments" else "2")
-    assert content_of(target) == files_below(photos)
-    assert "2 files of a try with other photos or other arguments are removed" in log.text
+@pytest.mark.parametrize("change", ["arguments", "images"])
+def test_files_of_other_arguments_or_images_are_not_kept(unfinished, tmp_path, log, change):
+    images, target = unfinished
+    if change == "images":
+        shutil.copy(images / "train/a/0.jpg", images / "train/a/5.jpg")
+    pack(images, target, "--shards", "3" if change == "arguments" else "2")
+    assert content_of(target) == files_below(images)
+    assert "2 files of a try with other images or other arguments are removed" in log.text
     assert "from an earlier try" not in log.text
     assert len(list(target.iterdir())) == 1 + 2 * (3 if change == "arguments" else 2)
 
 
 def test_two_at_once_do_not_write_to_the_same_target(unfinished, refused, tmp_path):
-    photos, target = unfinished
+    images, target = unfinished
     with open(tmp_path / ".packed.unfinished/lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert refused(photos, target).endswith("packed: another process is packing photos there; wait for it")
+        assert refused(images, target).endswith("packed: another process is packing images there; wait for it")
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing_under_the_final_name(tmp_path):
-    photos, target = write_photos(tmp_path / "photos", {"train": {"a": 8}}, (300, 300)), tmp_path / "packed"
+    images, target = write_images(tmp_path / "images", {"train": {"a": 8}}, (300, 300)), tmp_path / "packed"
 
     def with_little_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
 
-    done = run(photos, target, "--shards", "1", preexec_fn=with_little_room)
+    done = run(images, target, "--shards", "1", preexec_fn=with_little_room)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "train-00000.mindrecord: cannot be written: " in done.stderr
     assert f"what is finished stays in {tmp_path}/.packed.unfinished: the same command goes on" in done.stdout
     assert not target.exists()
-    assert run(photos, target, "--shards", "1").returncode == 0
-    assert content_of(target) == files_below(photos)
+    assert run(images, target, "--shards", "1").returncode == 0
+    assert content_of(target) == files_below(images)
 
 
 def start(*arguments: object) -> subprocess.Popen:
@@ -239,10 +239,10 @@ def start(*arguments: object) -> subprocess.Popen:
 @pytest.fixture
 def at_work(tmp_path) -> subprocess.Popen:
     """The program while it writes `tmp_path / "packed"`, which takes seconds."""
-    photos = write_photos(tmp_path / "photos", {"train": {"a": 1}}, (1500, 1500))
+    images = write_images(tmp_path / "images", {"train": {"a": 1}}, (1500, 1500))
     for number in range(1, 150):
-        os.link(photos / "train/a/0.jpg", photos / f"train/a/{number}.jpg")
-    process = start(photos, tmp_path / "packed", "--max_side", "1000")
+        os.link(images / "train/a/0.jpg", images / f"train/a/{number}.jpg")
+    process = start(images, tmp_path / "packed", "--max_side", "1000")
     while not list(tmp_path.glob(".packed.unfinished/files/*.mindrecord")):
         assert process.poll() is None
         time.sleep(0.05)
@@ -286,22 +286,22 @@ def test_when_one_of_its_processes_is_killed_the_program_says_so(at_work, tmp_pa
     assert not (tmp_path / "packed").exists()
 
 
-def test_a_folder_that_is_not_of_packing_is_left_alone(photo_folder, tmp_path, refused):
+def test_a_folder_that_is_not_of_packing_is_left_alone(image_folder, tmp_path, refused):
     (tmp_path / ".packed.unfinished/files").mkdir(parents=True)
     (tmp_path / ".packed.unfinished/files/thesis.txt").write_text("mine")
     assert "stands where packing keeps what is not finished" in refused(
-        photo_folder({"train": {"a": 1}}), tmp_path / "packed"
+        image_folder({"train": {"a": 1}}), tmp_path / "packed"
     )
 
 
-def test_packed_photos_are_not_packed_again(photo_folder, tmp_path, refused):
-    pack(photo_folder({"train": {"a": 1}}), tmp_path / "packed")
+def test_packed_images_are_not_packed_again(image_folder, tmp_path, refused):
+    pack(image_folder({"train": {"a": 1}}), tmp_path / "packed")
     assert refused(tmp_path / "packed", tmp_path / "again").endswith(
-        "packed: holds packed photos; give the folder that they were packed from"
+        "packed: holds packed images; give the folder that they were packed from"
     )
 
 
-def test_a_photo_that_is_too_long_for_a_jpeg_stays_as_it_is(tmp_path):
+def test_an_image_that_is_too_long_for_a_jpeg_stays_as_it_is(tmp_path):
     content = io.BytesIO()
     Image.new("L", (4, 66_000)).save(content, "PNG")
     with Image.open(io.BytesIO(shrunk(content.getvalue(), Wishes(2, 90, None)))) as smaller:
@@ -312,47 +312,47 @@ def test_a_photo_that_is_too_long_for_a_jpeg_stays_as_it_is(tmp_path):
 
 
 def test_a_split_may_have_any_name(tmp_path):
-    photos = write_photos(tmp_path / "photos", {"tr\udcff": {"x": 2}})
-    assert run(photos, tmp_path / "packed", "--train_split", "tr\udcff").returncode == 0
-    assert content_of(tmp_path / "packed") == files_below(photos)
+    images = write_images(tmp_path / "images", {"tr\udcff": {"x": 2}})
+    assert run(images, tmp_path / "packed", "--train_split", "tr\udcff").returncode == 0
+    assert content_of(tmp_path / "packed") == files_below(images)
 
 
-def test_a_reader_that_closes_early_gets_no_traceback(photo_folder, tmp_path):
-    command = f"set -o pipefail; {' '.join(program(photo_folder({'train': {'a': 1}}), tmp_path / 'packed'))} | true"
+def test_a_reader_that_closes_early_gets_no_traceback(image_folder, tmp_path):
+    command = f"set -o pipefail; {' '.join(program(image_folder({'train': {'a': 1}}), tmp_path / 'packed'))} | true"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stderr, done.returncode) == ("", 128 + signal.SIGPIPE)
 
 
 def test_two_splits_whose_names_are_alike_keep_their_files_apart(tmp_path):
-    photos = write_photos(tmp_path / "photos", {"a/b": {"x": 3}, "a-b": {"x": 2}, "a%2Fb": {"x": 1}})
-    pack(photos, tmp_path / "packed", "--train_split", "a/b", "--val_split", "a-b")
-    pack(photos, tmp_path / "other", "--train_split", "a/b", "--val_split", "a%2Fb")
-    assert content_of(tmp_path / "packed") | content_of(tmp_path / "other") == files_below(photos)
+    images = write_images(tmp_path / "images", {"a/b": {"x": 3}, "a-b": {"x": 2}, "a%2Fb": {"x": 1}})
+    pack(images, tmp_path / "packed", "--train_split", "a/b", "--val_split", "a-b")
+    pack(images, tmp_path / "other", "--train_split", "a/b", "--val_split", "a%2Fb")
+    assert content_of(tmp_path / "packed") | content_of(tmp_path / "other") == files_below(images)
 
 
-def test_a_target_that_another_process_finished_meanwhile_is_left_alone(photo_folder, tmp_path, monkeypatch, refused):
-    photos = photo_folder({"train": {"a": 2}})
+def test_a_target_that_another_process_finished_meanwhile_is_left_alone(image_folder, tmp_path, monkeypatch, refused):
+    images = image_folder({"train": {"a": 2}})
     (tmp_path / "packed").mkdir()
     monkeypatch.setattr("mindcv_lite.commands.pack.require_target", lambda *_: None)  # it looked before that
     assert (
-        refused(photos, tmp_path / "packed")
+        refused(images, tmp_path / "packed")
         == f"{tmp_path}/packed: stands there already; remove it, or give another TARGET"
     )
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_content(tmp_path):
-    photos = write_photos(tmp_path / "photos", {"train": {"a": 60, "b": 60}, "val": {"a": 30, "b": 30}}, (500, 400))
-    (photos / "train/a/cut.jpg").write_bytes((photos / "train/a/0.jpg").read_bytes()[:-50])
+    images = write_images(tmp_path / "images", {"train": {"a": 60, "b": 60}, "val": {"a": 30, "b": 30}}, (500, 400))
+    (images / "train/a/cut.jpg").write_bytes((images / "train/a/0.jpg").read_bytes()[:-50])
     flags = ("--max_side", "300")
     begin = time.monotonic()
-    assert run(photos, tmp_path / "undisturbed", *flags).returncode == 0
+    assert run(images, tmp_path / "undisturbed", *flags).returncode == 0
     whole, expected = time.monotonic() - begin, content_of(tmp_path / "undisturbed")
     moments, resumed = random.Random(0), 0
     for number in range(10):
         target = tmp_path / f"killed{number}"
         done = f".{target.name}.unfinished/*.done"
-        process = start(photos, target, *flags)
+        process = start(images, target, *flags)
         if number:
             time.sleep(moments.uniform(0, whole))
         else:  # once at least a part of the work is there, however busy the machine is
@@ -362,7 +362,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_content(tmp_path):
         process.communicate()
         if not target.exists():  # else it was ready before, and is whole
             resumed += len(list(tmp_path.glob(done))) > 0
-            assert run(photos, target, *flags).returncode == 0
+            assert run(images, target, *flags).returncode == 0
             assert list(tmp_path.glob(".*")) == []
         assert content_of(target) == expected
         facts = [json.loads((each / FACTS).read_text()) for each in (target, tmp_path / "undisturbed")]
@@ -375,21 +375,21 @@ def test_killed_at_any_moment_it_ends_with_the_same_content(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- mistakes
 
 
-def test_wrong_paths_and_numbers(refused, photo_folder, tmp_path):
-    photos = photo_folder({"train": {"a": 1}})
+def test_wrong_paths_and_numbers(refused, image_folder, tmp_path):
+    images = image_folder({"train": {"a": 1}})
     target = tmp_path / "packed"
     assert refused(tmp_path / "nowhere", target) == (
         f"{tmp_path}/nowhere: no such folder; expected one that holds train/<class>/*.jpg"
     )
-    assert refused(photos, tmp_path / "no/packed") == f"{tmp_path}/no: no such folder"
-    assert refused(photos, photos).endswith("stands there already; remove it, or give another TARGET")
-    assert "neither 'x' nor 'y' is a folder in it" in refused(photos, target, "--train_split", "x", "--val_split", "y")
-    assert refused(photos, target, "--val_split", "x") == f"{photos}/x: no such folder"
-    assert "expected the names of two folders" in refused(photos, target, "--val_split", "train")
-    assert "MindSpore writes to names of printable Unicode only" in refused(photos, f"{target}\udcff")
+    assert refused(images, tmp_path / "no/packed") == f"{tmp_path}/no: no such folder"
+    assert refused(images, images).endswith("stands there already; remove it, or give another TARGET")
+    assert "neither 'x' nor 'y' is a folder in it" in refused(images, target, "--train_split", "x", "--val_split", "y")
+    assert refused(images, target, "--val_split", "x") == f"{images}/x: no such folder"
+    assert "expected the names of two folders" in refused(images, target, "--val_split", "train")
+    assert "MindSpore writes to names of printable Unicode only" in refused(images, f"{target}\udcff")
     for flag, value in (("--max_side", 0), ("--quality", 101), ("--shards", -1)):
-        assert f"{flag}: expected a whole number from 1 to" in refused(photos, target, flag, value)
-    assert "--quality is for photos made smaller" in refused(photos, target, "--quality", 90)
-    assert "argument --max_side: invalid int value: 'x'" in refused(photos, target, "--max_side", "x")
-    (photos / "train/b").mkdir()
-    assert "train/b: no photo (.jpg, .jpeg, .png, .bmp) in this class" in refused(photos, target)
+        assert f"{flag}: expected a whole number from 1 to" in refused(images, target, flag, value)
+    assert "--quality is for images made smaller" in refused(images, target, "--quality", 90)
+    assert "argument --max_side: invalid int value: 'x'" in refused(images, target, "--max_side", "x")
+    (images / "train/b").mkdir()
+    assert "train/b: no image (.jpg, .jpeg, .png, .bmp) in this class" in refused(images, target)

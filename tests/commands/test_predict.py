@@ -1,4 +1,4 @@
-"""What is said of photos: the same as validation counts, of each readable photo once, in order; the rest by reason."""
+"""What is said of images: the same as validation counts, of each readable image once, in order; the rest by reason."""
 
 import contextlib
 import csv
@@ -21,7 +21,7 @@ from mindcv_lite.checkpoints.inference import read_trained
 from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.commands.predict import COLUMNS, classified, main
 from mindcv_lite.data.datasets.classes import NAMES
-from mindcv_lite.data.datasets.folder import Photos, photos_at, read_split
+from mindcv_lite.data.datasets.folder import Split, images_at, read_split
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device import start as device_start
 from mindcv_lite.device import targets
@@ -33,7 +33,7 @@ from mindcv_lite.evaluation.score import EvaluationStep, evaluate
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.folder import save_weights
-from tests.conftest import ROOT, write_photos
+from tests.conftest import ROOT, write_images
 
 CLASSES = ("a,b", "line\nbreak\t<i>", "rosé")
 SHOWN = ("a,b", "line\\nbreak\\t<i>", "rosé")
@@ -44,19 +44,19 @@ class Example(NamedTuple):
     checkpoint: Path
     val: Path
     paths: list[str]
-    logits: np.ndarray  # (photos, classes), by NumPy's normalisation and single operators
+    logits: np.ndarray  # (images, classes), by NumPy's normalisation and single operators
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory, recipe, world, graph_mode) -> Example:
-    """Random weights that guess each class for some photos."""
+    """Random weights that guess each class for some images."""
     folder = tmp_path_factory.mktemp("example")
-    write_photos(folder / "photos", {"val": {"a": 4, "b": 3, "c": 3}})
-    paths = photos_at([str(folder / "photos/val")])
+    write_images(folder / "images", {"val": {"a": 4, "b": 3, "c": 3}})
+    paths = images_at([str(folder / "images/val")])
     given = recipe(**KEYS, batch_size=len(paths))
     network = build_network(given.model, "O0").set_train(False)
     (images,) = (
-        images for images, *_ in evaluation_batches(Photos(paths, np.zeros(10, np.int32), CLASSES), given, world(given))
+        images for images, *_ in evaluation_batches(Split(paths, np.zeros(10, np.int32), CLASSES), given, world(given))
     )
     augmentation = given.augmentation
     x = ((images - np.array(augmentation.mean)) / np.array(augmentation.std)).transpose(0, 3, 1, 2).astype(np.float32)
@@ -68,7 +68,7 @@ def example(tmp_path_factory, recipe, world, graph_mode) -> Example:
     parameters["classifier.3.weight"] /= spread[:, None]
     parameters["classifier.3.bias"] = (parameters["classifier.3.bias"] - middle) / spread
     save_weights(folder / "weights.ckpt", parameters, model_card(given, CLASSES))
-    return Example(folder / "weights.ckpt", folder / "photos/val", paths, (logits - middle) / spread)
+    return Example(folder / "weights.ckpt", folder / "images/val", paths, (logits - middle) / spread)
 
 
 @pytest.fixture
@@ -94,14 +94,14 @@ def rows_of(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-# --------------------------------------------------------------------------------------------------------- sound photos
+# --------------------------------------------------------------------------------------------------------- sound images
 
 
-def test_classes_and_probabilities_are_those_of_the_network_in_the_order_of_the_photos(example, ask):
+def test_classes_and_probabilities_are_those_of_the_network_in_the_order_of_the_images(example, ask):
     status, lines, _ = ask(example.checkpoint, example.val, "--csv", "table.csv", "--batch_size", 4)
     assert status == 0
     expected, order = softmax(example.logits.astype(np.float64), 1), np.argsort(-example.logits, 1)
-    assert len(set(order[:, 0])) > 1  # or else a mistaken order of photos would not be seen
+    assert len(set(order[:, 0])) > 1  # or else a mistaken order of images would not be seen
     rows = rows_of(Path("table.csv"))
     assert tuple(rows[0]) == COLUMNS
     places = [(path, rank) for path in example.paths for rank in (1, 2, 3)]
@@ -119,18 +119,18 @@ def test_classes_and_probabilities_are_those_of_the_network_in_the_order_of_the_
 
 def test_the_best_classes_are_right_as_often_as_validation_counts(example, ask, recipe, world):
     given = recipe(**KEYS)
-    photos = read_split(str(example.val.parent), "val")
+    images = read_split(str(example.val.parent), "val")
     trained = read_trained(str(example.checkpoint))
-    score = evaluate(EvaluationStep(trained.network(), given), photos, given, world(given))
+    score = evaluate(EvaluationStep(trained.network(), given), images, given, world(given))
     ask(example.checkpoint, example.val, "--top", 1, "--csv", "table.csv")
     rows = rows_of(Path("table.csv"))
-    right = sum(int(row["output"]) == label for row, label in zip(rows, photos.labels, strict=True))
-    assert [row["path"] for row in rows] == list(photos.paths)
-    assert score.top1 == right / len(photos)
+    right = sum(int(row["output"]) == label for row, label in zip(rows, images.labels, strict=True))
+    assert [row["path"] for row in rows] == list(images.paths)
+    assert score.top1 == right / len(images)
 
 
 @pytest.mark.parametrize(("few", "answers"), [(10, "CPU"), (9, "Ascend")])
-def test_on_a_host_with_npus_the_cpu_answers_for_few_photos_and_says_so(example, monkeypatch, log, few, answers):
+def test_on_a_host_with_npus_the_cpu_answers_for_few_images_and_says_so(example, monkeypatch, log, few, answers):
     class Taken(Exception):
         """Ends the start, with the device that was asked for."""
 
@@ -143,21 +143,21 @@ def test_on_a_host_with_npus_the_cpu_answers_for_few_photos_and_says_so(example,
     monkeypatch.setattr(targets, "npus", lambda: 8)
     monkeypatch.setattr(targets, "can_compute", lambda *device: True)
     monkeypatch.setattr(device_start, "start_device", start)
-    monkeypatch.setattr("mindcv_lite.commands.predict.FEW_PHOTOS", few)
+    monkeypatch.setattr("mindcv_lite.commands.predict.FEW_IMAGES", few)
     with pytest.raises(Taken) if answers == "Ascend" else contextlib.nullcontext():
         _, classification = classified(str(example.checkpoint), example.paths, 1, {"num_parallel_workers": 1})
         assert len(classification.best) == 10
-    assert ("the CPU, which answers for 10 photos or fewer" in log.text) == (answers == "CPU")
+    assert ("the CPU, which answers for 10 images or fewer" in log.text) == (answers == "CPU")
     with pytest.raises(Taken):  # whoever names it gets it
         classified(str(example.checkpoint), example.paths, 1, {"device_target": "Ascend"})
 
 
 def test_a_pattern_and_a_checkpoint_of_mindcv_without_a_card_give_imagenets_classes(shared, ask):
     checkpoint = shared / "parity/mindcv_small.ckpt"
-    photos = str(shared / "data/flowers5/val/roses")
-    status, lines, _ = ask(checkpoint, f"{photos}/1*.jpg", "--top", 2)
+    images = str(shared / "data/flowers5/val/roses")
+    status, lines, _ = ask(checkpoint, f"{images}/1*.jpg", "--top", 2)
     assert status == 0
-    assert [line.split("\t")[0] for line in lines] == sorted(map(str, Path(photos).glob("1*.jpg")))
+    assert [line.split("\t")[0] for line in lines] == sorted(map(str, Path(images).glob("1*.jpg")))
     assert {name.split()[0] for line in lines for name in line.split("\t")[1:]} <= {*NAMES}
 
 
@@ -182,26 +182,26 @@ def test_an_answer_that_is_no_number_is_not_passed_on(example, recipe, world, gr
         predict(trained, example.paths, 1, world(given))  # type: ignore[bad-argument-type]
 
 
-# ----------------------------------------------------------------------------------------------------------- odd photos
+# ----------------------------------------------------------------------------------------------------------- odd images
 
 
 @pytest.fixture
 def odd(tmp_path) -> Path:
-    """Photos that are unusual, and files that are none."""
+    """Images that are unusual, and files that are none."""
     folder = tmp_path / "odd"
     folder.mkdir()
-    photo = Image.effect_noise((60, 50), 90).convert("RGB")
+    image = Image.effect_noise((60, 50), 90).convert("RGB")
     turned = Image.Exif()
     turned[0x0112] = 6
-    photo.save(folder / "turned.jpg", exif=turned)
-    photo.save(folder / "progressive.jpg", progressive=True)
-    photo.convert("CMYK").save(folder / "cmyk.jpg")
-    photo.convert("RGBA").save(folder / "alpha.png")
-    photo.convert("P").save(folder / "palette.png")
-    photo.save(folder / "bitmap.bmp")
+    image.save(folder / "turned.jpg", exif=turned)
+    image.save(folder / "progressive.jpg", progressive=True)
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.convert("RGBA").save(folder / "alpha.png")
+    image.convert("P").save(folder / "palette.png")
+    image.save(folder / "bitmap.bmp")
     Image.fromarray(np.full((50, 60), 40_000, np.uint16)).save(folder / "grey16.png")
     Image.new("RGB", (1, 1)).save(folder / "pixel.png")
-    photo.resize((6000, 4000)).save(folder / "large.jpg")
+    image.resize((6000, 4000)).save(folder / "large.jpg")
     whole, png = (folder / "turned.jpg").read_bytes(), (folder / "alpha.png").read_bytes()
     os.rename(folder / "turned.jpg", os.fsencode(folder) + b"/turn\xe9d \n<b>.jpg")
     for name, content in {
@@ -212,7 +212,7 @@ def odd(tmp_path) -> Path:
         "wrong_sum.png": png[: len(png) // 2] + bytes([png[len(png) // 2] ^ 255]) + png[len(png) // 2 + 1 :],
     }.items():
         (folder / name).write_bytes(content)
-    photo.save(folder / "gif.jpg", "GIF")
+    image.save(folder / "gif.jpg", "GIF")
     Image.new("RGB", (3000, 2)).save(folder / "narrow.png")
     Image.new("1", (20_000, 20_000)).save(folder / "vast.png")
     (folder / ".hidden.jpg").write_bytes(b"")
@@ -231,8 +231,8 @@ def test_of_a_folder_of_odd_files_each_has_a_line_or_a_reason(example, odd, tmp_
     assert shown == [*names, "turn\\udce9d \\n<b>.jpg"]
     assert "Traceback" not in done.stderr
     assert "WARNING" not in done.stderr
-    assert "photos that have one: 1\n" in done.stderr
-    _, listed = done.stderr.split("8 of 17 photos could not be read:\n")
+    assert "images that have one: 1\n" in done.stderr
+    _, listed = done.stderr.split("8 of 17 images could not be read:\n")
     assert listed.replace(f"{odd}/", "").splitlines() == [
         "  cut.jpg: damaged or cut short",
         "  empty.jpg: empty",
@@ -249,10 +249,10 @@ def test_of_a_folder_of_odd_files_each_has_a_line_or_a_reason(example, odd, tmp_
 
 
 @pytest.mark.parametrize("names", [["cut.jpg"], ["wrong_sum.png"], ["cut.jpg", "wrong_sum.png", "gif.jpg"]], ids=str)
-def test_where_no_photo_can_be_read_all_are_listed(example, odd, ask, names):
+def test_where_no_image_can_be_read_all_are_listed(example, odd, ask, names):
     status, lines, errors = ask(example.checkpoint, *(odd / name for name in names))
     assert (status, lines) == (1, [])
-    listed = errors.split(f"{len(names)} of {len(names)} photos could not be read:\n")[1].splitlines()
+    listed = errors.split(f"{len(names)} of {len(names)} images could not be read:\n")[1].splitlines()
     assert [line.split(": ")[0] for line in listed] == [f"  {odd / name}" for name in names]
 
 
@@ -267,7 +267,7 @@ def test_what_mindspore_alone_cannot_decode_is_listed_and_leaves_the_others_as_t
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
-def test_what_leads_to_no_photo_is_refused_before_mindspore_is_imported(example):
+def test_what_leads_to_no_image_is_refused_before_mindspore_is_imported(example):
     command = [sys.executable, "-X", "importtime", "-m", "mindcv_lite", "predict", example.checkpoint, "nowhere.jpg"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")

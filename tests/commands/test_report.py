@@ -52,7 +52,7 @@ def test_a_table_has_a_line_for_each_run(folder, capsys):
     assert second == ["second", "1", *4 * ["-"], "2.0000", "-", "100.0", "59.00", "184.0 s", "0:30:00"]
 
 
-def test_a_score_has_its_interval_where_the_number_of_photos_is_known(folder, capsys):
+def test_a_score_has_its_interval_where_the_number_of_images_is_known(folder, capsys):
     main([str(folder("run", 0.25, 0.95, 0.925, val_images=200))])
     head, run = (re.split("  +", line) for line in capsys.readouterr().out.splitlines())
     shown = dict(zip(head, run, strict=True))
@@ -77,9 +77,9 @@ def test_seeds_of_one_recipe_are_summed_up_and_other_runs_are_not(folder, recipe
 
 @pytest.fixture
 def validation(tmp_path):
-    """Write the predictions of a validation: whether each photo of the validation split is right, by its path."""
+    """Write the predictions of a validation: whether each image of the validation split is right, by its path."""
 
-    def validation(name: str, right: dict[str, bool], where: str = "photos/val") -> Path:
+    def validation(name: str, right: dict[str, bool], where: str = "images/val") -> Path:
         (tmp_path / name).mkdir()
         with open(tmp_path / name / "predictions.csv", "w", newline="") as file:
             rows = [(f"{where}/{path}", path[0], int(hit)) for path, hit in right.items()]
@@ -93,17 +93,17 @@ def hits(count: int, *wrong: int) -> dict[str, bool]:
     return {f"{'ab'[number % 2]}/{number}.jpg": number not in wrong for number in range(count)}
 
 
-def test_two_validations_are_compared_photo_by_photo_wherever_the_photos_lie(validation, capsys):
+def test_two_validations_are_compared_image_by_image_wherever_the_images_lie(validation, capsys):
     first = validation("first", hits(40, 1, 2))
     second = validation("second", dict(reversed(hits(40, 2, 3, 4, 5, 6, 7, 8).items())), where="/packed:val")
     main(["--paired", str(first), str(second)])
     *table, verdict = capsys.readouterr().out.splitlines()
     assert [re.split("  +", line) for line in table] == [
-        ["report", "top-1", "95 % interval", "right", "photos that it alone gets right"],
+        ["report", "top-1", "95 % interval", "right", "images that it alone gets right"],
         ["first", "95.00%", "83.50% to 98.62%", "38", "6"],
         ["second", "82.50%", "68.05% to 91.25%", "33", "1"],
     ]
-    assert verdict == "no difference that 40 photos could show (McNemar's exact test: p = 0.125)"
+    assert verdict == "no difference that 40 images could show (McNemar's exact test: p = 0.125)"
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -116,8 +116,8 @@ def test_the_better_one_is_named(validation, capsys, swapped):
 def test_what_cannot_be_paired_is_refused(validation, refusal, tmp_path):
     first, second = str(validation("first", hits(4))), validation("second", hits(5))
     assert refusal(main, ["--paired", first, str(second)]) == (
-        f"{second}/predictions.csv: not the photos of {first}/predictions.csv: 1 rows are in one of them only, such as "
-        "'a/4.jpg' of class 'a'; validate both on the same photos"
+        f"{second}/predictions.csv: not the images of {first}/predictions.csv: 1 rows are in one of them only, such as "
+        "'a/4.jpg' of class 'a'; validate both on the same images"
     )
     assert refusal(main, ["--paired", first, f"{tmp_path}/none"]).startswith(
         f"{tmp_path}/none/predictions.csv: cannot be read: No such file or directory; expected the predictions.csv that"

@@ -1,4 +1,4 @@
-"""Photos of one folder sorted into class folders, by each kind of list; and ImageNet's archives unpacked."""
+"""Images of one folder sorted into class folders, by each kind of list; and ImageNet's archives unpacked."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from scipy.io import savemat
 from mindcv_lite.commands.sort import main
 from mindcv_lite.data.datasets.classes import WNIDS
 from mindcv_lite.data.datasets.folder import read_split
-from tests.conftest import ROOT, write_photos
+from tests.conftest import ROOT, write_images
 
 # What the documentation tells to do with ImageNet's archives.
 UNPACK = r"""
@@ -27,19 +27,19 @@ tar -xzf ILSVRC2012_devkit_t12.tar.gz
 python -m mindcv_lite sort imagenet/val ILSVRC2012_devkit_t12
 """
 
-PHOTOS = tuple(f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 7))
+IMAGES = tuple(f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 7))
 CLASSES = (WNIDS[5], WNIDS[0], WNIDS[5], WNIDS[9], WNIDS[0], WNIDS[5])
-SORTED = sorted(f"{name}/{photo}" for photo, name in zip(PHOTOS, CLASSES, strict=True))
-IN_LINES = "".join(f"{photo} {name}\n" for photo, name in zip(PHOTOS, CLASSES, strict=True))
+SORTED = sorted(f"{name}/{image}" for image, name in zip(IMAGES, CLASSES, strict=True))
+IN_LINES = "".join(f"{image} {name}\n" for image, name in zip(IMAGES, CLASSES, strict=True))
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A flat folder of six photos, which are their own names."""
+    """A flat folder of six images, which are their own names."""
     folder = tmp_path / "val"
     folder.mkdir()
-    for photo in PHOTOS:
-        (folder / photo).write_text(photo)
+    for image in IMAGES:
+        (folder / image).write_text(image)
     return folder
 
 
@@ -60,14 +60,14 @@ def sort(*arguments: object) -> None:
 
 
 def files_of(folder: Path) -> list[str]:
-    """All files below the folder; photos must still be what they were."""
+    """All files below the folder; images must still be what they were."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     assert all(path.read_text() == path.name for path in paths if path.suffix == ".JPEG")
     return sorted(str(path.relative_to(folder)) for path in paths)
 
 
 def write_kit(kit: Path, classes: Iterable[str] = CLASSES) -> Path:
-    """ImageNet's development kit: its numbers are in another order than the wnids, and some are of no photo's class."""
+    """ImageNet's development kit: its numbers are in another order than the wnids, and some are of no image's class."""
     order = [*reversed(WNIDS[:10]), "n00001740"]
     types = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]
     synsets = np.array([(float(place), wnid, "words", 0.0) for place, wnid in enumerate(order, 1)], types)
@@ -80,10 +80,10 @@ def write_kit(kit: Path, classes: Iterable[str] = CLASSES) -> Path:
 
 def write_annotations(folder: Path) -> Path:
     folder.mkdir()
-    for photo, name in zip(PHOTOS, CLASSES, strict=True):
+    for image, name in zip(IMAGES, CLASSES, strict=True):
         objects = f"<object><name>{name}</name><bndbox><xmin>1</xmin></bndbox></object>"
-        text = f"<annotation><filename>{photo[:-5]}</filename>{objects * 2}</annotation>"
-        (folder / photo).with_suffix(".xml").write_text(text)
+        text = f"<annotation><filename>{image[:-5]}</filename>{objects * 2}</annotation>"
+        (folder / image).with_suffix(".xml").write_text(text)
     return folder
 
 
@@ -94,11 +94,11 @@ TEXTS = {
     "tabs and a heading": "file\tclass\n" + IN_LINES.replace(" ", "\t"),
     "csv of Windows": "\ufefffilename,label\r\n" + IN_LINES.replace(" ", ",").replace("\n", "\r\n"),
     "csv with quotes and more columns": "".join(
-        f'"{photo}","{name}",7\n' for photo, name in zip(PHOTOS, CLASSES, strict=True)
+        f'"{image}","{name}",7\n' for image, name in zip(IMAGES, CLASSES, strict=True)
     ),
     "Kaggle": "ImageId,PredictionString\n"
     + "".join(
-        f"{photo[:-5]},{name} 85 1 499 272 {name} 1 2 3 4 \n" for photo, name in zip(PHOTOS, CLASSES, strict=True)
+        f"{image[:-5]},{name} 85 1 499 272 {name} 1 2 3 4 \n" for image, name in zip(IMAGES, CLASSES, strict=True)
     ),
 }
 
@@ -110,7 +110,7 @@ def test_by_lines_of_text(kind, folder, tmp_path, capsys):
     sort(folder, labels)
     assert files_of(folder) == SORTED
     assert capsys.readouterr().out == (
-        f"{folder}: 6 photos moved, 0 were in their places already\n6 photos in 3 classes, 1 to 3 in a class\n"
+        f"{folder}: 6 images moved, 0 were in their places already\n6 images in 3 classes, 1 to 3 in a class\n"
     )
 
 
@@ -121,9 +121,9 @@ def test_by_the_files_of_imagenet(write, folder, tmp_path):
 
 
 def test_class_names_may_have_blanks_in_csv(folder, tmp_path):
-    (tmp_path / "labels.csv").write_text("".join(f"{photo},great white shark\n" for photo in PHOTOS))
+    (tmp_path / "labels.csv").write_text("".join(f"{image},great white shark\n" for image in IMAGES))
     sort(folder, tmp_path / "labels.csv")
-    assert files_of(folder) == [f"great white shark/{photo}" for photo in PHOTOS]
+    assert files_of(folder) == [f"great white shark/{image}" for image in IMAGES]
 
 
 # ------------------------------------------------------------------------------------------- again, and what is refused
@@ -146,8 +146,8 @@ def test_again_after_a_kill_the_rest_is_moved(folder, lines, monkeypatch, capsys
     sort(folder, lines)
     assert files_of(folder) == SORTED
     said = capsys.readouterr().out
-    assert "4 photos moved, 2 were in their places already" in said
-    assert "0 photos moved, 6 were in their places already" in said
+    assert "4 images moved, 2 were in their places already" in said
+    assert "0 images moved, 6 were in their places already" in said
 
 
 def test_files_without_a_class_stay_and_are_named(folder, lines, capsys):
@@ -159,22 +159,22 @@ def test_files_without_a_class_stay_and_are_named(folder, lines, capsys):
 
 
 def lack_one(folder: Path) -> None:
-    (folder / PHOTOS[3]).unlink()
+    (folder / IMAGES[3]).unlink()
 
 
 def have_one_twice(folder: Path) -> None:
     (folder / CLASSES[3]).mkdir()
-    (folder / CLASSES[3] / PHOTOS[3]).write_text("another")
+    (folder / CLASSES[3] / IMAGES[3]).write_text("another")
 
 
 def have_two_of_a_name(folder: Path) -> None:
-    (folder / PHOTOS[3]).with_suffix(".png").touch()
+    (folder / IMAGES[3]).with_suffix(".png").touch()
     (folder.parent / "labels.txt").write_text(IN_LINES.replace(".JPEG", ""))
 
 
 def have_a_relative_link(folder: Path) -> None:
-    (folder / PHOTOS[3]).unlink()
-    (folder / PHOTOS[3]).symlink_to("elsewhere")
+    (folder / IMAGES[3]).unlink()
+    (folder / IMAGES[3]).symlink_to("elsewhere")
 
 
 def have_a_file_of_a_classs_name(folder: Path) -> None:
@@ -188,23 +188,23 @@ def labels(text: str) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lack_one, f"1 of the 6 photos that LABELS names are missing, such as {PHOTOS[3]}; nothing was moved"),
-        (have_one_twice, f"{PHOTOS[3]} may be FOLDER/{PHOTOS[3]} or FOLDER/{CLASSES[3]}/{PHOTOS[3]}; remove"),
+        (lack_one, f"1 of the 6 images that LABELS names are missing, such as {IMAGES[3]}; nothing was moved"),
+        (have_one_twice, f"{IMAGES[3]} may be FOLDER/{IMAGES[3]} or FOLDER/{CLASSES[3]}/{IMAGES[3]}; remove"),
         (have_two_of_a_name, ".png; remove those that are not meant"),
-        (have_a_relative_link, f"FOLDER/{PHOTOS[3]}: a relative link"),
-        (labels(IN_LINES + f"{PHOTOS[0]} n01440764\n"), f"LABELS: {PHOTOS[0]} is of two classes, "),
+        (have_a_relative_link, f"FOLDER/{IMAGES[3]}: a relative link"),
+        (labels(IN_LINES + f"{IMAGES[0]} n01440764\n"), f"LABELS: {IMAGES[0]} is of two classes, "),
         (
-            labels(IN_LINES + f"{PHOTOS[0].removesuffix('.JPEG')} n01440764\n"),
-            f"LABELS: {PHOTOS[0]} is of two classes, ",
+            labels(IN_LINES + f"{IMAGES[0].removesuffix('.JPEG')} n01440764\n"),
+            f"LABELS: {IMAGES[0]} is of two classes, ",
         ),
-        (labels(f"{PHOTOS[0]},{'x' * 300}\n"), "cannot be the name of a class folder"),
+        (labels(f"{IMAGES[0]},{'x' * 300}\n"), "cannot be the name of a class folder"),
         (have_a_file_of_a_classs_name, f"FOLDER/{CLASSES[3]}: a file, where the folder of a class must be; rename it"),
-        (labels(IN_LINES + "lonely\n"), "LABELS: line 7: expected a photo and its class, got 'lonely'"),
-        (labels(f"{PHOTOS[0]} ../outside\n"), "cannot be the name of a class folder"),
-        (labels(f"{PHOTOS[0]} .\n"), "cannot be the name of a class folder"),
-        (labels(f"{PHOTOS[0]} deep/class\n"), "cannot be the name of a class folder"),
-        (labels(f"{PHOTOS[0]},\n"), "line 1: expected a photo and its class"),
-        (labels(""), "LABELS: names no photo"),
+        (labels(IN_LINES + "lonely\n"), "LABELS: line 7: expected an image and its class, got 'lonely'"),
+        (labels(f"{IMAGES[0]} ../outside\n"), "cannot be the name of a class folder"),
+        (labels(f"{IMAGES[0]} .\n"), "cannot be the name of a class folder"),
+        (labels(f"{IMAGES[0]} deep/class\n"), "cannot be the name of a class folder"),
+        (labels(f"{IMAGES[0]},\n"), "line 1: expected an image and its class"),
+        (labels(""), "LABELS: names no image"),
         (lambda folder: (folder.parent / "labels.txt").write_bytes(b"\xff\xfe"), "LABELS: expected text in UTF-8"),
         (lambda folder: (folder.parent / "labels.txt").unlink(), "LABELS: No such file or directory"),
         (lambda folder: folder.rename(folder.parent / "moved"), "FOLDER: No such file or directory"),
@@ -257,17 +257,17 @@ def test_a_damaged_annotation(text, sentence, folder, tmp_path, refused):
 
 def test_the_documented_lines_make_the_folder_that_training_reads(tmp_path):
     """Three classes of the 1000; stopped in the middle of the training archives, and gone on with at that line."""
-    photos = write_photos(tmp_path / "made", {"train": dict.fromkeys(WNIDS[:3], 2), "flat": {"v": 6}})
+    images = write_images(tmp_path / "made", {"train": dict.fromkeys(WNIDS[:3], 2), "flat": {"v": 6}})
     wnids = [WNIDS[place % 3] for place in range(6)]
     with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w") as outer:
         for wnid in WNIDS[:3]:
             with tarfile.open(tmp_path / f"{wnid}.tar", "w") as inner:
                 for number in range(2):
-                    inner.add(photos / "train" / wnid / f"{number}.jpg", f"{wnid}_{number}.JPEG")
+                    inner.add(images / "train" / wnid / f"{number}.jpg", f"{wnid}_{number}.JPEG")
             outer.add(tmp_path / f"{wnid}.tar", f"{wnid}.tar")
     with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar", "w") as val:
-        for number, photo in enumerate(PHOTOS):
-            val.add(photos / "flat/v" / f"{number}.jpg", photo)
+        for number, image in enumerate(IMAGES):
+            val.add(images / "flat/v" / f"{number}.jpg", image)
     with tarfile.open(tmp_path / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as kit:
         kit.add(write_kit(tmp_path / "kit", wnids), "ILSVRC2012_devkit_t12")
 
@@ -287,5 +287,5 @@ def test_the_documented_lines_make_the_folder_that_training_reads(tmp_path):
     assert (data_dir / "train" / WNIDS[1] / f"{WNIDS[1]}_0.JPEG").stat().st_size > 100
     assert not list(data_dir.rglob("*.tar"))
     assert sorted(path.parent.name + path.name for path in (data_dir / "val").rglob("*.JPEG")) == sorted(
-        wnid + photo for wnid, photo in zip(wnids, PHOTOS, strict=True)
+        wnid + image for wnid, image in zip(wnids, IMAGES, strict=True)
     )

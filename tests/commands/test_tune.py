@@ -11,10 +11,10 @@ from mindcv_lite.training.tuning import search, trials
 
 
 @pytest.fixture
-def flags(photo_folder, tmp_path) -> list[str]:
+def flags(image_folder, tmp_path) -> list[str]:
     (tmp_path / "w.ckpt").write_bytes(b"weights")
-    photos = photo_folder({"train": {"a": 12, "b": 11}, "val": {"a": 1, "b": 1}})
-    return ["--data_dir", str(photos), "--ckpt_path", str(tmp_path / "w.ckpt"), "--out", str(tmp_path / "out")]
+    images = image_folder({"train": {"a": 12, "b": 11}, "val": {"a": 1, "b": 1}})
+    return ["--data_dir", str(images), "--ckpt_path", str(tmp_path / "w.ckpt"), "--out", str(tmp_path / "out")]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_the_recipe_is_that_for_fine_tuning_the_small_network_if_none_is_given(f
     monkeypatch.setattr(search, "candidates_for", lambda recipe: (recipes.append(recipe), [])[1])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InterruptedError):
-        tune.main(["--data_dir", "photos", *flags[2:], "--minutes", "2.5", "--lr", "0.5"])
+        tune.main(["--data_dir", "images", *flags[2:], "--minutes", "2.5", "--lr", "0.5"])
     (recipe, seconds), *_ = started
     assert seconds == 150
     assert (recipe.optimizer.opt, recipe.optimizer.lr, recipe.model.model) == ("adamw", 0.5, "mobilenet_v3_small_100")
-    assert Path(recipe.data.data_dir) == tmp_path / "photos"  # to be used from wherever one likes
+    assert Path(recipe.data.data_dir) == tmp_path / "images"  # to be used from wherever one likes

@@ -1,4 +1,4 @@
-"""Which photo comes in which batch on which rank, with which weight and which pixels. A photo's label is its number."""
+"""Which image comes in which batch on which rank, with which weight and which pixels; labels are numbers."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches
 from mindcv_lite.errors import UserError
 
@@ -16,22 +16,22 @@ CLASSES = tuple("abcdefghij")
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Photos:
-    """Ten photos of noise."""
+def images(tmp_path_factory) -> Split:
+    """Ten images of noise."""
     folder, random = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
     paths = [str(folder / f"{number}.png") for number in range(COUNT)]
     for path in paths:
         Image.fromarray(random.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
-    return Photos(paths, np.arange(COUNT, dtype=np.int32), CLASSES)
+    return Split(paths, np.arange(COUNT, dtype=np.int32), CLASSES)
 
 
 @pytest.fixture
-def epoch_of(photos, recipe, world):
+def epoch_of(images, recipe, world):
     """The batches of an epoch on one rank, as one pipeline gives them."""
 
     def epoch_of(epoch: int = 0, rank: int = 0, size: int = 1, **keys) -> list[tuple]:
         given = recipe(drop_remainder=False, **keys)
-        return list(TrainingBatches(photos, given, world(given, rank, size)).epoch(epoch))
+        return list(TrainingBatches(images, given, world(given, rank, size)).epoch(epoch))
 
     return epoch_of
 
@@ -41,7 +41,7 @@ def labels_of(batches: list[tuple]) -> list[list[int]]:
 
 
 def seen_of(batches: list[tuple]) -> list[int]:
-    """The numbers of the photos that count."""
+    """The numbers of the images that count."""
     return [int(label) for _, labels, weights in batches for label in labels[weights > 0]]
 
 
@@ -57,33 +57,33 @@ def epochs_of(batches: TrainingBatches, first: int, count: int) -> list[list[tup
     return [[tuple(row) for row in rows] for _ in range(count)]
 
 
-# ------------------------------------------------------------------------------------------------- which photo where
+# ------------------------------------------------------------------------------------------------- which image where
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 16])
-def test_all_ranks_together_train_on_each_photo_exactly_once(photos, recipe, world, size, batch_size):
+def test_all_ranks_together_train_on_each_image_exactly_once(images, recipe, world, size, batch_size):
     given = recipe(batch_size=batch_size, drop_remainder=False)
-    ranks = [TrainingBatches(photos, given, world(given, rank, size)) for rank in range(size)]
+    ranks = [TrainingBatches(images, given, world(given, rank, size)) for rank in range(size)]
     shares = [list(rank.epoch(0)) for rank in ranks]
     assert sorted(seen for share in shares for seen in seen_of(share)) == list(range(COUNT))
     for rank, share in zip(ranks, shares, strict=True):
         assert len(share) == rank.steps == -(-COUNT // (batch_size * size))
         assert rank.count == COUNT
-        for images, labels, weights in share:
-            assert (images.shape, images.dtype) == ((batch_size, 32, 32, 3), np.uint8)
+        for pixels, labels, weights in share:
+            assert (pixels.shape, pixels.dtype) == ((batch_size, 32, 32, 3), np.uint8)
             assert (labels.shape, labels.dtype) == ((batch_size,), np.int32)
             assert (weights.shape, weights.dtype) == ((batch_size,), np.float32)
 
 
 @pytest.mark.parametrize(("size", "batch_size", "steps"), [(1, 4, 2), (2, 4, 1), (3, 3, 1), (2, 2, 2)])
-def test_drop_remainder_leaves_out_the_short_last_batch_and_no_photo_twice(
-    photos, recipe, world, size, batch_size, steps
+def test_drop_remainder_leaves_out_the_short_last_batch_and_no_image_twice(
+    images, recipe, world, size, batch_size, steps
 ):
     given = recipe(batch_size=batch_size, drop_remainder=True)
     seen = Counter()
     for rank in range(size):
-        batches = TrainingBatches(photos, given, world(given, rank, size))
+        batches = TrainingBatches(images, given, world(given, rank, size))
         assert (batches.steps, batches.count) == (steps, steps * batch_size * size)
         for _, labels, weights in batches.epoch(0):
             assert np.all(weights == 1)
@@ -91,32 +91,32 @@ def test_drop_remainder_leaves_out_the_short_last_batch_and_no_photo_twice(
     assert len(seen) == sum(seen.values()) == steps * batch_size * size
 
 
-def test_dropping_everything_is_refused(photos, recipe, world):
+def test_dropping_everything_is_refused(images, recipe, world):
     given = recipe(batch_size=6, drop_remainder=True)
     with pytest.raises(
-        UserError, match=r"batch_size 6 x 2 devices is more than the 10 training photos.*drop_remainder"
+        UserError, match=r"batch_size 6 x 2 devices is more than the 10 training images.*drop_remainder"
     ):
-        TrainingBatches(photos, given, world(given, 0, 2))
+        TrainingBatches(images, given, world(given, 0, 2))
 
 
-def test_num_samples_takes_that_many_photos_over_all_ranks(photos, recipe, world):
+def test_num_samples_takes_that_many_images_over_all_ranks(images, recipe, world):
     given = recipe(batch_size=2, num_samples=7, drop_remainder=False)
-    ranks = [TrainingBatches(photos, given, world(given, rank, 2)) for rank in range(2)]
+    ranks = [TrainingBatches(images, given, world(given, rank, 2)) for rank in range(2)]
     seen = [number for rank in ranks for number in seen_of(list(rank.epoch(0)))]
     assert len(seen) == len(set(seen)) == 7
     assert {(rank.steps, rank.count) for rank in ranks} == {(2, 7)}
     all_of_them = recipe(num_samples=1000, drop_remainder=False)
-    assert TrainingBatches(photos, all_of_them, world(all_of_them)).count == COUNT
+    assert TrainingBatches(images, all_of_them, world(all_of_them)).count == COUNT
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 16])
-def test_all_ranks_together_evaluate_each_photo_exactly_once(photos, recipe, world, size, batch_size):
+def test_all_ranks_together_evaluate_each_image_exactly_once(images, recipe, world, size, batch_size):
     given = recipe(batch_size=batch_size)  # drop_remainder is for training
-    shares = [list(evaluation_batches(photos, given, world(given, rank, size))) for rank in range(size)]
+    shares = [list(evaluation_batches(images, given, world(given, rank, size))) for rank in range(size)]
     assert sorted(seen for share in shares for seen in seen_of(share)) == list(range(COUNT))
     for share in shares:
-        assert len(share) == len(evaluation_batches(photos, given, world(given, 0, size)))
+        assert len(share) == len(evaluation_batches(images, given, world(given, 0, size)))
         assert all(len(labels) == batch_size and set(weights) <= {0, 1} for _, labels, weights in share)
 
 
@@ -125,8 +125,8 @@ def test_all_ranks_together_evaluate_each_photo_exactly_once(photos, recipe, wor
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [3, 4, 7, 16])
-def test_weights_make_the_mean_over_ranks_the_mean_over_the_photos_of_each_step(epoch_of, size, batch_size):
-    losses = np.random.default_rng(1).normal(size=COUNT)  # one for each photo
+def test_weights_make_the_mean_over_ranks_the_mean_over_the_images_of_each_step(epoch_of, size, batch_size):
+    losses = np.random.default_rng(1).normal(size=COUNT)  # one for each image
     shares = [epoch_of(rank=rank, size=size, batch_size=batch_size) for rank in range(size)]
     seen = []
     for batches in zip(*shares, strict=True):
@@ -140,12 +140,12 @@ def test_weights_make_the_mean_over_ranks_the_mean_over_the_photos_of_each_step(
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("accumulated", [2, 3, 9])
-def test_each_photo_of_an_update_counts_the_same_also_in_a_last_one_of_fewer(
-    photos, recipe, world, size, batch_size, accumulated
+def test_each_image_of_an_update_counts_the_same_also_in_a_last_one_of_fewer(
+    images, recipe, world, size, batch_size, accumulated
 ):
     given = recipe(batch_size=batch_size, gradient_accumulation_steps=accumulated, num_samples=9, drop_remainder=False)
-    ranks = [TrainingBatches(photos, given, world(given, rank, size)) for rank in range(size)]
-    losses = np.random.default_rng(1).normal(size=COUNT)  # one for each photo
+    ranks = [TrainingBatches(images, given, world(given, rank, size)) for rank in range(size)]
+    losses = np.random.default_rng(1).normal(size=COUNT)  # one for each image
     shares, seen = [list(rank.epoch(0)) for rank in ranks], []
     for update in range(ranks[0].updates):
         steps = [step for step in range(ranks[0].steps) if ranks[0].update_of(step) == update]
@@ -156,16 +156,16 @@ def test_each_photo_of_an_update_counts_the_same_also_in_a_last_one_of_fewer(
     assert len(seen) == len(set(seen)) == 9
 
 
-def test_updates_go_on_counting_in_the_next_epoch(photos, recipe, world):
+def test_updates_go_on_counting_in_the_next_epoch(images, recipe, world):
     given = recipe(batch_size=2, gradient_accumulation_steps=3)
-    batches = TrainingBatches(photos, given, world(given))
+    batches = TrainingBatches(images, given, world(given))
     assert (batches.steps, batches.updates, batches.global_batch) == (5, 2, 6)
     assert [batches.update_of(step) for step in range(12)] == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4]
 
 
-def test_no_update_takes_more_batches_than_an_epoch_has(photos, recipe, world):
+def test_no_update_takes_more_batches_than_an_epoch_has(images, recipe, world):
     given = recipe(batch_size=2, gradient_accumulation_steps=100)
-    batches = TrainingBatches(photos, given, world(given))
+    batches = TrainingBatches(images, given, world(given))
     assert (batches.steps, batches.updates, batches.global_batch) == (5, 1, 10)  # and the rate is scaled by these 10
 
 
@@ -189,9 +189,9 @@ def test_without_shuffle_epochs_differ_in_their_pixels_only(epoch_of):
     )
 
 
-def test_ranks_augment_differently(recipe, world, photos):
+def test_ranks_augment_differently(recipe, world, images):
     given = recipe(batch_size=1, shuffle=False, drop_remainder=False, mixup=1.0)
-    twice = Photos(photos.paths[:1] * 2, photos.labels[:2], photos.class_names)  # the same photo for both ranks
+    twice = Split(images.paths[:1] * 2, images.labels[:2], images.class_names)  # the same image for both ranks
     ours, theirs = (pixels_of(list(TrainingBatches(twice, given, world(given, rank, 2)).epoch(0))) for rank in range(2))
     assert not np.array_equal(ours, theirs)
     mixes = [next(iter(TrainingBatches(twice, given, world(given, rank, 2)).epoch(0)))[-1] for rank in range(2)]
@@ -199,26 +199,26 @@ def test_ranks_augment_differently(recipe, world, photos):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_an_epoch_does_not_depend_on_the_epochs_before_it(photos, recipe, world, size):
+def test_an_epoch_does_not_depend_on_the_epochs_before_it(images, recipe, world, size):
     given = recipe(drop_remainder=False, num_parallel_workers=2)
     rank = world(given, size - 1, size)
-    from_the_start = epochs_of(TrainingBatches(photos, given, rank), 0, 4)
+    from_the_start = epochs_of(TrainingBatches(images, given, rank), 0, 4)
     for first in (1, 3):
-        resumed = epochs_of(TrainingBatches(photos, given, rank), first, 4 - first)
+        resumed = epochs_of(TrainingBatches(images, given, rank), first, 4 - first)
         for ours, theirs in zip(resumed, from_the_start[first:], strict=True):
             assert labels_of(ours) == labels_of(theirs)
             assert np.array_equal(pixels_of(ours), pixels_of(theirs))
-    alone = list(TrainingBatches(photos, given, rank).epoch(2))
+    alone = list(TrainingBatches(images, given, rank).epoch(2))
     assert labels_of(alone) == labels_of(from_the_start[2])
     assert np.array_equal(pixels_of(alone), pixels_of(from_the_start[2]))
 
 
 @pytest.mark.parametrize("first_step", [1, 4, 7, 8])
-def test_the_rest_of_an_epoch_is_that_of_the_undisturbed_one_to_the_bit(photos, recipe, world, first_step):
+def test_the_rest_of_an_epoch_is_that_of_the_undisturbed_one_to_the_bit(images, recipe, world, first_step):
     given = recipe(batch_size=2, auto_augment="randaug-m5", re_prob=0.5, cutmix=1.0, num_parallel_workers=2)
-    batches = TrainingBatches(photos, given, world(given))
+    batches = TrainingBatches(images, given, world(given))
     epoch, position = divmod(first_step, batches.steps)
-    whole = list(TrainingBatches(photos, given, world(given)).epoch(epoch))
+    whole = list(TrainingBatches(images, given, world(given)).epoch(epoch))
     dataset = batches.dataset(first_step)
     assert dataset.get_dataset_size() == batches.steps - position == 5 - position
     dataset.output_shapes()  # Model asks for them
@@ -229,74 +229,74 @@ def test_the_rest_of_an_epoch_is_that_of_the_undisturbed_one_to_the_bit(photos, 
         assert all(np.array_equal(mine, yours) for mine, yours in zip(ours, theirs, strict=True))
 
 
-def test_the_dataset_of_all_epochs_tells_its_steps_and_every_epoch_is_whole(photos, recipe, world):
+def test_the_dataset_of_all_epochs_tells_its_steps_and_every_epoch_is_whole(images, recipe, world):
     given = recipe(drop_remainder=False)
-    batches = TrainingBatches(photos, given, world(given))
+    batches = TrainingBatches(images, given, world(given))
     assert batches.dataset().get_dataset_size() == batches.steps == 3
     epochs = epochs_of(batches, 0, 3)
     assert [sorted(seen_of(epoch)) for epoch in epochs] == [list(range(COUNT))] * 3
     assert len({tuple(seen_of(epoch)) for epoch in epochs}) == 3  # in three orders
 
 
-def test_evaluation_sees_the_same_pixels_every_time_and_the_photos_in_order(photos, recipe, world):
+def test_evaluation_sees_the_same_pixels_every_time_and_the_images_in_order(images, recipe, world):
     given = recipe()
-    first, second = (list(evaluation_batches(photos, given, world(given))) for _ in range(2))
+    first, second = (list(evaluation_batches(images, given, world(given))) for _ in range(2))
     assert seen_of(first) == list(range(COUNT))
     assert np.array_equal(pixels_of(first), pixels_of(second))
 
 
-def test_grey_images_have_one_number_a_pixel(photos, recipe, world):
+def test_grey_images_have_one_number_a_pixel(images, recipe, world):
     given = recipe(in_channels=1, mean="[127.5]", std="[127.5]")
     for batches in (
-        TrainingBatches(photos, given, world(given)).epoch(0),
-        evaluation_batches(photos, given, world(given)),
+        TrainingBatches(images, given, world(given)).epoch(0),
+        evaluation_batches(images, given, world(given)),
     ):
         assert next(iter(batches))[0].shape == (4, 32, 32)
 
 
-# ------------------------------------------------------------------------------------------------------ broken photos
+# ------------------------------------------------------------------------------------------------------ broken images
 
 
-def with_broken(photos: Photos, folder: Path, *numbers: int) -> Photos:
-    paths = list(photos.paths)
+def with_broken(images: Split, folder: Path, *numbers: int) -> Split:
+    paths = list(images.paths)
     for number in numbers:
         paths[number] = str(folder / f"broken{number}.jpg")
-        Path(paths[number]).write_bytes(b"no photo")
-    return Photos(paths, photos.labels, photos.class_names)
+        Path(paths[number]).write_bytes(b"no image")
+    return Split(paths, images.labels, images.class_names)
 
 
-def test_a_photo_that_cannot_be_decoded_is_named_in_evaluation_and_training(photos, recipe, world, tmp_path):
-    broken, given = with_broken(photos, tmp_path, 6), recipe(drop_remainder=False)
+def test_an_image_that_cannot_be_decoded_is_named_in_evaluation_and_training(images, recipe, world, tmp_path):
+    broken, given = with_broken(images, tmp_path, 6), recipe(drop_remainder=False)
     for batches in (
         evaluation_batches(broken, given, world(given)),
         TrainingBatches(broken, given, world(given)).epoch(0),
     ):
-        with pytest.raises(UserError, match=r"broken6\.jpg: this photo cannot be decoded"):
+        with pytest.raises(UserError, match=r"broken6\.jpg: this image cannot be decoded"):
             list(batches)
 
 
-def test_a_photo_that_ends_within_its_jpeg_tables_is_named(recipe, world, photo_folder):
-    folder = photo_folder({"train": {"a": 4}}) / "train/a"
-    photos = Photos([str(folder / f"{number}.jpg") for number in range(4)], np.zeros(4, np.int32), ("a",))
+def test_an_image_that_ends_within_its_jpeg_tables_is_named(recipe, world, image_folder):
+    folder = image_folder({"train": {"a": 4}}) / "train/a"
+    images = Split([str(folder / f"{number}.jpg") for number in range(4)], np.zeros(4, np.int32), ("a",))
     given = recipe(drop_remainder=False)
     whole = (folder / "2.jpg").read_bytes()
     frame, scan = whole.index(b"\xff\xc0"), whole.index(b"\xff\xda")
     for end in (frame, frame + 30, scan - 1, scan, scan + 1, scan + 2, scan + 3):
         (folder / "2.jpg").write_bytes(whole[:end])
-        with pytest.raises(UserError, match=r"2\.jpg: this photo cannot be decoded"):
-            list(evaluation_batches(photos, given, world(given)))
+        with pytest.raises(UserError, match=r"2\.jpg: this image cannot be decoded"):
+            list(evaluation_batches(images, given, world(given)))
 
 
-def test_a_photo_that_is_gone_is_named(photos, recipe, world):
-    gone, given = Photos([*photos.paths[:9], "gone.jpg"], photos.labels, photos.class_names), recipe(batch_size=5)
-    with pytest.raises(UserError, match=r"gone\.jpg: this photo cannot be read: No such file or directory"):
+def test_an_image_that_is_gone_is_named(images, recipe, world):
+    gone, given = Split([*images.paths[:9], "gone.jpg"], images.labels, images.class_names), recipe(batch_size=5)
+    with pytest.raises(UserError, match=r"gone\.jpg: this image cannot be read: No such file or directory"):
         list(TrainingBatches(gone, given, world(given)).epoch(0))
 
 
 @pytest.mark.parametrize("broken", [(), (6,), (0, 1), (9,), tuple(range(1, 10))])
-def test_replace_gives_a_whole_epoch_and_tells_which_photos_were_replaced(photos, recipe, world, tmp_path, broken):
+def test_replace_gives_a_whole_epoch_and_tells_which_images_were_replaced(images, recipe, world, tmp_path, broken):
     given = recipe(batch_size=5, on_corrupt="replace", hflip=0, color_jitter=0, scale="[1, 1]", ratio="[1.2, 1.2]")
-    batches = TrainingBatches(with_broken(photos, tmp_path, *broken), given, world(given))
+    batches = TrainingBatches(with_broken(images, tmp_path, *broken), given, world(given))
     (epoch,) = epochs_of(batches, 3, 1)
     assert sorted(map(Path, batches.replaced[3])) == [tmp_path / f"broken{number}.jpg" for number in broken]
     seen = Counter(seen_of(epoch))
@@ -304,39 +304,39 @@ def test_replace_gives_a_whole_epoch_and_tells_which_photos_were_replaced(photos
     assert seen.keys() == {*range(COUNT)} - {*broken}
     whole = {
         number: image
-        for images, labels, _ in sound_epoch(photos, given, world)
-        for number, image in zip(labels, images, strict=True)
+        for pixels, labels, _ in sound_epoch(images, given, world)
+        for number, image in zip(labels, pixels, strict=True)
     }
-    for images, labels, _ in epoch:  # a photo that takes another's place brings its own label
-        for image, label in zip(images, labels, strict=True):
+    for pixels, labels, _ in epoch:  # an image that takes another's place brings its own label
+        for image, label in zip(pixels, labels, strict=True):
             assert np.array_equal(image, whole[label])
 
 
-def sound_epoch(photos, given, world) -> list[tuple]:
-    return list(TrainingBatches(photos, given, world(given)).epoch(3))
+def sound_epoch(images, given, world) -> list[tuple]:
+    return list(TrainingBatches(images, given, world(given)).epoch(3))
 
 
-def test_where_nothing_can_be_decoded_nothing_can_be_replaced(photos, recipe, world, tmp_path):
+def test_where_nothing_can_be_decoded_nothing_can_be_replaced(images, recipe, world, tmp_path):
     given = recipe(batch_size=5, on_corrupt="replace")
-    batches = TrainingBatches(with_broken(photos, tmp_path, *range(COUNT)), given, world(given))
-    with pytest.raises(UserError, match=r"broken\d\.jpg: this photo cannot be decoded"):
+    batches = TrainingBatches(with_broken(images, tmp_path, *range(COUNT)), given, world(given))
+    with pytest.raises(UserError, match=r"broken\d\.jpg: this image cannot be decoded"):
         list(batches.epoch(0))
 
 
-def test_training_keeps_the_sentence_that_names_the_photo(photos, recipe, world, tmp_path):
+def test_training_keeps_the_sentence_that_names_the_image(images, recipe, world, tmp_path):
     given = recipe(drop_remainder=False)
-    batches = TrainingBatches(with_broken(photos, tmp_path, 6), given, world(given))
+    batches = TrainingBatches(with_broken(images, tmp_path, 6), given, world(given))
     (epoch,) = epochs_of(batches, 0, 1)
     assert len(epoch) == batches.steps
     assert not seen_of(epoch[-1:])  # blank batches follow, which do not count
     for later in (0, 1):
-        with pytest.raises(UserError, match=r"broken6\.jpg: this photo cannot be decoded"):
+        with pytest.raises(UserError, match=r"broken6\.jpg: this image cannot be decoded"):
             batches.require_whole(later)
 
 
-def test_after_the_end_of_a_run_nobody_looks_for_a_broken_photo(photos, recipe, world, tmp_path):
+def test_after_the_end_of_a_run_nobody_looks_for_a_broken_image(images, recipe, world, tmp_path):
     given = recipe(drop_remainder=False)
-    batches = TrainingBatches(with_broken(photos, tmp_path, 6), given, world(given))
+    batches = TrainingBatches(with_broken(images, tmp_path, 6), given, world(given))
     batches.over = True  # MindSpore ends its pipelines by an error
     with pytest.raises(RuntimeError) as error:
         list(batches.epoch(0))
@@ -345,8 +345,8 @@ def test_after_the_end_of_a_run_nobody_looks_for_a_broken_photo(photos, recipe, 
     batches.require_whole(0)
 
 
-def test_sound_photos_leave_no_failure(photos, recipe, world):
+def test_sound_images_leave_no_failure(images, recipe, world):
     given = recipe(drop_remainder=False)
-    batches = TrainingBatches(photos, given, world(given))
+    batches = TrainingBatches(images, given, world(given))
     epochs_of(batches, 0, 1)
     batches.require_whole(0)

@@ -1,31 +1,31 @@
-"""Encoded photos on their way to MindSpore: in order, whoever reads them."""
+"""Encoded images on their way to MindSpore: in order, whoever reads them."""
 
 import threading
 
 import numpy as np
 import pytest
 
-from mindcv_lite.data.datasets.folder import Photos
-from mindcv_lite.data.rows import PhotosAhead, rows_of
+from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.rows import ImagesAhead, rows_of
 
 
-class Numbers(Photos):
-    """Photos that hold their own number, in as many bytes."""
+class Numbers(Split):
+    """Images that hold their own number, in as many bytes."""
 
     def content(self, index: int) -> np.ndarray:
         return np.full(index + 1, index % 256, np.uint8)
 
 
-def numbers(count: int, kind: type[Photos] = Numbers) -> Photos:
+def numbers(count: int, kind: type[Split] = Numbers) -> Split:
     return kind([str(number) for number in range(count)], np.zeros(count, np.int32), ("a",))
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 700])
-def test_rows_come_in_the_order_of_the_indices_each_with_its_photo(count):
+def test_rows_come_in_the_order_of_the_indices_each_with_its_image(count):
     indices = np.random.default_rng(0).integers(0, count, 2 * count)
     rows = list(rows_of(numbers(count), indices).create_tuple_iterator(num_epochs=1, output_numpy=True))
     assert [int(index) for _, index in rows] == indices.tolist()
-    assert all(len(photo) == index + 1 and set(photo) == {index % 256} for photo, index in rows)
+    assert all(len(image) == index + 1 and set(image) == {index % 256} for image, index in rows)
 
 
 def test_several_files_are_waited_for_at_once():
@@ -36,7 +36,7 @@ def test_several_files_are_waited_for_at_once():
             together.wait(timeout=60)  # until eight threads are here
             return super().content(index)
 
-    assert len(list(PhotosAhead(numbers(8 * 16, Late), np.arange(8 * 16)))) == 8 * 16
+    assert len(list(ImagesAhead(numbers(8 * 16, Late), np.arange(8 * 16)))) == 8 * 16
 
 
 def test_a_reader_that_is_left_reads_no_further():
@@ -47,23 +47,23 @@ def test_a_reader_that_is_left_reads_no_further():
             read.append(index)
             return super().content(index)
 
-    rows = iter(PhotosAhead(numbers(100_000, Counted), np.arange(100_000)))
+    rows = iter(ImagesAhead(numbers(100_000, Counted), np.arange(100_000)))
     next(rows)
     del rows
     for thread in threading.enumerate():
-        if thread.name.startswith("photos"):
+        if thread.name.startswith("images"):
             thread.join(timeout=60)
     assert len(read) < 1000
 
 
-def test_what_fails_in_a_thread_is_told_where_its_photo_is_due():
+def test_what_fails_in_a_thread_is_told_where_its_image_is_due():
     class Failing(Numbers):
         def content(self, index: int) -> np.ndarray:
             if index == 40:
-                raise MemoryError("no room for photo 40")
+                raise MemoryError("no room for image 40")
             return super().content(index)
 
-    rows = iter(PhotosAhead(numbers(100, Failing), np.arange(100)))
+    rows = iter(ImagesAhead(numbers(100, Failing), np.arange(100)))
     assert [int(index) for _, index in (next(rows) for _ in range(32))] == list(range(32))
-    with pytest.raises(MemoryError, match="photo 40"):
+    with pytest.raises(MemoryError, match="image 40"):
         next(rows)

@@ -15,7 +15,7 @@ counts, batches, ranks = st.integers(1, 300), st.integers(1, 70), st.integers(1,
 
 
 @given(counts, batches, ranks, st.booleans(), st.integers(0, 5))
-def test_every_photo_comes_exactly_once_over_all_ranks(count, batch_size, size, drop_remainder, epoch):
+def test_every_image_comes_exactly_once_over_all_ranks(count, batch_size, size, drop_remainder, epoch):
     order = epoch_order(count, seed=7, epoch=epoch, shuffle=True)
     steps = steps_of(count, batch_size, size, drop_remainder)
     seen, filling = Counter(), 0
@@ -34,7 +34,7 @@ def test_every_photo_comes_exactly_once_over_all_ranks(count, batch_size, size, 
         assert filling == steps * batch_size * size - count < batch_size * size
 
 
-def test_who_trains_on_which_photo_when_stays_as_it_was():
+def test_who_trains_on_which_image_when_stays_as_it_was():
     digest = hashlib.sha256()
     for epoch, rank in itertools.product(range(3), range(3)):
         indices, weights = shard(epoch_order(1000, 42, epoch, shuffle=True), 8, rank, 3, drop_remainder=False)
@@ -64,7 +64,7 @@ def test_an_epochs_order_is_a_permutation_that_its_seed_repeats(count, seed, epo
 
 @given(st.integers(20, 300), st.integers(0, 2**31 - 2), st.integers(0, 1000))
 def test_another_epoch_and_another_seed_give_another_order(count, seed, epoch):
-    # 20 photos have 2e18 orders: two equal ones are no accident.
+    # 20 images have 2e18 orders: two equal ones are no accident.
     order = epoch_order(count, seed, epoch, shuffle=True)
     assert not np.array_equal(order, epoch_order(count, seed, epoch + 1, shuffle=True))
     assert not np.array_equal(order, epoch_order(count, seed + 1, epoch, shuffle=True))
@@ -76,7 +76,7 @@ def test_without_shuffle_every_epoch_is_in_the_order_of_the_files(count, epoch):
 
 
 @given(counts, st.integers(1, 400))
-def test_num_samples_takes_that_many_photos_or_all(count, num_samples):
+def test_num_samples_takes_that_many_images_or_all(count, num_samples):
     order = epoch_order(count, 7, 0, shuffle=True, num_samples=num_samples)
     assert len(order) == len(set(order)) == min(count, num_samples)
     assert np.array_equal(order, epoch_order(count, 7, 0, shuffle=True)[:num_samples])
@@ -86,18 +86,18 @@ def test_num_samples_takes_that_many_photos_or_all(count, num_samples):
 
 
 @given(counts, st.integers(2, 5), ranks)
-def test_repeats_put_each_photo_of_a_part_on_several_ranks_in_an_epoch_of_the_same_length(count, repeats, size):
+def test_repeats_put_each_image_of_a_part_on_several_ranks_in_an_epoch_of_the_same_length(count, repeats, size):
     order = epoch_order(count, 7, 0, shuffle=True, repeats=repeats)
     assert len(order) == count
     times = Counter(order.tolist())
     assert len(times) == -(-count // repeats)
-    assert sorted(times.values())[1:] == [repeats] * (len(times) - 1)  # the last photo may be cut off
+    assert sorted(times.values())[1:] == [repeats] * (len(times) - 1)  # the last image may be cut off
     for rank in range(size):
         indices, weights = shard(order, 1, rank, size, drop_remainder=False)
         assert max(Counter(indices[weights == 1].tolist()).values(), default=0) <= -(-repeats // size)
 
 
-def test_num_samples_of_shuffled_photos_draws_others_every_epoch():
+def test_num_samples_of_shuffled_images_draws_others_every_epoch():
     drawn = [set(epoch_order(1000, 7, epoch, shuffle=True, num_samples=20)) for epoch in range(3)]
     assert drawn[0] != drawn[1] != drawn[2]
 

@@ -111,7 +111,7 @@ def test_parallel_settings_do_not_depend_on_the_device():
 
 
 @pytest.mark.parametrize(
-    ("flags", "target", "photos", "level"),
+    ("flags", "target", "images", "level"),
     [
         ((), "Ascend", 3, "O1"),
         ((), "Ascend", 50_000, "O1"),
@@ -121,13 +121,13 @@ def test_parallel_settings_do_not_depend_on_the_device():
         ((), "CPU", 3, "O1"),
     ],
 )
-def test_whole_graphs_are_compiled_for_evaluation_where_that_pays_or_the_user_asks(flags, target, photos, level):
+def test_whole_graphs_are_compiled_for_evaluation_where_that_pays_or_the_user_asks(flags, target, images, level):
     recipe = ascend_recipe(*flags)
-    chosen, reason = evaluation_level(recipe, settings_for(recipe, target), photos)
+    chosen, reason = evaluation_level(recipe, settings_for(recipe, target), images)
     assert chosen == level
     assert bool(reason) == (target == "Ascend" and level == "O1")
     if reason:
-        assert re.match(f"jit_level: O1, for {photos} photos a device: .*MindCV measured.*--jit_level O2", reason)
+        assert re.match(f"jit_level: O1, for {images} images a device: .*MindCV measured.*--jit_level O2", reason)
 
 
 def test_a_world_for_evaluation_sinks_nothing_and_has_the_level_that_it_says(monkeypatch, log):
@@ -137,7 +137,7 @@ def test_a_world_for_evaluation_sinks_nothing_and_has_the_level_that_it_says(mon
     world = for_evaluation(World(0, 8, settings_for(recipe, "Ascend", size=8)), recipe, 50_000)
     assert (world.settings.jit_level, world.settings.sink) == ("O1", False)
     assert set_ == {"jit_config": {"jit_level": "O1"}}
-    assert "jit_level: O1, for 6250 photos a device" in log.text
+    assert "jit_level: O1, for 6250 images a device" in log.text
 
 
 # --------------------------------------------------------------------------------------------------------- workers

@@ -1,4 +1,4 @@
-"""The doctor sees each photo in its place, and a shifted epoch for what it is."""
+"""The doctor sees each image in its place, and a shifted epoch for what it is."""
 
 from dataclasses import replace
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindcv_lite.data.datasets.open import training_photos
+from mindcv_lite.data.datasets.open import training_splits
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.doctor.findings import Failed
-from mindcv_lite.doctor.order import Witness, order_of_photos
+from mindcv_lite.doctor.order import Witness, order_of_images
 from mindcv_lite.recipe.keys import Recipe
 from tests.training.sinking import play_sinking
 
@@ -17,23 +17,23 @@ pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 @pytest.fixture
-def small(photo_folder, recipe) -> Recipe:
-    photos = photo_folder({"train": {"a": 5, "b": 4}}, size=(16, 16))
-    return recipe(data_dir=photos, batch_size=2, epoch_size=3, val_while_train=False, num_classes=2)
+def small(image_folder, recipe) -> Recipe:
+    images = image_folder({"train": {"a": 5, "b": 4}}, size=(16, 16))
+    return recipe(data_dir=images, batch_size=2, epoch_size=3, val_while_train=False, num_classes=2)
 
 
-def test_each_rank_sees_its_photos_in_order(small, world):
+def test_each_rank_sees_its_images_in_order(small, world):
     for rank in range(2):
-        text, _ = order_of_photos(small, training_photos(small)[0], world(small, rank, size=2))
-        assert text == "3 epochs, and 2 resumed after the first, fed batch by batch: each photo in its place"
+        text, _ = order_of_images(small, training_splits(small)[0], world(small, rank, size=2))
+        assert text == "3 epochs, and 2 resumed after the first, fed batch by batch: each image in its place"
 
 
 def test_a_sinking_device_sees_them_in_order_too(small, world, monkeypatch):
     play_sinking(monkeypatch.setattr)
     here = world(small)
     here = replace(here, settings=replace(here.settings, sink=True))
-    text, _ = order_of_photos(small, training_photos(small)[0], here)
-    assert text == "3 epochs, and 2 resumed after the first, whole epochs sent ahead: each photo in its place"
+    text, _ = order_of_images(small, training_splits(small)[0], here)
+    assert text == "3 epochs, and 2 resumed after the first, whole epochs sent ahead: each image in its place"
 
 
 @pytest.mark.parametrize("sink", [False, True])
@@ -48,21 +48,21 @@ def test_its_input_is_over_with_the_last_epoch(small, world, monkeypatch, sink):
         return dataset(batches, first_step, epochs)
 
     monkeypatch.setattr(TrainingBatches, "dataset", watched)
-    order_of_photos(small, training_photos(small)[0], here)
+    order_of_images(small, training_splits(small)[0], here)
     assert [(batches.over, epochs) for batches, epochs in made] == [(True, 3), (True, 3)]
 
 
 def test_a_run_that_is_an_epoch_ahead_is_told(small, world, monkeypatch):
     epoch = TrainingBatches.epoch
     monkeypatch.setattr(TrainingBatches, "epoch", lambda self, number: epoch(self, number + 1))
-    with pytest.raises(Failed, match="epoch 1: the device saw the photos of epoch 2"):
-        order_of_photos(small, training_photos(small)[0], world(small))
+    with pytest.raises(Failed, match="epoch 1: the device saw the images of epoch 2"):
+        order_of_images(small, training_splits(small)[0], world(small))
 
 
 def test_another_order_is_told(small, world, monkeypatch):
     monkeypatch.setattr("mindcv_lite.data.pipeline.epoch_order", lambda count, *rest, **more: np.arange(count)[::-1])
-    with pytest.raises(Failed, match=r"epoch 1: the device saw other photos or another order, beginning with \[8, 7"):
-        order_of_photos(small, training_photos(small)[0], world(small))
+    with pytest.raises(Failed, match=r"epoch 1: the device saw other images or another order, beginning with \[8, 7"):
+        order_of_images(small, training_splits(small)[0], world(small))
 
 
 def test_a_witness_keeps_the_labels_of_each_step():

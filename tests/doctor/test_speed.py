@@ -64,7 +64,7 @@ def trained(tmp_path, world) -> Speed:
     here = replace(here, settings=replace(here.settings, sink=True))
     speed = Speed(Bench(here, tmp_path, distribute=False))
     step = SimpleNamespace(step=SimpleNamespace(asnumpy=lambda: np.int32(40)))
-    watch = SimpleNamespace(batches=SimpleNamespace(photos=None), waited=None)
+    watch = SimpleNamespace(batches=SimpleNamespace(images=None), waited=None)
     record = SimpleNamespace(recipe=recipe, step=step, watch=watch, world=here)
     # pyrefly: ignore [bad-argument-type]
     speed.run = Run(tmp_path, record, [])

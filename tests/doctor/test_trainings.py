@@ -17,12 +17,12 @@ from mindcv_lite.device.ranks import World
 from mindcv_lite.doctor import trainings
 from mindcv_lite.doctor.examination import Answer, Heard
 from mindcv_lite.doctor.findings import Failed, NotRun
-from mindcv_lite.doctor.photos import write_photos
+from mindcv_lite.doctor.images import write_images
 from mindcv_lite.doctor.recipes import Bench, recipe_of
 from mindcv_lite.doctor.trainings import (
     Trainings,
     damage_after_first_epoch,
-    damaged_photo,
+    damaged_image,
     require_average,
     require_skipped,
 )
@@ -171,9 +171,9 @@ def test_a_checkpoint_that_one_rank_alone_sees_is_validated_by_none(on_two_ranks
         assert text[0].startswith("NotRun: the ranks have no folder in common")
 
 
-def test_of_two_ranks_the_first_damages_a_photo_once_and_either_may_name_it(on_two_ranks, npu, monkeypatch):
-    write_photos(npu.photos("error"), train=6, val=0, size=(16, 16))
-    victim = max(npu.photos("error").glob("train/*/*.jpg"))
+def test_of_two_ranks_the_first_damages_an_image_once_and_either_may_name_it(on_two_ranks, npu, monkeypatch):
+    write_images(npu.images("error"), train=6, val=0, size=(16, 16))
+    victim = max(npu.images("error").glob("train/*/*.jpg"))
     size = victim.stat().st_size
 
     def train(recipe):
@@ -183,19 +183,19 @@ def test_of_two_ranks_the_first_damages_a_photo_once_and_either_may_name_it(on_t
         while victim.stat().st_size == size:
             time.sleep(0.01)
         if threading.current_thread().name == "1":
-            raise UserError(f"{victim}: this photo cannot be decoded")
+            raise UserError(f"{victim}: this image cannot be decoded")
         raise TrainingError("another rank cannot go on, see its log")
 
     monkeypatch.setattr(trainings, "train", train)
-    first, second = on_two_ranks(lambda bench: damaged_photo(bench, Heard(), "error"))
+    first, second = on_two_ranks(lambda bench: damaged_image(bench, Heard(), "error"))
     assert victim.stat().st_size == size // 2
     assert first[0].startswith("named by another rank; the run ended after 0.")
     assert second == ["rank 0 did the damage"]
 
 
-def test_several_ranks_that_do_not_sink_are_given_no_photo_that_stops_one_of_them(bench):
+def test_several_ranks_that_do_not_sink_are_given_no_image_that_stops_one_of_them(bench):
     with pytest.raises(NotRun, match="start doctor without msrun"):
-        damaged_photo(replace(bench, world=replace(bench.world, size=2)), Heard(), "error")
+        damaged_image(replace(bench, world=replace(bench.world, size=2)), Heard(), "error")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_validation_must_give_the_score_of_the_training(bench, monkeypatch, tmp_
     ways.first = a_run(1.1, 1.0, folder=tmp_path)  # type: ignore[assignment]
     score = Score(10 / 29, 1.0, 1.1, 29, 100.0, 0.0)
     monkeypatch.setattr(trainings, "validate", lambda recipe: score)
-    assert ways.validated()[0] == "top-1 34.48%, top-5 100.00%, loss 1.1000 over 29 photos, as in training"
+    assert ways.validated()[0] == "top-1 34.48%, top-5 100.00%, loss 1.1000 over 29 images, as in training"
     for wrong in (replace(score, top1=11 / 29), replace(score, loss=1.2), replace(score, loss=math.nan)):
         monkeypatch.setattr(trainings, "validate", lambda recipe, wrong=wrong: wrong)
         with pytest.raises(Failed, match=r"in training the same checkpoint had 34.48% and 1.1000"):
@@ -277,10 +277,10 @@ def test_validation_must_give_the_score_of_the_training(bench, monkeypatch, tmp_
 
 
 @pytest.mark.parametrize("on_corrupt", ["error", "replace"])
-def test_a_damaged_photo_must_be_named_in_time(bench, monkeypatch, on_corrupt):
-    photos = bench.photos(on_corrupt)
-    write_photos(photos, train=6, val=0, size=(16, 16))
-    victim = max(photos.glob("train/*/*.jpg"))
+def test_a_damaged_image_must_be_named_in_time(bench, monkeypatch, on_corrupt):
+    images = bench.images(on_corrupt)
+    write_images(images, train=6, val=0, size=(16, 16))
+    victim = max(images.glob("train/*/*.jpg"))
 
     def train_by(reaction):
         def train(recipe):
@@ -294,13 +294,13 @@ def test_a_damaged_photo_must_be_named_in_time(bench, monkeypatch, on_corrupt):
 
         monkeypatch.setattr(trainings, "train", train)
         heard = Heard()
-        return damaged_photo(bench, heard, on_corrupt)
+        return damaged_image(bench, heard, on_corrupt)
 
     def raises(heard):
-        raise UserError(f"{victim}: this photo cannot be decoded")
+        raise UserError(f"{victim}: this image cannot be decoded")
 
     def names(heard):
-        heard.write(f"{victim} cannot be decoded: another photo takes its place\n")
+        heard.write(f"{victim} cannot be decoded: another image takes its place\n")
 
     right, wrong = (raises, names) if on_corrupt == "error" else (names, raises)
     text, figures = train_by(right)
@@ -308,28 +308,28 @@ def test_a_damaged_photo_must_be_named_in_time(bench, monkeypatch, on_corrupt):
     assert 0 <= figures["seconds_until_named"] <= figures["seconds_until_end"]
     with pytest.raises(Failed, match="went on to its end" if on_corrupt == "error" else "was to take the place"):
         train_by(wrong)
-    with pytest.raises(Failed, match="no rank named the damaged photo"):
+    with pytest.raises(Failed, match="no rank named the damaged image"):
         train_by(lambda heard: None)
 
 
-def test_a_run_that_ends_before_a_photo_is_damaged_is_told(bench, monkeypatch):
-    write_photos(bench.photos("error"), train=6, val=0, size=(16, 16))
+def test_a_run_that_ends_before_an_image_is_damaged_is_told(bench, monkeypatch):
+    write_images(bench.images("error"), train=6, val=0, size=(16, 16))
 
     def train(recipe):
         raise UserError("no memory")
 
     monkeypatch.setattr(trainings, "train", train)
     with pytest.raises(Failed, match="the run ended within its first epoch: no memory"):
-        damaged_photo(bench, Heard(), "error")
+        damaged_image(bench, Heard(), "error")
 
 
-def test_a_photo_is_damaged_after_the_first_epoch_and_not_before(tmp_path):
-    photo = tmp_path / "a.jpg"
-    photo.write_bytes(bytes(100))
-    with damage_after_first_epoch(photo, tmp_path) as damaged_at:
+def test_an_image_is_damaged_after_the_first_epoch_and_not_before(tmp_path):
+    image = tmp_path / "a.jpg"
+    image.write_bytes(bytes(100))
+    with damage_after_first_epoch(image, tmp_path) as damaged_at:
         time.sleep(0.1)
-        assert (photo.stat().st_size, damaged_at) == (100, [])
+        assert (image.stat().st_size, damaged_at) == (100, [])
         (tmp_path / RESULTS).touch()
         while not damaged_at:
             time.sleep(0.01)
-        assert photo.stat().st_size == 50
+        assert image.stat().st_size == 50

@@ -11,7 +11,7 @@ from mindspore import Tensor, nn, ops
 from PIL import Image
 from scipy.special import expit, log_softmax, softmax
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.pipeline import Batches
 from mindcv_lite.data.sharding import shard
 from mindcv_lite.device.ranks import World
@@ -33,7 +33,7 @@ class Pixels(nn.Cell):
 
 
 def counts_by_hand(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, loss: str = "CE") -> np.ndarray:
-    """Photos, right at the first guess, right within five, sum of the losses; of equal logits the first is guessed."""
+    """Images, right at the first guess, right within five, sum of the losses; of equal logits the first is guessed."""
     logits = logits.astype(np.float64)
     right = np.argsort(-logits, axis=1, kind="stable")[:, :5] == labels[:, None]
     targets = np.eye(logits.shape[1])[labels]
@@ -129,13 +129,13 @@ class ColourNetwork(nn.Cell):
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Photos:
+def images(tmp_path_factory) -> Split:
     """Each of one colour, which no resize changes."""
     folder = tmp_path_factory.mktemp("colours")
     paths = [str(folder / f"{number}.png") for number in range(COUNT)]
     for path, colour in zip(paths, COLOURS, strict=True):
         Image.fromarray(np.broadcast_to(colour, (40, 48, 3))).save(path)
-    return Photos(paths, LABELS, tuple("abcdefgh"))
+    return Split(paths, LABELS, tuple("abcdefgh"))
 
 
 @pytest.fixture(scope="module")
@@ -163,44 +163,44 @@ class RankOfMany(World):
 
 
 @pytest.mark.parametrize("batch_size", [4, 23, 32])
-def test_a_score_counts_every_photo_once_whatever_the_batch_size(photos, recipe, world, step_of, batch_size):
+def test_a_score_counts_every_image_once_whatever_the_batch_size(images, recipe, world, step_of, batch_size):
     given = recipe(batch_size=batch_size)
-    score = evaluate(step_of(), photos, given, world(given))
+    score = evaluate(step_of(), images, given, world(given))
     seen, top1, top5, loss = expected_counts(given)
-    assert score.photos == seen == COUNT
+    assert score.images == seen == COUNT
     assert (score.top1, score.top5) == (top1 / COUNT, top5 / COUNT)
     assert 0 < top1 < top5 < COUNT
     assert score.loss == pytest.approx(loss / COUNT, rel=1e-5)
     assert score.images_per_second > 0
 
 
-def test_a_network_in_training_is_scored_in_evaluation_mode(photos, recipe, world, step_of):
+def test_a_network_in_training_is_scored_in_evaluation_mode(images, recipe, world, step_of):
     given, step = recipe(batch_size=32), step_of()
-    expected = evaluate(step, photos, given, world(given))
+    expected = evaluate(step, images, given, world(given))
     step.set_train()
-    assert evaluate(step, photos, given, world(given)).top1 == expected.top1
+    assert evaluate(step, images, given, world(given)).top1 == expected.top1
 
 
 @pytest.mark.parametrize("batch_size", [4, 32])
-def test_the_counts_of_three_ranks_add_up_to_those_of_one(photos, recipe, world, step_of, batch_size):
+def test_the_counts_of_three_ranks_add_up_to_those_of_one(images, recipe, world, step_of, batch_size):
     given = recipe(batch_size=batch_size)
     ranks = [RankOfMany(rank, 3, world(given, rank, 3).settings) for rank in range(3)]
     for rank in ranks:
-        evaluate(step_of(), photos, given, rank)
+        evaluate(step_of(), images, given, rank)
     shares = [counts for rank in ranks for counts in rank.asked]
     assert len(shares) == 3  # each asks once
     assert {share[0] for share in shares} <= {7.0, 8.0}
     np.testing.assert_allclose(sum(shares), expected_counts(given), rtol=1e-5)
 
 
-def test_the_score_is_that_of_all_ranks(photos, recipe, world, step_of):
+def test_the_score_is_that_of_all_ranks(images, recipe, world, step_of):
     given = recipe(batch_size=32)
     rank = RankOfMany(1, 3, world(given, 1, 3).settings, total=np.array([COUNT, 10.0, 20.0, 46.0]))
-    score = evaluate(step_of(), photos, given, rank)
+    score = evaluate(step_of(), images, given, rank)
     assert (score.top1, score.top5, score.loss) == (10 / COUNT, 20 / COUNT, 2.0)
 
 
-def test_a_photo_that_was_not_counted_is_an_error(photos, recipe, world, step_of, monkeypatch):
+def test_an_image_that_was_not_counted_is_an_error(images, recipe, world, step_of, monkeypatch):
     given = recipe(batch_size=4)
     batches = evaluation.evaluation_batches
 
@@ -214,17 +214,17 @@ def test_a_photo_that_was_not_counted_is_an_error(photos, recipe, world, step_of
         return given
 
     monkeypatch.setattr(evaluation, "evaluation_batches", without_the_first)
-    with pytest.raises(RuntimeError, match=r"evaluation counted 19 of 23 photos"):
-        evaluate(step_of(), photos, given, world(given))
+    with pytest.raises(RuntimeError, match=r"evaluation counted 19 of 23 images"):
+        evaluate(step_of(), images, given, world(given))
 
 
 @pytest.mark.parametrize("batch_size", [4, 32])
-def test_the_predictions_that_are_kept_are_each_photos_and_sum_up_to_the_score(
-    photos, recipe, world, step_of, batch_size
+def test_the_predictions_that_are_kept_are_each_images_and_sum_up_to_the_score(
+    images, recipe, world, step_of, batch_size
 ):
     given = recipe(batch_size=batch_size)
-    score = evaluate(step_of(), photos, given, world(given), keep=True)
-    alone = evaluate(step_of(), photos, given, world(given))
+    score = evaluate(step_of(), images, given, world(given), keep=True)
+    alone = evaluate(step_of(), images, given, world(given))
     assert (score.top1, score.top5, score.loss) == (alone.top1, alone.top5, alone.loss)
     assert alone.predictions is None
     kept = score.predictions
@@ -241,12 +241,12 @@ def test_the_predictions_that_are_kept_are_each_photos_and_sum_up_to_the_score(
 
 
 @pytest.mark.parametrize(("count", "batch_size", "size"), [(23, 4, 3), (1, 4, 3), (24, 4, 2), (5, 3, 1)])
-def test_predictions_of_all_ranks_come_in_the_order_of_the_photos(recipe, count, batch_size, size):
+def test_predictions_of_all_ranks_come_in_the_order_of_the_images(recipe, count, batch_size, size):
     shares = [shard(np.arange(count), batch_size, rank, size, drop_remainder=False)[0] for rank in range(size)]
-    rows = [np.repeat(share[:, None], 12, axis=1).astype(np.float32) for share in shares]  # photo i answers i
+    rows = [np.repeat(share[:, None], 12, axis=1).astype(np.float32) for share in shares]  # image i answers i
     world = GatheredWorld(0, size, settings_for(recipe(), "CPU"), of_ranks=np.stack([each.ravel() for each in rows]))
-    photos = Photos([str(number) for number in range(count)], np.arange(count, dtype=np.int32), ("a",))
-    kept = gathered(rows[0], photos, world)
+    images = Split([str(number) for number in range(count)], np.arange(count, dtype=np.int32), ("a",))
+    kept = gathered(rows[0], images, world)
     assert kept.ranks.tolist() == kept.predicted.tolist() == list(range(count))
 
 
@@ -261,15 +261,15 @@ class GatheredWorld(World):
         return self.of_ranks
 
 
-@pytest.mark.parametrize("failure", [UserError("no photo"), TrainingError("no disk")])
-def test_a_rank_whose_photos_cannot_be_read_does_not_leave_the_others_waiting(
-    photos, recipe, world, step_of, monkeypatch, failure
+@pytest.mark.parametrize("failure", [UserError("no image"), TrainingError("no disk")])
+def test_a_rank_whose_images_cannot_be_read_does_not_leave_the_others_waiting(
+    images, recipe, world, step_of, monkeypatch, failure
 ):
     monkeypatch.setattr(evaluation, "evaluation_batches", lambda *arguments: _Broken(failure))
     given = recipe(batch_size=4)
     rank = RankOfMany(0, 2, world(given, 0, 2).settings)
     with pytest.raises(type(failure), match=str(failure)):
-        evaluate(step_of(), photos, given, rank)
+        evaluate(step_of(), images, given, rank)
     assert len(rank.asked) == 1
 
 

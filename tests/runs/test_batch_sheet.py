@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.datasets.open import training_photos
+from mindcv_lite.data.datasets.open import training_splits
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.errors import UserError
 from mindcv_lite.runs.batch_sheet import contact_sheet, draw_first_batch
@@ -13,23 +13,23 @@ pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 @pytest.fixture
-def draw(recipe, world, photo_folder, tmp_path):
-    folder = photo_folder({"train": {"a": 3, "b": 2}})
+def draw(recipe, world, image_folder, tmp_path):
+    folder = image_folder({"train": {"a": 3, "b": 2}})
 
     def draw(name: str = "batch.png", **keys) -> Image.Image:
         given = recipe(data_dir=folder, show_batch=tmp_path / name, batch_size=5, num_classes=2, **keys)
-        photos, _ = training_photos(given)
-        draw_first_batch(TrainingBatches(photos, given, world(given)), given, photos.class_names)
+        images, _ = training_splits(given)
+        draw_first_batch(TrainingBatches(images, given, world(given)), given, images.class_names)
         return Image.open(tmp_path / name)
 
     return draw
 
 
-def test_the_images_on_the_sheet_are_those_of_the_batch(recipe, world, photo_folder, draw, tmp_path):
+def test_the_images_on_the_sheet_are_those_of_the_batch(recipe, world, image_folder, draw, tmp_path):
     sheet = np.asarray(draw(image_resize=112, color_jitter=0.4))
-    given = recipe(data_dir=tmp_path / "photos", batch_size=5, image_resize=112, color_jitter=0.4)
-    photos, _ = training_photos(given)
-    images, _, _ = next(iter(TrainingBatches(photos, given, world(given)).epoch(0)))
+    given = recipe(data_dir=tmp_path / "images", batch_size=5, image_resize=112, color_jitter=0.4)
+    split, _ = training_splits(given)
+    images, _, _ = next(iter(TrainingBatches(split, given, world(given)).epoch(0)))
     assert sheet.shape == (2 * (116 + 12), 3 * 116, 3)
     for number, image in enumerate(images):
         top, left = number // 3 * 128 + 2, number % 3 * 116 + 2
@@ -54,4 +54,4 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(draw, tmp_pa
     (tmp_path / "batch.png").mkdir()
     with pytest.raises(UserError, match=r"batch\.png: stands there and is no file"):
         draw()
-    assert {path.name for path in tmp_path.iterdir()} == {"photos", "batch.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "batch.png"}

@@ -15,7 +15,7 @@ from mindcv_lite.benchmark.subjects import build_step
 from mindcv_lite.checkpoints.inference import read_trained
 from mindcv_lite.checkpoints.weights import model_card, read_weights
 from mindcv_lite.data.datasets.classes import NAMES, WNIDS
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.pipeline import draws
 from mindcv_lite.data.transforms.device import Preparation
 from mindcv_lite.device.ranks import World
@@ -121,7 +121,7 @@ def test_a_student_that_answers_as_its_teacher_has_nothing_to_learn_from_it(reci
     assert np.abs(step.network.dense.weight.asnumpy() - Layer(0).dense.weight.asnumpy()).max() < 1e-6
 
 
-def test_a_teacher_that_is_sure_and_outputs_without_photos_give_a_finite_loss(recipe, world, of_layers):
+def test_a_teacher_that_is_sure_and_outputs_without_images_give_a_finite_loss(recipe, world, of_layers):
     given = recipe(num_classes=CLASSES, image_resize=SIDE, weight_decay=0, teacher_share=1, teacher_temperature=1)
     sure = Layer(1, outputs=CLASSES - 2)
     sure.dense.weight.set_data(Tensor(1000 * sure.dense.weight.asnumpy()))
@@ -176,7 +176,7 @@ def teacher_file(recipe, tmp_path) -> Callable[..., Path]:
         network = build_network(given.model, "O0")
         weights = {each.name: each.asnumpy() for each in network.get_parameters()}
         weights["classifier.3.bias"] = np.random.default_rng(1).normal(size=outputs).astype(np.float32)
-        # As if it had learned to tell photos apart: freshly drawn, the next layer sees less and less of them.
+        # As if it had learned to tell images apart: freshly drawn, the next layer sees less and less of them.
         weights |= {name: value / 10 for name, value in weights.items() if name.endswith("moving_variance")}
         weights["classifier.3.weight"] /= 10
         save_weights(tmp_path / name, weights, model_card(given, ()) | {"class_names": class_names})
@@ -206,7 +206,7 @@ def test_classes_are_matched_by_name_whatever_their_order(recipe, world, teacher
 def test_a_teacher_answers_as_in_evaluation_while_its_student_trains(recipe, world, teacher_file):
     path = teacher_file("t.ckpt", ("a", "b", "c"))
     logits = read_trained(str(path)).network()(X).asnumpy()
-    assert np.ptp(logits, axis=0).max() > 1e-2  # another photo, another answer
+    assert np.ptp(logits, axis=0).max() > 1e-2  # another image, another answer
     found = answers(path, recipe(num_classes=3, teacher_temperature=1), ("a", "b", "c"), world)
     np.testing.assert_allclose(found, softmax(logits, 1), rtol=0, atol=1e-6)
 
@@ -239,12 +239,12 @@ def test_nothing_of_a_teacher_is_trained_averaged_or_kept_in_a_state(recipe, wor
 
 # ------------------------------------------------------------------------------------------------- resume, and mistakes
 
-PHOTOS = Photos(["x/a/1.jpg", "x/b/1.jpg"], np.array([0, 1], np.int32), ("a", "b"))
+SPLIT = Split(["x/a/1.jpg", "x/b/1.jpg"], np.array([0, 1], np.int32), ("a", "b"))
 
 
 def test_a_run_goes_on_with_the_files_of_its_teachers_alone(recipe, world):
     def facts(*hashes: str) -> dict[str, Any]:
-        return fixed_facts(recipe(), PHOTOS, world(recipe()), hashes)
+        return fixed_facts(recipe(), SPLIT, world(recipe()), hashes)
 
     def state(fixed: dict[str, Any]) -> State:
         return State("x.state.ckpt", {}, {"fixed": json.loads(json.dumps(fixed))})
@@ -263,13 +263,13 @@ def test_a_run_goes_on_with_the_files_of_its_teachers_alone(recipe, world):
         (
             ("a", "c"),
             {},
-            " cannot teach these classes: photos/train: class 'c' is missing and class 'b' is unknown; expected the 2 "
+            " cannot teach these classes: images/train: class 'c' is missing and class 'b' is unknown; expected the 2 "
             "classes that the network is trained for",
         ),
         (
             WNIDS,
             {},
-            " cannot teach these classes: photos/train: class 'a' is unknown; name all classes by wnid (n01440764), or "
+            " cannot teach these classes: images/train: class 'a' is unknown; name all classes by wnid (n01440764), or "
             "all by index (0 to 999), or all by name (tench)",
         ),
         (
@@ -287,14 +287,14 @@ def test_a_run_goes_on_with_the_files_of_its_teachers_alone(recipe, world):
     ],
     ids=["other classes", "ImageNet's", "no names", "grey"],
 )
-def test_a_teacher_that_cannot_teach_these_photos_is_refused(
+def test_a_teacher_that_cannot_teach_these_images_is_refused(
     recipe, world, teacher_file, refusal, class_names, keys, sentence
 ):
     path = teacher_file("t.ckpt", class_names, **keys)
-    given = recipe(data_dir="photos", num_classes=2, teacher=path)
+    given = recipe(data_dir="images", num_classes=2, teacher=path)
     assert refusal(read_teachers, given, ("a", "b"), world(given)) == f"{path}{sentence}"
 
 
-def test_the_benchmark_has_no_classes_to_match_without_photos(recipe, world, refusal):
+def test_the_benchmark_has_no_classes_to_match_without_images(recipe, world, refusal):
     given = recipe(num_classes=2, teacher="t.ckpt")
-    assert "no photos here, whose classes it could be matched with" in refusal(build_step, given, world(given), 1)
+    assert "no images here, whose classes it could be matched with" in refusal(build_step, given, world(given), 1)

@@ -11,7 +11,7 @@ from mindspore import Tensor
 from sklearn.linear_model import LogisticRegression
 
 from mindcv_lite.checkpoints.weights import HEAD
-from mindcv_lite.data.datasets.folder import Photos, read_split
+from mindcv_lite.data.datasets.folder import Split, read_split
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import build_network
@@ -131,7 +131,7 @@ def test_a_penalty_is_chosen_that_suits_the_rows(rows, alone):
     assert 0.7 < right < 1
 
 
-def test_two_photos_are_enough(rows, alone):
+def test_two_images_are_enough(rows, alone):
     features, labels = rows[0][[0, -1]], np.array([0, 1])
     penalty, right = best_penalty(features, labels, np.arange(2), 2, 2, alone)
     assert penalty in probe.PENALTIES
@@ -152,37 +152,37 @@ def test_features_have_mean_0_and_variance_1_even_where_all_are_the_same(rows, a
 
 
 @pytest.fixture
-def photos(photo_folder) -> Photos:
-    return read_split(str(photo_folder({"train": {"a": 9, "b": 8, "c": 6}})), "train")
+def images(image_folder) -> Split:
+    return read_split(str(image_folder({"train": {"a": 9, "b": 8, "c": 6}})), "train")
 
 
-def test_the_network_gives_what_the_regression_gives(photos, recipe, world, graph_mode, log):
+def test_the_network_gives_what_the_regression_gives(images, recipe, world, graph_mode, log):
     given = recipe(num_classes=3, freeze="backbone")
     network = build_network(given.model, "O0")
     before = {name: each.asnumpy().copy() for name, each in network.parameters_dict().items()}
-    fit_last_layer(network, photos, given, world(given))
+    fit_last_layer(network, images, given, world(given))
     after = {name: each.asnumpy() for name, each in network.parameters_dict().items()}
     assert [name for name in before if not np.array_equal(before[name], after[name])] == list(HEAD)
 
-    features, labels = features_of(network, photos, given, world(given))
+    features, labels = features_of(network, images, given, world(given))
     assert features.shape == (23, network.parameters_dict()[HEAD[0]].shape[1])
-    assert labels.tolist() == photos.labels.tolist()
+    assert labels.tolist() == images.labels.tolist()
     weight, bias = (after[name] for name in HEAD)
     assert ((features @ weight.T + bias).argmax(1) == labels).all()  # plain colours
-    assert "of 23 photos" in log.text
+    assert "of 23 images" in log.text
     hidden = Tensor(features[:2])
     assert np.allclose(network.classifier[3](hidden).asnumpy(), features[:2] @ weight.T + bias, atol=1e-4)
 
 
-def test_photos_of_one_class_are_refused(photos, recipe, world):
+def test_images_of_one_class_are_refused(images, recipe, world):
     given = recipe(num_classes=3)
-    with pytest.raises(UserError, match="all training photos are of one class, 'a': there is nothing to learn"):
-        fit_last_layer(build_network(given.model, "O0"), replace(photos, class_names=("a",)), given, world(given))
+    with pytest.raises(UserError, match="all training images are of one class, 'a': there is nothing to learn"):
+        fit_last_layer(build_network(given.model, "O0"), replace(images, class_names=("a",)), given, world(given))
 
 
-def test_a_photo_that_cannot_be_decoded_is_named(photos, recipe, world, graph_mode):
+def test_an_image_that_cannot_be_decoded_is_named(images, recipe, world, graph_mode):
     given = recipe(num_classes=3)
-    with open(photos.paths[3], "wb") as file:
-        file.write(b"no photo")
-    with pytest.raises(UserError, match=f"{photos.paths[3]}: this photo cannot be decoded"):
-        fit_last_layer(build_network(given.model, "O0"), photos, given, world(given))
+    with open(images.paths[3], "wb") as file:
+        file.write(b"no image")
+    with pytest.raises(UserError, match=f"{images.paths[3]}: this image cannot be decoded"):
+        fit_last_layer(build_network(given.model, "O0"), images, given, world(given))

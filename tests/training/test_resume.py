@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.datasets.paths import Paths
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
@@ -31,7 +31,7 @@ from mindcv_lite.training.resume import (
 )
 from mindcv_lite.training.train_step import TrainStep
 
-PHOTOS = Photos(["x/a/1.jpg", "x/a/2.jpg", "x/b/1.jpg"], np.array([0, 0, 1], np.int32), ("a", "b"))
+IMAGES = Split(["x/a/1.jpg", "x/a/2.jpg", "x/b/1.jpg"], np.array([0, 0, 1], np.int32), ("a", "b"))
 KEYS_OF_ALL = {"ema": True, "loss_scale_type": "dynamic", "loss_scale": 2.0**120, "std": "[0.01, 0.01, 0.01]"}
 
 
@@ -137,15 +137,15 @@ def test_every_free_key_is_a_key():
 
 def test_a_run_is_the_same_as_itself(recipe, world):
     given = recipe(mean="[1, 2, 3]", freeze=2)
-    fixed = fixed_facts(given, PHOTOS, world(given))
+    fixed = fixed_facts(given, IMAGES, world(given))
     require_same_run(state_with(fixed), fixed)
 
 
 def test_free_keys_may_differ_and_each_of_the_others_is_named(recipe, world):
     given = recipe()
-    then = state_with(fixed_facts(given, PHOTOS, world(given)))
+    then = state_with(fixed_facts(given, IMAGES, world(given)))
     for name in KEYS:
-        now = fixed_facts(given.with_keys(**{name: "another"}), PHOTOS, world(given))
+        now = fixed_facts(given.with_keys(**{name: "another"}), IMAGES, world(given))
         if name in MAY_CHANGE:
             require_same_run(then, now)
         else:
@@ -154,7 +154,7 @@ def test_free_keys_may_differ_and_each_of_the_others_is_named(recipe, world):
 
 
 def test_a_state_that_is_older_than_a_key_had_its_default(recipe, world):
-    fixed = fixed_facts(recipe(), PHOTOS, world(recipe()))
+    fixed = fixed_facts(recipe(), IMAGES, world(recipe()))
     older = state_with({name: value for name, value in fixed.items() if name not in ("mixup", "re_scale")})
     require_same_run(older, fixed)
     with pytest.raises(UserError, match=r"another run: mixup was 0\.0, is 0\.2;"):
@@ -172,7 +172,7 @@ def test_a_state_that_is_older_than_a_key_had_its_default(recipe, world):
     ],
 )
 def test_a_state_whose_noise_came_from_another_hash_is_refused_where_the_run_draws_noise(recipe, world, keys, draws):
-    fixed = fixed_facts(recipe(**keys), PHOTOS, world(recipe()))
+    fixed = fixed_facts(recipe(**keys), IMAGES, world(recipe()))
     older = {name: value for name, value in fixed.items() if name != NOISE}  # earlier versions did not say
     for then in (older, fixed | {NOISE: "of the future"}) if draws else ():
         with pytest.raises(
@@ -185,7 +185,7 @@ def test_a_state_whose_noise_came_from_another_hash_is_refused_where_the_run_dra
 
 def test_a_state_whose_moments_were_not_corrected_is_refused_with_adamw_alone(recipe, world):
     for opt in ("adamw", "adam"):
-        fixed = fixed_facts(recipe(opt=opt), PHOTOS, world(recipe()))
+        fixed = fixed_facts(recipe(opt=opt), IMAGES, world(recipe()))
         older = state_with({name: value for name, value in fixed.items() if name != MOMENTS})
         if opt == "adam":
             require_same_run(older, fixed)
@@ -196,10 +196,10 @@ def test_a_state_whose_moments_were_not_corrected_is_refused_with_adamw_alone(re
 
 def test_all_that_differs_is_named_with_both_values(recipe, world):
     given = recipe(lr=0.1)
-    then = state_with(fixed_facts(given, PHOTOS, world(given)))
+    then = state_with(fixed_facts(given, IMAGES, world(given)))
     other = given.with_keys(lr=0.2, mean=(1.0, 2.0, 3.0))
     with pytest.raises(UserError) as error:
-        require_same_run(then, fixed_facts(other, PHOTOS, world(given, 0, 2)))
+        require_same_run(then, fixed_facts(other, IMAGES, world(given, 0, 2)))
     text = str(error.value)
     assert text.startswith("x.state.ckpt is the state of another run: ")
     for said in ("lr was 0.1, is 0.2", "mean was [123.675, 116.28, 103.53], is [1.0, 2.0, 3.0]"):
@@ -208,34 +208,34 @@ def test_all_that_differs_is_named_with_both_values(recipe, world):
 
 
 @pytest.mark.parametrize(
-    "photos",
+    "images",
     [
-        Photos(PHOTOS.paths[:2], PHOTOS.labels[:2], PHOTOS.class_names),
-        Photos(["x/a/1.jpg", "x/a/3.jpg", "x/b/1.jpg"], PHOTOS.labels, PHOTOS.class_names),
-        Photos(PHOTOS.paths, PHOTOS.labels, ("a", "c")),
-        Photos(PHOTOS.paths, np.array([0, 1, 1], np.int32), PHOTOS.class_names),
+        Split(IMAGES.paths[:2], IMAGES.labels[:2], IMAGES.class_names),
+        Split(["x/a/1.jpg", "x/a/3.jpg", "x/b/1.jpg"], IMAGES.labels, IMAGES.class_names),
+        Split(IMAGES.paths, IMAGES.labels, ("a", "c")),
+        Split(IMAGES.paths, np.array([0, 1, 1], np.int32), IMAGES.class_names),
     ],
     ids=["fewer", "another name", "another class", "moved to another class"],
 )
-def test_other_photos_are_another_run(recipe, world, photos):
+def test_other_images_are_another_run(recipe, world, images):
     given = recipe()
-    then = state_with(fixed_facts(given, PHOTOS, world(given)))
-    with pytest.raises(UserError, match=r"another run: training photos was 3 \(hash .*\), is [23] \(hash .*\);"):
-        require_same_run(then, fixed_facts(given, photos, world(given)))
+    then = state_with(fixed_facts(given, IMAGES, world(given)))
+    with pytest.raises(UserError, match=r"another run: training images was 3 \(hash .*\), is [23] \(hash .*\);"):
+        require_same_run(then, fixed_facts(given, images, world(given)))
 
 
-def test_the_same_photos_elsewhere_are_the_same_run(recipe, world):
+def test_the_same_images_elsewhere_are_the_same_run(recipe, world):
     given = recipe()
-    moved = Photos([f"/elsewhere/{path}" for path in PHOTOS.paths], PHOTOS.labels, PHOTOS.class_names)
-    require_same_run(state_with(fixed_facts(given, PHOTOS, world(given))), fixed_facts(given, moved, world(given)))
+    moved = Split([f"/elsewhere/{path}" for path in IMAGES.paths], IMAGES.labels, IMAGES.class_names)
+    require_same_run(state_with(fixed_facts(given, IMAGES, world(given))), fixed_facts(given, moved, world(given)))
 
 
-def test_the_hash_of_the_photos_is_that_of_all_lines_at_once():
+def test_the_hash_of_the_images_is_that_of_all_lines_at_once():
     paths = [f"x/{number % 3}/\udcff{number}.jpg" for number in range(20_001)]  # more than two parts
-    photos = Photos(Paths(paths), np.arange(len(paths), dtype=np.int32) % 3, ("a", "é", "c"))
+    images = Split(Paths(paths), np.arange(len(paths), dtype=np.int32) % 3, ("a", "é", "c"))
     lines = "\n".join(["a", "é", "c", *(path[4:] for path in paths)])
-    content = lines.encode("utf-8", "surrogateescape") + photos.labels.tobytes()
-    assert names_and_labels(photos) == hashlib.sha256(content).hexdigest()[:8]
+    content = lines.encode("utf-8", "surrogateescape") + images.labels.tobytes()
+    assert names_and_labels(images) == hashlib.sha256(content).hexdigest()[:8]
 
 
 class RankBeside(World):
@@ -276,3 +276,9 @@ def test_ranks_that_do_not_find_the_same_state_are_told_before_they_go_separate_
     found = find_common_state(output, alone)
     assert found
     assert found.facts == {"step": 0}
+
+
+def test_facts_of_earlier_versions_are_read_by_their_new_names(recipe, world):
+    fixed = fixed_facts(recipe(), IMAGES, world(recipe()))
+    earlier = {"training photos" if name == "training images" else name: value for name, value in fixed.items()}
+    require_same_run(state_with(earlier), fixed)

@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore.train import Callback
 from PIL import Image
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.pipeline import Batches, TrainingBatches
 from mindcv_lite.errors import UserError
 from mindcv_lite.training.loop import Watch, fit
@@ -36,6 +36,10 @@ class Step(nn.Cell):
         self.loss_sum, self.broken_step = Parameter(Tensor(0.0)), Parameter(Tensor(-1))
         self.labels: list[list[int]] = []
 
+    @property
+    def steps_done(self) -> int:
+        return int(self.step.asnumpy())
+
     def compile(self, *inputs: Tensor) -> None:
         pass
 
@@ -52,17 +56,17 @@ def sinking_device(graph_mode, monkeypatch) -> None:
 
 @pytest.fixture
 def batches(tmp_path, recipe, world) -> Callable[..., TrainingBatches]:
-    """Three batches of four photos an epoch, for a device that sinks or not. A photo's label is its number."""
+    """Three batches of four images an epoch, for a device that sinks or not. An image's label is its number."""
     random = np.random.default_rng(0)
     paths = [str(tmp_path / f"{number}.png") for number in range(COUNT)]
     for path in paths:
         Image.fromarray(random.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
-    photos = Photos(paths, np.arange(COUNT, dtype=np.int32), tuple(map(str, range(COUNT))))
+    images = Split(paths, np.arange(COUNT, dtype=np.int32), tuple(map(str, range(COUNT))))
 
     def build(sink: bool = True, **keys: object) -> TrainingBatches:
         given = recipe(epoch_size=EPOCHS, **keys)
         alone = world(given)
-        return TrainingBatches(photos, given, replace(alone, settings=replace(alone.settings, sink=sink)))
+        return TrainingBatches(images, given, replace(alone, settings=replace(alone.settings, sink=sink)))
 
     return build
 
@@ -117,14 +121,14 @@ def test_no_epoch_is_opened_to_answer_what_shapes_and_types_batches_have(batches
 
 
 @pytest.mark.parametrize("sink", [True, False])
-def test_a_photo_that_breaks_ends_the_run_in_its_epoch_and_no_earlier(sinking_device, batches, log, tmp_path, sink):
+def test_an_image_that_breaks_ends_the_run_in_its_epoch_and_no_earlier(sinking_device, batches, log, tmp_path, sink):
     run, step = batches(sink), Step()
     epoch_of, first_epoch = run.epoch, labels_of(run, range(1))
     broken = str(tmp_path / f"{labels_of(run, range(1, 2))[1][0]}.png")  # in the second batch of the second epoch
 
     def epoch(number: int) -> Batches:  # opened while the first one is trained on
         if number == 1:
-            Path(broken).write_bytes(b"no photo")
+            Path(broken).write_bytes(b"no image")
         return epoch_of(number)
 
     run.epoch = epoch
@@ -134,7 +138,7 @@ def test_a_photo_that_breaks_ends_the_run_in_its_epoch_and_no_earlier(sinking_de
         def on_train_epoch_end(self, run_context):
             ended.append(run_context.original_args().cur_epoch_num)
 
-    with pytest.raises(UserError, match=f"{broken}: this photo cannot be decoded"):
+    with pytest.raises(UserError, match=f"{broken}: this image cannot be decoded"):
         fit(step, run, run.recipe, run.world, [watch_of(run, step), Ends()])
     assert ended == [1]
     assert step.labels[:3] == first_epoch
@@ -142,7 +146,7 @@ def test_a_photo_that_breaks_ends_the_run_in_its_epoch_and_no_earlier(sinking_de
     if sink:  # the device goes on, with a blank batch in place of the last one
         assert len(step.labels) == 6
         assert step.labels[5] == [0] * 4
-        assert [line.startswith(f"epoch 2: {broken}: this photo cannot") for line in named] == [True]
+        assert [line.startswith(f"epoch 2: {broken}: this image cannot") for line in named] == [True]
     else:
         assert len(step.labels) < 6
         assert named == []
@@ -150,7 +154,7 @@ def test_a_photo_that_breaks_ends_the_run_in_its_epoch_and_no_earlier(sinking_de
 
 # ------------------------------------------------------------------------------------------------------ whole programs
 
-# As train.py on a device that sinks. With BREAKS set, one of the photos that are the last rank's in its first epoch and
+# As train.py on a device that sinks. With BREAKS set, one of the images that are the last rank's in its first epoch and
 # in its second breaks when it opens the second: no other rank reads it in these, however far ahead it is.
 SCRIPT = f"""
 import os, sys; sys.path.insert(0, {str(ROOT)!r})
@@ -161,8 +165,8 @@ from tests.training.sinking import play_sinking
 epoch_of = TrainingBatches.epoch
 def epoch(self, number):
     if "BREAKS" in os.environ and (number, self.world.rank) == (1, self.world.size - 1):
-        photo = min({{*epoch_of(self, 0).indices}} & {{*epoch_of(self, 1).indices}})
-        os.truncate(self.photos.paths[photo], 100)
+        image = min({{*epoch_of(self, 0).indices}} & {{*epoch_of(self, 1).indices}})
+        os.truncate(self.images.paths[image], 100)
     return epoch_of(self, number)
 TrainingBatches.epoch = epoch
 play_sinking(setattr)
@@ -178,9 +182,9 @@ def script(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_sinking_run_that_goes_on_has_the_bits_of_one_fed_batch_by_batch(script, photo_folder, tmp_path):
-    photos = photo_folder({"train": {"a": 9, "b": 8}, "val": {"a": 4, "b": 3}})
-    flags = ("-c", SMALL, *TINY, "--data_dir", photos, "--batch_size", 4, "--distribute", "False", "--resume", "--ema")
+def test_a_sinking_run_that_goes_on_has_the_bits_of_one_fed_batch_by_batch(script, image_folder, tmp_path):
+    images = image_folder({"train": {"a": 9, "b": 8}, "val": {"a": 4, "b": 3}})
+    flags = ("-c", SMALL, *TINY, "--data_dir", images, "--batch_size", 4, "--distribute", "False", "--resume", "--ema")
     flags += ("--scheduler", "constant", "--warmup_epochs", 0, "--lr", 0.01, "--base_batch_size", "None", *HEAD)
     for folder, program, epochs in (("fed", ROOT / "train.py", 3), ("sunk", script, 1), ("sunk", script, 3)):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -190,14 +194,14 @@ def test_a_sinking_run_that_goes_on_has_the_bits_of_one_fed_batch_by_batch(scrip
 
 
 @pytest.mark.slow
-def test_all_ranks_end_with_the_epoch_in_which_one_of_them_meets_a_broken_photo(
-    script, photo_folder, tmp_path, monkeypatch
+def test_all_ranks_end_with_the_epoch_in_which_one_of_them_meets_a_broken_image(
+    script, image_folder, tmp_path, monkeypatch
 ):
-    photos = photo_folder({"train": {"a": 16, "b": 16}, "val": {"a": 2, "b": 2}})
+    images = image_folder({"train": {"a": 16, "b": 16}, "val": {"a": 2, "b": 2}})
     monkeypatch.setenv("BREAKS", "yes")
-    flags = ("-c", SMALL, *TINY, "--data_dir", photos, "--batch_size", 4, "--epoch_size", 3, *HEAD)
+    flags = ("-c", SMALL, *TINY, "--data_dir", images, "--batch_size", 4, "--epoch_size", 3, *HEAD)
     logs = msrun(2, script, *flags, cwd=tmp_path, status=1)
-    assert re.search(rf"epoch 2: {photos}/train/\w/\d+\.jpg: this photo cannot be decoded", logs[1])
+    assert re.search(rf"epoch 2: {images}/train/\w/\d+\.jpg: this image cannot be decoded", logs[1])
     assert "error: another rank cannot go on, see its log" in logs[0]
     assert sorted(path.name for path in tmp_path.glob("ckpt/*.ckpt")) == [
         "last.state.ckpt",

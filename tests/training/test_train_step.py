@@ -112,7 +112,7 @@ def test_loss_and_two_updates_equal_those_worked_out_by_hand(step_of, recipe, ke
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
-def test_photos_of_weight_zero_teach_nothing(step_of):
+def test_images_of_weight_zero_teach_nothing(step_of):
     step = step_of()
     assert run(step, 0 * WEIGHTS) == 0
     assert np.array_equal(weights_of(step)[0], WEIGHT)
@@ -242,14 +242,14 @@ def test_a_fixed_scale_without_drop_overflow_update_updates_all_the_same(step_of
 
 # ------------------------------------------------------------------------------------------------------ accumulation
 
-PHOTOS = RANDOM.integers(0, 256, (64, SIDE, SIDE, 3), np.uint8)
+SPLIT = RANDOM.integers(0, 256, (64, SIDE, SIDE, 3), np.uint8)
 CLASS_OF = RANDOM.integers(0, CLASSES, 64).astype(np.int32)
 
 
 def run_batch(step: TrainStep, number: int, size: int) -> float:
     """A step over the batch of that number."""
-    photos = slice(number * size, (number + 1) * size)
-    return run(step, np.ones(size, np.float32), PHOTOS[photos], CLASS_OF[photos])
+    images = slice(number * size, (number + 1) * size)
+    return run(step, np.ones(size, np.float32), SPLIT[images], CLASS_OF[images])
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -276,8 +276,8 @@ def test_the_last_update_of_an_epoch_takes_the_mean_of_what_is_left_and_each_upd
             before = weights_of(step)
             run_batch(step, number, 4)
             assert np.array_equal(weights_of(step)[0], before[0]) is (number != batches[-1])
-            photos = slice(4 * number, 4 * (number + 1))
-            _, *gradient = loss_and_gradients(recipe(), weight, bias, WEIGHTS, PHOTOS[photos], CLASS_OF[photos])
+            images = slice(4 * number, 4 * (number + 1))
+            _, *gradient = loss_and_gradients(recipe(), weight, bias, WEIGHTS, SPLIT[images], CLASS_OF[images])
             gradients.append(gradient)
         weight = weight - rate * np.mean([gradient[0] for gradient in gradients], axis=0)
         bias = bias - rate * np.mean([gradient[1] for gradient in gradients], axis=0)
@@ -409,8 +409,8 @@ def test_a_step_clips_the_mean_of_its_batches(step_of, recipe):
     weight, bias = WEIGHT.astype(np.float64), BIAS.astype(np.float64)
     gradients = []
     for number in range(2):
-        photos = slice(4 * number, 4 * (number + 1))
-        gradients.append(loss_and_gradients(recipe(), weight, bias, WEIGHTS, PHOTOS[photos], CLASS_OF[photos])[1:])
+        images = slice(4 * number, 4 * (number + 1))
+        gradients.append(loss_and_gradients(recipe(), weight, bias, WEIGHTS, SPLIT[images], CLASS_OF[images])[1:])
         run_batch(step, number, 4)
     g_weight, g_bias = (np.mean(pair, axis=0) for pair in zip(*gradients, strict=True))
     norm = np.sqrt((g_weight**2).sum() + (g_bias**2).sum())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.images.decoding import as_bmp
 from mindcv_lite.errors import UserError
 
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HeldPhotos(Photos):
-    """Photos held in memory. `contents`: each of them encoded, uint8 (photos, bytes)."""
+class HeldSplit(Split):
+    """Images held in memory. `contents`: each of them encoded, uint8 (images, bytes)."""
 
     contents: np.ndarray
 
-    def part(self, chosen: np.ndarray) -> "HeldPhotos":
+    def part(self, chosen: np.ndarray) -> "HeldSplit":
         return replace(super().part(chosen), contents=self.contents[chosen])
 
     def content(self, index: int) -> np.ndarray:
@@ -49,16 +49,16 @@ class Standard:
     class_file: str
     class_names: tuple[str, ...] = ()
 
-    def read_split(self, data_dir: str, split: str, outputs: Sequence[int] | None = None) -> HeldPhotos:
+    def read_split(self, data_dir: str, split: str, outputs: Sequence[int] | None = None) -> HeldSplit:
         """Like `folder.read_split`: 'train', or else the test files. Raises `UserError` where a file is wrong."""
         names = self.class_names_of(data_dir, split)
         files = [self._existing(data_dir, name) for name in (self.train if split == "train" else self.test)]
         images, labels = self.read(files)
         if labels.max() >= len(names):
             raise UserError(f"{files[0].parent}: label {labels.max()} in '{split}', expected 0 to {len(names) - 1}")
-        log.info("%s: %d photos of '%s' in %d classes", files[0].parent, len(images), split, len(names))
+        log.info("%s: %d images of '%s' in %d classes", files[0].parent, len(images), split, len(names))
         paths = [f"{files[0].parent}:{split}/{number}" for number in range(len(images))]
-        return HeldPhotos(paths, np.array(outputs or range(len(names)), np.int32)[labels], names, as_bmp(images))
+        return HeldSplit(paths, np.array(outputs or range(len(names)), np.int32)[labels], names, as_bmp(images))
 
     def class_names_of(self, data_dir: str, split: str) -> tuple[str, ...]:
         """The names of labels 0, 1, ...: the same for all splits."""

@@ -1,4 +1,4 @@
-"""The demo's photos: 1797 real handwritten digits that come with scikit-learn, as an image folder."""
+"""The demo's images: 1797 real handwritten digits that come with scikit-learn, as an image folder."""
 
 import os
 import tempfile
@@ -21,7 +21,7 @@ def digits_folder(data_dir: str) -> str:
     if not (folder / "train").is_dir():
         _write(folder)
     elif {path.name for path in (folder / "train").iterdir()} != set("0123456789"):
-        raise UserError(f"{folder}: dataset is digits, but other photos are there; use --dataset imagenet for those")
+        raise UserError(f"{folder}: dataset is digits, but other images are there; use --dataset imagenet for those")
     return str(folder)
 
 

@@ -1,4 +1,4 @@
-"""Photos in class folders: data_dir/split/class/photo.jpg."""
+"""Images in class folders: data_dir/split/class/image.jpg."""
 
 import glob
 import logging
@@ -12,24 +12,24 @@ from typing import TypeVar
 import numpy as np
 
 from mindcv_lite.data.datasets.paths import Paths
-from mindcv_lite.data.images.decoding import decodes, is_hopeless, read_file, read_photo
+from mindcv_lite.data.images.decoding import decodes, is_hopeless, read_file, read_image
 from mindcv_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp")
 CANNOT_BE_DECODED = (
-    "{}: this photo cannot be decoded; mend or remove it (`python -m mindcv_lite check` names all such photos); in "
+    "{}: this image cannot be decoded; mend or remove it (`python -m mindcv_lite check` names all such images); in "
     "training, though not in validation, --on_corrupt replace takes another in its place"
 )
-FEW = 5  # photos of a class; with fewer than these it will hardly be learned
+FEW = 5  # images of a class; with fewer than these it will hardly be learned
 
 
-AnyPhotos = TypeVar("AnyPhotos", bound="Photos")
+AnySplit = TypeVar("AnySplit", bound="Split")
 
 
 @dataclass(frozen=True)
-class Photos:
+class Split:
     """Paths, labels (int32, one for each path: the output of the network that is right) and the class folders."""
 
     paths: Sequence[str]
@@ -39,13 +39,13 @@ class Photos:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def part(self: AnyPhotos, chosen: np.ndarray) -> AnyPhotos:
-        """Those of the photos that are `chosen`, bool (photos,)."""
+    def part(self: AnySplit, chosen: np.ndarray) -> AnySplit:
+        """Those of the images that are `chosen`, bool (images,)."""
         paths = Paths(path for path, is_chosen in zip(self.paths, chosen.tolist(), strict=True) if is_chosen)
         return replace(self, paths=paths, labels=self.labels[chosen])
 
     def content(self, index: int) -> np.ndarray:
-        """The encoded photo, uint8 (bytes,); empty where none can be read, or none that can be decoded at all.
+        """The encoded image, uint8 (bytes,); empty where none can be read, or none that can be decoded at all.
 
         The header is checked once for each version of the file.
         """
@@ -57,22 +57,22 @@ class Photos:
         return content
 
     def fault(self, index: int) -> str:
-        """What is to be said of a photo that gave nothing that can be decoded."""
+        """What is to be said of an image that gave nothing that can be decoded."""
         path = self.paths[index]
         try:
             open(path, "rb").close()
         except OSError as error:
-            return f"{path}: this photo cannot be read: {error.strerror}"
+            return f"{path}: this image cannot be read: {error.strerror}"
         return CANNOT_BE_DECODED.format(path)
 
     @cached_property
     def sound_versions(self) -> np.ndarray:
-        """The version of each photo's file whose header was found sound, as `read_file` gives it: int64 (photos,)."""
+        """The version of each image's file whose header was found sound, as `read_file` gives it: int64 (images,)."""
         return np.zeros(len(self), np.int64)
 
 
-def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> Photos:
-    """The photos of `data_dir/split`. `outputs`: the label of each class, in the order of their names; None: 0, 1, ...
+def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> Split:
+    """The images of `data_dir/split`. `outputs`: the label of each class, in the order of their names; None: 0, 1, ...
 
     Hidden files and files that are no images are left out and counted in the log. Raises `UserError` where a folder
     is missing, or a class is empty or holds nothing that can be decoded.
@@ -81,18 +81,18 @@ def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) 
     names = class_names_of(data_dir, split)
     paths, counts, skipped, example = Paths(), [], 0, ""
     for name in names:
-        photos, others = photos_below(folder / name)
-        if not photos:
+        images, others = images_below(folder / name)
+        if not images:
             kinds = ", ".join(EXTENSIONS)
-            raise UserError(f"{folder / name}: no photo ({kinds}) in this class; add some, or remove the folder")
-        _require_readable(photos, folder / name)
-        paths.extend(photos)
-        counts.append(len(photos))
+            raise UserError(f"{folder / name}: no image ({kinds}) in this class; add some, or remove the folder")
+        _require_readable(images, folder / name)
+        paths.extend(images)
+        counts.append(len(images))
         skipped, example = skipped + len(others), example or next(iter(others), "")
-    log.info("%s: %d photos in %d classes", folder, len(paths), len(names))
+    log.info("%s: %d images in %d classes", folder, len(paths), len(names))
     if skipped:
-        log.info("%s: %d files are no photos and left out, such as %s", folder, skipped, example)
-    return Photos(paths, np.repeat(np.array(outputs or range(len(names)), np.int32), counts), names)
+        log.info("%s: %d files are no images and left out, such as %s", folder, skipped, example)
+    return Split(paths, np.repeat(np.array(outputs or range(len(names)), np.int32), counts), names)
 
 
 def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:
@@ -101,14 +101,14 @@ def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:
     folders = (entry for entry in os.scandir(folder) if leads_to(entry.is_dir))
     names = sorted(entry.name for entry in folders if not entry.name.startswith("."))
     if not names:
-        raise UserError(f"{folder}: expected a folder for each class, found none; photos go to {split}/<class>/*.jpg")
+        raise UserError(f"{folder}: expected a folder for each class, found none; images go to {split}/<class>/*.jpg")
     return tuple(names)
 
 
-def small_classes(photos: Photos) -> list[tuple[str, int]]:
-    """The classes of fewer than `FEW` photos, and how many they have; the smallest first."""
-    counts = np.bincount(photos.labels, minlength=len(photos.class_names)).tolist()
-    few = [(name, count) for name, count in zip(photos.class_names, counts, strict=True) if count < FEW]
+def small_classes(images: Split) -> list[tuple[str, int]]:
+    """The classes of fewer than `FEW` images, and how many they have; the smallest first."""
+    counts = np.bincount(images.labels, minlength=len(images.class_names)).tolist()
+    few = [(name, count) for name, count in zip(images.class_names, counts, strict=True) if count < FEW]
     return sorted(few, key=lambda row: row[1])
 
 
@@ -129,51 +129,51 @@ def _split_folder(data_dir: str, split: str) -> Path:
     return folder
 
 
-def photos_below(folder: Path) -> tuple[list[str], list[str]]:
-    """The photos in a folder, in any depth and sorted order, and what is left out: all else but hidden folders."""
-    photos, others = [], []
+def images_below(folder: Path) -> tuple[list[str], list[str]]:
+    """The images in a folder, in any depth and sorted order, and what is left out: all else but hidden folders."""
+    images, others = [], []
     for entry in _entries_below(str(folder), ()):
         named_so = entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
-        (photos if named_so and leads_to(entry.is_file) else others).append(entry.path)
-    return photos, others
+        (images if named_so and leads_to(entry.is_file) else others).append(entry.path)
+    return images, others
 
 
-def photos_at(paths: Sequence[str]) -> list[str]:
-    """The photos that files, folders and glob patterns name, in the order of these, each path once.
+def images_at(paths: Sequence[str]) -> list[str]:
+    """The images that files, folders and glob patterns name, in the order of these, each path once.
 
-    A file that is named is taken for a photo; of what is in a folder, in any depth, or matches a pattern, what is named
-    like a photo, in sorted order. Raises `UserError` that names what leads to none.
+    A file that is named is taken for an image; of what is in a folder, in any depth, or matches a pattern, all that is
+    named like an image, in sorted order. Raises `UserError` that names what leads to none.
     """
     found: dict[str, None] = {}  # no set: it has no order
     left_out: list[str] = []
     for path in paths:
         if os.path.isfile(path) or leads_nowhere(path):
-            photos, others = [path], []
+            images, others = [path], []
         elif os.path.isdir(path):
-            photos, others = photos_below(Path(path))
+            images, others = images_below(Path(path))
         else:
-            photos, others = _photos_matching(path)
-        if not photos:
-            raise UserError(f"{path}: no photo ({', '.join(EXTENSIONS)}) there")
-        found |= dict.fromkeys(photos)
+            images, others = _images_matching(path)
+        if not images:
+            raise UserError(f"{path}: no image ({', '.join(EXTENSIONS)}) there")
+        found |= dict.fromkeys(images)
         left_out += others
     if left_out:
-        log.info("%d files are no photos and left out, such as %s", len(left_out), left_out[0])
+        log.info("%d files are no images and left out, such as %s", len(left_out), left_out[0])
     return list(found)
 
 
-def _photos_matching(pattern: str) -> tuple[list[str], list[str]]:
+def _images_matching(pattern: str) -> tuple[list[str], list[str]]:
     if not (matches := sorted(glob.glob(pattern, recursive=True))):
         raise UserError(f"{pattern}: no such file or folder, and nothing that this pattern matches")
-    photos, others = [], []
+    images, others = [], []
     for match in matches:
         if os.path.isdir(match):
-            inside, beside = photos_below(Path(match))
-            photos, others = photos + inside, others + beside
+            inside, beside = images_below(Path(match))
+            images, others = images + inside, others + beside
         else:
-            is_photo = match.lower().endswith(EXTENSIONS) and (os.path.isfile(match) or leads_nowhere(match))
-            (photos if is_photo else others).append(match)
-    return photos, others
+            is_image = match.lower().endswith(EXTENSIONS) and (os.path.isfile(match) or leads_nowhere(match))
+            (images if is_image else others).append(match)
+    return images, others
 
 
 def leads_nowhere(path: str) -> bool:
@@ -199,6 +199,6 @@ def _entries_below(folder: str, parents: tuple[str, ...]) -> Iterator[os.DirEntr
             yield from _entries_below(entry.path, parents)
 
 
-def _require_readable(photos: list[str], folder: Path) -> None:
-    if not any(decodes(read_photo(path)) for path in photos):
-        raise UserError(f"{folder}: none of its {len(photos)} photos can be decoded, such as {photos[0]}")
+def _require_readable(images: list[str], folder: Path) -> None:
+    if not any(decodes(read_image(path)) for path in images):
+        raise UserError(f"{folder}: none of its {len(images)} images can be decoded, such as {images[0]}")

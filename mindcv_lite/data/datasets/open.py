@@ -1,4 +1,4 @@
-"""Where a recipe's photos come from, and how many classes its network needs for them."""
+"""Where a recipe's images come from, and how many classes its network needs for them."""
 
 import logging
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from mindcv_lite.data.datasets import folder, packed
 from mindcv_lite.data.datasets.cifar_mnist import STANDARD, Standard
 from mindcv_lite.data.datasets.classes import outputs_of, places_of
 from mindcv_lite.data.datasets.digits import digits_folder
-from mindcv_lite.data.datasets.folder import FEW, Photos, small_classes
+from mindcv_lite.data.datasets.folder import FEW, Split, small_classes
 from mindcv_lite.data.datasets.holdout import held_out_of, hold_out
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Data, Recipe
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 HELD_OUT = "%s: %d of them are held out for validation (val_share)"
 
 
-def training_photos(recipe: Recipe) -> tuple[Photos, Photos | None]:
-    """Photos to train on and, with val_while_train, those to validate on, labelled by the same classes."""
+def training_splits(recipe: Recipe) -> tuple[Split, Split | None]:
+    """Images to train on and, with val_while_train, those to validate on, labelled by the same classes."""
     data = _located(recipe.data)
     kind = _kind_of(data)
     train, held_out = kind.read_split(data.data_dir, data.train_split), None
@@ -30,7 +30,7 @@ def training_photos(recipe: Recipe) -> tuple[Photos, Photos | None]:
         train, held_out = hold_out(train, data.val_share, data.val_fold, where)
         log.info(HELD_OUT, where, len(held_out))
     if few := small_classes(train):
-        line = "warning: %s: %d classes have fewer than %d photos to train on, such as '%s' with %d"
+        line = "warning: %s: %d classes have fewer than %d images to train on, such as '%s' with %d"
         log.warning(line, data.data_dir, len(few), FEW, *few[0])
     if not recipe.output.val_while_train:
         return train, None
@@ -41,8 +41,8 @@ def training_photos(recipe: Recipe) -> tuple[Photos, Photos | None]:
     return train, kind.read_split(data.data_dir, data.val_split, places)
 
 
-def validation_photos(recipe: Recipe, class_names: Sequence[str] | None) -> Photos:
-    """Photos to check a network on whose num_classes outputs are `class_names`, if its checkpoint has any."""
+def validation_split(recipe: Recipe, class_names: Sequence[str] | None) -> Split:
+    """Images to check a network on whose num_classes outputs are `class_names`, if its checkpoint has any."""
     assert recipe.model.num_classes, "the recipe's num_classes is filled in from the checkpoint"
     data = _located(recipe.data)
     kind = _kind_of(data)
@@ -52,15 +52,15 @@ def validation_photos(recipe: Recipe, class_names: Sequence[str] | None) -> Phot
     split = data.train_split if data.val_share else data.val_split
     folders, where = kind.class_names_of(data.data_dir, split), Path(data.data_dir) / split
     outputs = outputs_of(folders, class_names, recipe.model.num_classes, where, presumed)
-    photos = kind.read_split(data.data_dir, split, outputs)
+    images = kind.read_split(data.data_dir, split, outputs)
     if data.val_share:
-        photos = photos.part(held_out_of(photos, data.val_share, data.val_fold, where))
-        log.info(HELD_OUT, where, len(photos))
-    return photos
+        images = images.part(held_out_of(images, data.val_share, data.val_fold, where))
+        log.info(HELD_OUT, where, len(images))
+    return images
 
 
 def has_validation_split(recipe: Recipe) -> bool:
-    """Whether there is a split to validate on besides the training photos."""
+    """Whether there is a split to validate on besides the training images."""
     data = _located(recipe.data)
     return _kind_of(data).has_split(data.data_dir, data.val_split)
 

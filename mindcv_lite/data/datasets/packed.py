@@ -1,4 +1,4 @@
-"""Photos packed into MindRecord files by `python -m mindcv_lite pack`: what the folder of such files says of them."""
+"""Images packed into MindRecord files by `python -m mindcv_lite pack`: what the folder of such files says of them."""
 
 import hashlib
 import json
@@ -10,27 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from mindcv_lite.data.datasets.folder import CANNOT_BE_DECODED, Photos
+from mindcv_lite.data.datasets.folder import CANNOT_BE_DECODED, Split
 from mindcv_lite.data.datasets.paths import Paths
 from mindcv_lite.errors import UserError
 
 FACTS = "packed.json"  # beside the files
 # Of that file and of the rows: image (bytes), index (int32: place in the split as it was found), label. With layout 1,
-# a class had a list of its photos' names; millions of them take much memory while they are read.
+# a class had a list of its images' names; millions of them take much memory while they are read.
 LAYOUT = 2
 LAYOUTS = (1, LAYOUT)  # which are read
 
 
 @dataclass(frozen=True)
-class PackedPhotos(Photos):
-    """Photos in files, in their order there. `rows`: the place of each in the files; `numbers`: the index under which
+class PackedSplit(Split):
+    """Images in files, in their order there. `rows`: the place of each in the files; `numbers`: the index under which
     they know it; int32."""
 
     files: list[str]
     rows: np.ndarray
     numbers: np.ndarray
 
-    def part(self, chosen: np.ndarray) -> "PackedPhotos":
+    def part(self, chosen: np.ndarray) -> "PackedSplit":
         return replace(super().part(chosen), rows=self.rows[chosen], numbers=self.numbers[chosen])
 
     def fault(self, index: int) -> str:
@@ -41,20 +41,20 @@ def is_packed(data_dir: str) -> bool:
     return (Path(data_dir) / FACTS).is_file()
 
 
-def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> PackedPhotos:
+def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> PackedSplit:
     """Like `folder.read_split`. Raises `UserError` too where a file is missing, damaged, or of a later version."""
     facts = _split_facts(data_dir, split)
     for name, size in facts["files"].items():
         _require_whole(Path(data_dir) / name, size)
     classes: dict[str, str] = facts["classes"]
-    paths = Paths(f"{data_dir}:{split}/{name}/{photo}" for name, photos in classes.items() for photo in parted(photos))
-    counts = [photos.count("\0") for photos in classes.values()]
+    paths = Paths(f"{data_dir}:{split}/{name}/{image}" for name, images in classes.items() for image in parted(images))
+    counts = [images.count("\0") for images in classes.values()]
     labels = np.repeat(np.array(outputs or range(len(classes)), np.int32), counts)
     gone = [each["number"] for each in facts["left_out"]]
     numbers = np.delete(np.arange(len(paths) + len(gone), dtype=np.int32), gone)
     files = [str(Path(data_dir) / name) for name in facts["files"] if name.endswith(".mindrecord")]
     rows = np.arange(len(paths), dtype=np.int32)
-    return PackedPhotos(paths, labels, tuple(classes), files, rows, numbers)
+    return PackedSplit(paths, labels, tuple(classes), files, rows, numbers)
 
 
 def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:
 
 
 def has_split(data_dir: str, split: str) -> bool:
-    """Whether photos of that split were packed."""
+    """Whether images of that split were packed."""
     return split.rstrip("/") in _splits(data_dir)
 
 
@@ -74,23 +74,23 @@ def _split_facts(data_dir: str, split: str) -> dict[str, Any]:
     return splits[split]
 
 
-@cache  # it names every photo, and is asked for each split
+@cache  # it names every image, and is asked for each split
 def _splits(data_dir: str) -> dict[str, Any]:
     path = Path(data_dir) / FACTS
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         layout, splits, checksum = facts["layout"], facts["splits"], facts["checksum"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: damaged; copy it again, or pack the photos again") from None
+        raise UserError(f"{path}: damaged; copy it again, or pack the images again") from None
     if layout not in LAYOUTS:
         raise UserError(
-            f"{path}: written by a later version (layout {layout}, expected {LAYOUT} or less); pack the photos again"
+            f"{path}: written by a later version (layout {layout}, expected {LAYOUT} or less); pack the images again"
         )
-    if checksum != checksum_of(splits):  # a name that is gone would give other photos its label
-        raise UserError(f"{path}: changed since it was written; copy it again, or pack the photos again")
+    if checksum != checksum_of(splits):  # a name that is gone would give other images its label
+        raise UserError(f"{path}: changed since it was written; copy it again, or pack the images again")
     if layout == 1:
         for split in splits.values():
-            split["classes"] = {name: joined(photos) for name, photos in split["classes"].items()}
+            split["classes"] = {name: joined(images) for name, images in split["classes"].items()}
     return splits
 
 
@@ -102,9 +102,9 @@ def checksum_of(splits: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def joined(photos: Sequence[str]) -> str:
-    """Names of photos as one text: each with a 0 behind it, which no name can hold."""
-    return "".join(f"{photo}\0" for photo in photos)
+def joined(images: Sequence[str]) -> str:
+    """Names of images as one text: each with a 0 behind it, which no name can hold."""
+    return "".join(f"{image}\0" for image in images)
 
 
 def parted(text: str) -> list[str]:
@@ -116,4 +116,4 @@ def _require_whole(path: Path, size: int) -> None:
     found = path.stat().st_size if path.is_file() else None
     if found != size:
         fault = "is missing" if found is None else f"has {found} bytes, expected {size}"
-        raise UserError(f"{path}: {fault}; copy the packed photos again, or pack them again")
+        raise UserError(f"{path}: {fault}; copy the packed images again, or pack them again")

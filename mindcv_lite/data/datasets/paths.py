@@ -1,4 +1,4 @@
-"""Paths of very many photos in little memory."""
+"""Paths of very many images in little memory."""
 
 import os
 from array import array
@@ -9,7 +9,7 @@ from typing import overload
 
 
 class Paths(Sequence[str]):
-    """A list of paths of which the names are kept as bytes, and a folder once for all photos of it in a row.
+    """A list of paths of which the names are kept as bytes, and a folder once for all images of it in a row.
 
     1.3 million of ImageNet's paths take 40 MB, as a list of strings they take 150 MB.
     """
@@ -18,7 +18,7 @@ class Paths(Sequence[str]):
         self._names = bytearray()  # each with a 0 behind it, which no name can hold
         self._ends = array("Q", [0])  # in those bytes: of what lies before the first name, then of each name
         self._folders: list[str] = []  # with the slash
-        self._firsts: list[int] = []  # the place of the first photo of each folder
+        self._firsts: list[int] = []  # the place of the first image of each folder
         self.extend(paths)
 
     def extend(self, paths: Iterable[str]) -> None:

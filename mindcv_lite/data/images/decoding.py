@@ -1,4 +1,4 @@
-"""Encoded photos, the content of a .jpg or .png: which of them can be decoded; images made into such."""
+"""Encoded images, the content of a .jpg or .png: which of them can be decoded; images made into such."""
 
 import io
 import os
@@ -13,12 +13,12 @@ from PIL import Image
 from mindcv_lite.data.images.jpeg import has_end, has_sound_header
 
 JPEG = b"\xff\xd8"
-# How photos begin. Of files that it does not know MindSpore leaves a copy in the working directory.
+# How images begin. Of files that it does not know MindSpore leaves a copy in the working directory.
 SIGNATURES = (JPEG, b"\x89PNG", b"BM")
 FORMATS = ("JPEG", "PNG", "BMP")  # what Pillow is asked to decode
 
 
-def read_photo(path: str) -> np.ndarray:
+def read_image(path: str) -> np.ndarray:
     """The content of a file, uint8 (bytes,); empty where there is none, or none that can be decoded at all."""
     content, _ = read_file(path)
     return content[:0] if is_hopeless(content) else content
@@ -35,25 +35,25 @@ def read_file(path: str) -> tuple[np.ndarray, int]:
         return np.zeros(0, np.uint8), 0
 
 
-# What Pillow raises on a photo that is no photo, or broken.
+# What Pillow raises on an image that is no image, or broken.
 NOT_DECODED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @contextmanager
 def opened(content: bytes) -> Iterator[Image.Image]:
-    """The photo for Pillow, which reads its pixels when asked to. Raises one of `NOT_DECODED`, then or now."""
+    """The image for Pillow, which reads its pixels when asked to. Raises one of `NOT_DECODED`, then or now."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(content), formats=FORMATS) as photo:
-            yield photo
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            yield image
 
 
 def decodes(content: np.ndarray) -> bool:
-    """Whether the bytes (uint8) are a photo that can be decoded."""
-    # Pillow, because on a broken photo MindSpore's decoder may report its error again for the next, or end the process.
+    """Whether the bytes (uint8) are an image that can be decoded."""
+    # Pillow, because on a broken image MindSpore's decoder may report its error again for the next, or end the process.
     try:
-        with opened(content.tobytes()) as photo:
-            photo.load()
+        with opened(content.tobytes()) as image:
+            image.load()
     except NOT_DECODED:
         return False
     return True

@@ -1,4 +1,4 @@
-"""What a photo file is: whether it can be decoded, what training would not expect of it, and a digest of its bytes."""
+"""What an image file is: whether it can be decoded, what training would not expect of it, and a digest of its bytes."""
 
 import os
 import signal
@@ -18,11 +18,11 @@ from mindcv_lite.data.images.decoding import SIGNATURES, decodes, is_hopeless, o
 from mindcv_lite.errors import Stopped
 from mindcv_lite.signals import SIGNALS, end_with_parent
 
-# What files begin with that are no photos here, but are often named so.
+# What files begin with that are no images here, but are often named so.
 STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "a web page"}
 FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
-CHUNK = 32  # photos that a process takes at a time; those under way are waited for when the command is stopped
+CHUNK = 32  # images that a process takes at a time; those under way are waited for when the command is stopped
 
 
 class Facts(NamedTuple):
@@ -31,7 +31,7 @@ class Facts(NamedTuple):
     flaw: str
     traits: tuple[str, ...] = ()  # such as "in greyscale"
     size: tuple[int, int] = (0, 0)  # width, height
-    digest: bytes = b""  # 16 bytes, of the encoded photo
+    digest: bytes = b""  # 16 bytes, of the encoded image
 
 
 def inspect(path: str) -> Facts:
@@ -41,8 +41,8 @@ def inspect(path: str) -> Facts:
         encoded = content.tobytes()
         if is_hopeless(content) or not decodes(content):
             return Facts(_flaw(encoded))
-        with opened(encoded) as photo:
-            return Facts("", tuple(_traits(photo, path)), photo.size, blake2b(encoded, digest_size=16).digest())
+        with opened(encoded) as image:
+            return Facts("", tuple(_traits(image, path)), image.size, blake2b(encoded, digest_size=16).digest())
     except OSError as error:
         return Facts(f"cannot be read: {error.strerror or error}")
     except MemoryError:
@@ -56,9 +56,9 @@ def inspect_all(paths: Sequence[str]) -> Iterator[Facts]:
         with _stop_deferred():  # the first task forks the processes
             chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
             tasks = deque(pool.submit(_inspect_chunk, chunk) for chunk in chunks)
-        yield from tqdm(_results(tasks), "check", len(paths), unit="photo", leave=False, disable=None)
+        yield from tqdm(_results(tasks), "check", len(paths), unit="image", leave=False, disable=None)
     except BrokenProcessPool:
-        text = "a process that decodes photos was killed, most likely for want of memory"
+        text = "a process that decodes images was killed, most likely for want of memory"
         raise Stopped(signal.SIGKILL, text) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -97,7 +97,7 @@ def _start_process() -> None:
 
 
 def _flaw(encoded: bytes) -> str:
-    """Why a photo cannot be decoded."""
+    """Why an image cannot be decoded."""
     if not encoded:
         return "empty"
     if stranger := next((name for signature, name in STRANGERS.items() if encoded.startswith(signature)), None):
@@ -114,30 +114,30 @@ def _flaw(encoded: bytes) -> str:
     return "damaged or cut short"
 
 
-def _traits(photo: Image.Image, path: str) -> Iterator[str]:
-    kind = "JPEG" if photo.format == "MPO" else photo.format  # MPO: a JPEG with more pictures behind the first
+def _traits(image: Image.Image, path: str) -> Iterator[str]:
+    kind = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG with more pictures behind the first
     if kind != FORMAT_OF.get(os.path.splitext(path)[1].lower()):
         yield f"of format {kind} under another extension"
-    if photo.mode in ("1", "L", "LA", "I", "I;16"):
+    if image.mode in ("1", "L", "LA", "I", "I;16"):
         yield "in greyscale"
-    if photo.mode == "CMYK":
+    if image.mode == "CMYK":
         yield "in CMYK"
-    if photo.mode == "P":
+    if image.mode == "P":
         yield "with a palette"
-    if photo.mode in ("LA", "RGBA") or "transparency" in photo.info:
+    if image.mode in ("LA", "RGBA") or "transparency" in image.info:
         yield "with transparency, which is dropped"
-    turned = is_turned(photo)
+    turned = is_turned(image)
     if turned is None:
         yield "with EXIF data that cannot be read"
     elif turned:
         yield "with a rotation in their EXIF data, which is not followed"
 
 
-def is_turned(photo: Image.Image) -> bool | None:
+def is_turned(image: Image.Image) -> bool | None:
     """Whether the EXIF data of a JPEG ask for a rotation or a mirroring; None where they cannot be read."""
-    if photo.format not in ("JPEG", "MPO"):  # for the EXIF data of a PNG, Pillow decodes the photo once more
+    if image.format not in ("JPEG", "MPO"):  # for the EXIF data of a PNG, Pillow decodes the image once more
         return False
     try:
-        return photo.getexif().get(ORIENTATION) in range(2, 9)
+        return image.getexif().get(ORIENTATION) in range(2, 9)
     except Exception:  # Pillow lets through whatever its reader stumbles over, SyntaxError and struct.error among it
         return None

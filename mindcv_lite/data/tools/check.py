@@ -1,4 +1,4 @@
-"""What is wrong with a folder of photos, or odd about it: from the names in it and the facts of each photo."""
+"""What is wrong with a folder of images, or odd about it: from the names in it and the facts of each image."""
 
 import os
 from collections import defaultdict
@@ -13,11 +13,11 @@ import numpy as np
 from mindcv_lite.data.datasets.folder import (
     EXTENSIONS,
     FEW,
-    Photos,
+    Split,
     class_names_of,
     has_split,
+    images_below,
     leads_to,
-    photos_below,
     small_classes,
 )
 from mindcv_lite.data.datasets.paths import Paths
@@ -34,58 +34,58 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What is in the folder of a split: photos, and paths of what training leaves out or cannot list.
+    """What is in the folder of a split: images, and paths of what training leaves out or cannot list.
 
     False if there is no such folder.
     """
 
     folder: Path
-    photos: Photos
+    images: Split
     left_out: list[str]
     unlisted: list[str]
 
     def __bool__(self) -> bool:
-        return bool(self.photos.class_names)
+        return bool(self.images.class_names)
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of photos in each class, 0 if it has none."""
-        names, labels = self.photos.class_names, self.photos.labels
+        """The number of images in each class, 0 if it has none."""
+        names, labels = self.images.class_names, self.images.labels
         return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
 
 
 def list_split(data_dir: str, split: str) -> Listing:
-    """List `data_dir/split`. As `read_split` of training, but there may be no such folder, and no photo in a class."""
+    """List `data_dir/split`. As `read_split` of training, but there may be no such folder, and no image in a class."""
     folder = Path(data_dir) / split
     names = class_names_of(data_dir, split) if has_split(data_dir, split) else ()
     left_out = [entry.path for entry in os.scandir(folder) if not leads_to(entry.is_dir)] if names else []
     paths, counts, unlisted = Paths(), [0] * len(names), []
     for label, name in enumerate(names):
         try:
-            photos, others = photos_below(folder / name)
+            images, others = images_below(folder / name)
         except OSError as error:
             unlisted.append(f"{error.filename}: {error.strerror}")
             continue
-        paths.extend(photos)
-        counts[label] = len(photos)
+        paths.extend(images)
+        counts[label] = len(images)
         left_out += others
     return Listing(
-        folder, Photos(paths, np.repeat(np.arange(len(names), dtype=np.int32), counts), names), left_out, unlisted
+        folder, Split(paths, np.repeat(np.arange(len(names), dtype=np.int32), counts), names), left_out, unlisted
     )
 
 
-def paths_of(train: Photos, val: Photos) -> Paths:
-    """The paths of the photos to train on, then of those to validate on."""
+def paths_of(train: Split, val: Split) -> Paths:
+    """The paths of the images to train on, then of those to validate on."""
     return Paths(chain(train.paths, val.paths))
 
 
 class Survey:
-    """The facts of many photos, in little memory: what is wrong or odd by the photo's place, the rest as arrays."""
+    """The facts of many images, in little memory: what is wrong or odd by the image's place, the rest as arrays."""
 
     def __init__(self, count: int, facts: Iterable[Facts]):
         self.flaws: dict[int, str] = {}
         self.traits: defaultdict[str, list[int]] = defaultdict(list)
-        self.digests = np.zeros(count, "S16")  # empty where the photo cannot be decoded
+        self.digests = np.zeros(count, "S16")  # empty where the image cannot be decoded
         self.sizes = np.zeros((count, 2), np.int32)
         for place, fact in enumerate(facts):
             if fact.flaw:
@@ -95,7 +95,7 @@ class Survey:
             self.digests[place], self.sizes[place] = fact.digest, fact.size
 
     def same_content(self) -> Iterator[list[int]]:
-        """The places of photos that are the same, byte for byte."""
+        """The places of images that are the same, byte for byte."""
         _, group, counts = np.unique(self.digests, return_inverse=True, return_counts=True)
         groups: defaultdict[int, list[int]] = defaultdict(list)
         for place in np.flatnonzero((counts[group] > 1) & (self.digests != b"")).tolist():
@@ -104,12 +104,12 @@ class Survey:
 
 
 def findings_of(train: Listing, val: Listing, survey: Survey) -> list[Finding]:
-    """All that was found; the survey is of the photos to train on, then of those to validate on."""
+    """All that was found; the survey is of the images to train on, then of those to validate on."""
     findings = [*split_findings(train, val)]
     for listing in (train, val):
         findings += [*class_findings(listing), *left_out_findings(listing)]
-    findings += [*photo_findings(survey, paths_of(train.photos, val.photos))]
-    findings += [*duplicate_findings(survey, train.photos, val.photos)]
+    findings += [*image_findings(survey, paths_of(train.images, val.images))]
+    findings += [*duplicate_findings(survey, train.images, val.images)]
     return [finding for finding in findings if finding.lines]
 
 
@@ -117,9 +117,9 @@ def class_findings(listing: Listing) -> Iterator[Finding]:
     """What the classes of a split lack."""
     folder, counts = listing.folder, listing.counts
     yield Finding("folders that cannot be listed", listing.unlisted, True)
-    yield Finding("classes without a photo", [str(folder / name) for name in counts if not counts[name]], True)
-    few = [f"{folder / name}: {count}" for name, count in small_classes(listing.photos) if count]
-    yield Finding(f"classes of fewer than {FEW} photos", few)
+    yield Finding("classes without an image", [str(folder / name) for name in counts if not counts[name]], True)
+    few = [f"{folder / name}: {count}" for name, count in small_classes(listing.images) if count]
+    yield Finding(f"classes of fewer than {FEW} images", few)
 
 
 def split_findings(train: Listing, val: Listing) -> Iterator[Finding]:
@@ -143,25 +143,25 @@ def left_out_findings(listing: Listing) -> Iterator[Finding]:
             others.append(path)
         else:
             (beside if Path(folder) == listing.folder else nothing).append(path)
-    yield Finding("named like photos, but no files (such as links to nothing), left out", nothing, True)
-    yield Finding("photos beside the class folders, left out", beside)
+    yield Finding("named like images, but no files (such as links to nothing), left out", nothing, True)
+    yield Finding("images beside the class folders, left out", beside)
     yield Finding("hidden files, left out", hidden)
-    yield Finding("files that are no photos, left out", others)
+    yield Finding("files that are no images, left out", others)
 
 
-def photo_findings(survey: Survey, paths: Sequence[str]) -> Iterator[Finding]:
-    """Photos that cannot be decoded, and those that may not look as expected."""
+def image_findings(survey: Survey, paths: Sequence[str]) -> Iterator[Finding]:
+    """Images that cannot be decoded, and those that may not look as expected."""
     yield Finding(
-        "photos that cannot be decoded", [f"{paths[place]}: {why}" for place, why in survey.flaws.items()], True
+        "images that cannot be decoded", [f"{paths[place]}: {why}" for place, why in survey.flaws.items()], True
     )
     for trait, places in sorted(survey.traits.items()):
-        yield Finding(f"photos {trait}", [paths[place] for place in places])
+        yield Finding(f"images {trait}", [paths[place] for place in places])
 
 
-def duplicate_findings(survey: Survey, train: Photos, val: Photos) -> Iterator[Finding]:
-    """Photos that are there twice: in both splits, under two classes, or in one class."""
+def duplicate_findings(survey: Survey, train: Split, val: Split) -> Iterator[Finding]:
+    """Images that are there twice: in both splits, under two classes, or in one class."""
     paths = paths_of(train, val)
-    classes = [photos.class_names[label] for photos in (train, val) for label in photos.labels.tolist()]
+    classes = [images.class_names[label] for images in (train, val) for label in images.labels.tolist()]
     leaks, contradictions, copies = [], [], []
     for places in survey.same_content():  # each in ascending order
         line = " = ".join(paths[place] for place in places)
@@ -172,6 +172,6 @@ def duplicate_findings(survey: Survey, train: Photos, val: Photos) -> Iterator[F
             contradictions.append(line)
         if not (leaked or contradictory):
             copies.append(line)
-    yield Finding("photos both to train on and to validate on", leaks, True)
-    yield Finding("photos under more than one class", contradictions, True)
-    yield Finding("photos more than once in their class", copies)
+    yield Finding("images both to train on and to validate on", leaks, True)
+    yield Finding("images under more than one class", contradictions, True)
+    yield Finding("images more than once in their class", copies)

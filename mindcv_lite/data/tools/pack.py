@@ -1,4 +1,4 @@
-"""Write the photos of class folders into MindRecord files: a process for each core, and resumable after a kill."""
+"""Write the images of class folders into MindRecord files: a process for each core, and resumable after a kill."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from mindcv_lite.data.datasets.folder import Photos, read_split
+from mindcv_lite.data.datasets.folder import Split, read_split
 from mindcv_lite.data.datasets.packed import FACTS, LAYOUT, checksum_of, joined
 from mindcv_lite.data.images.decoding import NOT_DECODED, opened
 from mindcv_lite.errors import Stopped, UserError, first_line
@@ -32,18 +32,18 @@ from mindcv_lite.signals import end_with_parent
 
 log = logging.getLogger(__name__)
 
-PHOTOS_PER_FILE = 10_000  # about 1 GB of ImageNet: what a kill may cost each process
+IMAGES_PER_FILE = 10_000  # about 1 GB of ImageNet: what a kill may cost each process
 FEWEST_FILES = 8  # for the cores to share
 MOST_FILES = 128  # a reader has two handles open for each, and 1024 is a usual limit
 FILES = "files"  # the folder of what is to stay, in that of an unfinished try
 ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 1 << 25  # MindSpore is given so much, or little more than that
 LONGEST_SIDE = 65500  # pixels: libjpeg's limit
-SMALLEST_PAGE, LARGEST_PAGE = 1 << 22, 1 << 28  # bytes; a photo must fit in a page of the file
+SMALLEST_PAGE, LARGEST_PAGE = 1 << 22, 1 << 28  # bytes; an image must fit in a page of the file
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user asked for: photos whose shorter side is above `max_side` become JPEGs of that `quality`."""
+    """What the user asked for: images whose shorter side is above `max_side` become JPEGs of that `quality`."""
 
     max_side: int | None
     quality: int
@@ -52,7 +52,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Share:
-    """The photos of one file, numbered by their place in the split. (A MindRecord file is what it calls a shard.)"""
+    """The images of one file, numbered by their place in the split. (A MindRecord file is what it calls a shard.)"""
 
     file: str
     first: int
@@ -66,16 +66,16 @@ class Share:
 
 
 def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> None:
-    """Write the photos of these splits to the new folder `target`, which appears when it is complete.
+    """Write the images of these splits to the new folder `target`, which appears when it is complete.
 
     Raises `UserError` if they cannot be read or written; what is finished then stays for the next try.
     """
-    photos = {split: read_split(str(data_dir), split) for split in splits}
-    shares = {split: shares_of(split, photos[split], wishes.files) for split in splits}
-    with workplace(target, fingerprint(photos, wishes)) as folder:
+    images = {split: read_split(str(data_dir), split) for split in splits}
+    shares = {split: shares_of(split, images[split], wishes.files) for split in splits}
+    with workplace(target, fingerprint(images, wishes)) as folder:
         write_all(folder, [share for each in shares.values() for share in each], wishes)
         done = {split: [json.loads((folder / share.done).read_text()) for share in shares[split]] for split in splits}
-        facts = {split: facts_of(photos[split], data_dir / split, done[split]) for split in splits}
+        facts = {split: facts_of(images[split], data_dir / split, done[split]) for split in splits}
         write_text(
             folder / FILES / FACTS,
             json.dumps({"layout": LAYOUT, "checksum": checksum_of(facts), "splits": facts}, indent=1),
@@ -85,20 +85,20 @@ def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> Non
     report(target, done, wishes)
 
 
-def shares_of(split: str, photos: Photos, files: int | None) -> list[Share]:
-    """The photos of a split, in order, by file."""
-    count = min(len(photos), files or min(MOST_FILES, max(FEWEST_FILES, len(photos) // PHOTOS_PER_FILE)))
-    ends, name = np.linspace(0, len(photos), count + 1).astype(int), quote(os.fsencode(split), safe="")
+def shares_of(split: str, images: Split, files: int | None) -> list[Share]:
+    """The images of a split, in order, by file."""
+    count = min(len(images), files or min(MOST_FILES, max(FEWEST_FILES, len(images) // IMAGES_PER_FILE)))
+    ends, name = np.linspace(0, len(images), count + 1).astype(int), quote(os.fsencode(split), safe="")
     return [
-        Share(f"{name}-{place:05}.mindrecord", first, list(photos.paths[first:end]), photos.labels[first:end].tolist())
+        Share(f"{name}-{place:05}.mindrecord", first, list(images.paths[first:end]), images.labels[first:end].tolist())
         for place, (first, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
     ]
 
 
-def fingerprint(photos: dict[str, Photos], wishes: Wishes) -> str:
+def fingerprint(images: dict[str, Split], wishes: Wishes) -> str:
     """What must be the same for finished files of an earlier try to be of use."""
-    digest = hashlib.sha256(repr((LAYOUT, astuple(wishes))).encode())
-    for split, each in photos.items():
+    digest = hashlib.sha256(repr(("images", LAYOUT, astuple(wishes))).encode())
+    for split, each in images.items():
         digest.update(repr((split, each.class_names)).encode())
         for path in each.paths:
             found = os.stat(path)
@@ -117,7 +117,7 @@ def workplace(target: Path, key: str) -> Iterator[Path]:
         try:
             lock(lock_file.fileno(), wait=False)
         except BlockingIOError:
-            raise UserError(f"{target}: another process is packing photos there; wait for it") from None
+            raise UserError(f"{target}: another process is packing images there; wait for it") from None
         if os.path.lexists(target):  # another process finished it since we looked
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(f"{target}: stands there already; remove it, or give another TARGET")
@@ -125,7 +125,7 @@ def workplace(target: Path, key: str) -> Iterator[Path]:
         if not same:
             earlier = list(folder.glob("*.done"))
             if earlier:
-                log.info("%d files of a try with other photos or other arguments are removed", len(earlier))
+                log.info("%d files of a try with other images or other arguments are removed", len(earlier))
             for path in (folder / "key", *earlier):
                 path.unlink(missing_ok=True)
             shutil.rmtree(folder / FILES, ignore_errors=True)
@@ -138,15 +138,15 @@ def workplace(target: Path, key: str) -> Iterator[Path]:
             raise
 
 
-def facts_of(photos: Photos, folder: Path, done: list[dict[str, Any]]) -> dict[str, Any]:
+def facts_of(images: Split, folder: Path, done: list[dict[str, Any]]) -> dict[str, Any]:
     """What a reader must know of a split."""
     left_out = [each for share in done for each in share["left_out"]]
-    classes: dict[str, list[str]] = {name: [] for name in photos.class_names}
+    classes: dict[str, list[str]] = {name: [] for name in images.class_names}
     gone = {each["number"] for each in left_out}
-    for number, path in enumerate(photos.paths):
+    for number, path in enumerate(images.paths):
         if number not in gone:
-            name, photo = path[len(f"{folder}/") :].split("/", 1)
-            classes[name].append(photo)
+            name, image = path[len(f"{folder}/") :].split("/", 1)
+            classes[name].append(image)
     files = {name: size for share in done for name, size in share["files"].items()}
     return {"classes": {name: joined(names) for name, names in classes.items()}, "files": files, "left_out": left_out}
 
@@ -154,22 +154,22 @@ def facts_of(photos: Photos, folder: Path, done: list[dict[str, Any]]) -> dict[s
 def report(target: Path, done: dict[str, list[dict[str, Any]]], wishes: Wishes) -> None:
     """Say what was written, and what was not."""
     for split, shares in done.items():
-        kept, found, written, shrunk = (sum(s[key] for s in shares) for key in ("photos", "found", "written", "shrunk"))
-        size = f"{written / 1e6:.1f} MB, {written / max(found, 1):.0%} of the photos' {found / 1e6:.1f} MB"
-        log.info("%s: %s: %d photos in %d files, %s", target, split, kept, len(shares), size)
+        kept, found, written, shrunk = (sum(s[key] for s in shares) for key in ("images", "found", "written", "shrunk"))
+        size = f"{written / 1e6:.1f} MB, {written / max(found, 1):.0%} of the images' {found / 1e6:.1f} MB"
+        log.info("%s: %s: %d images in %d files, %s", target, split, kept, len(shares), size)
         if wishes.max_side:
-            text = "%s: %s: %d photos are made smaller, %d kept as they are"
+            text = "%s: %s: %d images are made smaller, %d kept as they are"
             log.info(text, target, split, shrunk, kept - shrunk)
         left_out = [each for share in shares for each in share["left_out"]]
         if left_out:
-            log.warning("%s: %s: %d photos cannot be decoded and are left out:", target, split, len(left_out))
+            log.warning("%s: %s: %d images cannot be decoded and are left out:", target, split, len(left_out))
         for each in left_out:
-            log.warning("  %s: %s", each["photo"], each["reason"])
+            log.warning("  %s: %s", each["image"], each["reason"])
 
 
 # ------------------------------------------------------------------------------------------------- several processes
 
-_seen: Any = None  # in a process that writes: how many photos all of them have seen
+_seen: Any = None  # in a process that writes: how many images all of them have seen
 
 
 def write_all(folder: Path, shares: list[Share], wishes: Wishes) -> None:
@@ -204,7 +204,7 @@ def write_all(folder: Path, shares: list[Share], wishes: Wishes) -> None:
 def _watch(tasks: list[Future[None]], seen: Any, count: int) -> None:
     """Show how far the tasks are, until all are done. Raises what one of them raises."""
     waiting: set[Future[None]] = set(tasks)
-    with tqdm(total=count, desc="pack", unit="photo", leave=False, disable=None) as bar:
+    with tqdm(total=count, desc="pack", unit="image", leave=False, disable=None) as bar:
         while waiting:
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
             bar.update(seen.value - bar.n)
@@ -226,8 +226,8 @@ def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
     index = path.with_name(f"{path.name}.db")
     for unfinished in (path, index):
         unfinished.unlink(missing_ok=True)
-    tally: dict[str, Any] = {"photos": 0, "shrunk": 0, "found": 0, "written": 0, "left_out": []}
-    sizes = [os.path.getsize(photo) for photo in share.paths]
+    tally: dict[str, Any] = {"images": 0, "shrunk": 0, "found": 0, "written": 0, "left_out": []}
+    sizes = [os.path.getsize(image) for image in share.paths]
     page = max(SMALLEST_PAGE, min(LARGEST_PAGE, 1 << (max(sizes) + 64).bit_length()))
     try:
         writer = FileWriter(str(path), shard_num=1)
@@ -235,7 +235,7 @@ def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
         listed = 1024 * sum(sizes) // page + len(sizes)  # bytes, at most: the header lists pages, and chunks of rows
         writer.set_header_size(max(1 << 16, 1 << listed.bit_length()))
         fields = {"image": {"type": "bytes"}, "index": {"type": "int32"}, "label": {"type": "int32"}}
-        writer.add_schema(fields, "encoded photos")
+        writer.add_schema(fields, "encoded images")
         for rows in _chunks(_rows(share, wishes, tally)):
             writer.write_raw_data(rows)
         writer.commit()
@@ -269,9 +269,9 @@ def _rows(share: Share, wishes: Wishes, tally: dict[str, Any]) -> Iterator[dict[
             image = shrunk(content, wishes)
         except NOT_DECODED as error:
             reason = "no JPEG, PNG or BMP inside" if isinstance(error, UnidentifiedImageError) else str(error)
-            tally["left_out"].append({"number": number, "photo": path, "reason": reason})
+            tally["left_out"].append({"number": number, "image": path, "reason": reason})
         else:
-            tally["photos"] += 1
+            tally["images"] += 1
             tally["shrunk"] += image is not content
             tally["found"] += len(content)
             tally["written"] += len(image)
@@ -281,25 +281,25 @@ def _rows(share: Share, wishes: Wishes, tally: dict[str, Any]) -> Iterator[dict[
 
 
 def shrunk(content: bytes, wishes: Wishes) -> bytes:
-    """The photo itself where it is small enough, or too long for a JPEG, or else a smaller JPEG.
+    """The image itself where it is small enough, or too long for a JPEG, or else a smaller JPEG.
 
     Raises one of `NOT_DECODED`. Its orientation stays that of the pixels: training does not
-    turn photos as EXIF asks, and the copy has no EXIF.
+    turn images as EXIF asks, and the copy has no EXIF.
     """
-    with opened(content) as photo:
-        scale = min(1.0, (wishes.max_side or math.inf) / min(photo.size))
-        width, height = (round(side * scale) for side in photo.size)
+    with opened(content) as image:
+        scale = min(1.0, (wishes.max_side or math.inf) / min(image.size))
+        width, height = (round(side * scale) for side in image.size)
         if scale == 1 or max(width, height) > LONGEST_SIDE:
-            photo.load()
+            image.load()
             return content
-        photo.draft(None, (2 * width, 2 * height))  # a JPEG of many times that size need not be decoded in full
-        pixels = _grey_or_rgb(photo).resize((width, height), Image.Resampling.LANCZOS)
+        image.draft(None, (2 * width, 2 * height))  # a JPEG of many times that size need not be decoded in full
+        pixels = _grey_or_rgb(image).resize((width, height), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
     pixels.save(encoded, "JPEG", quality=wishes.quality)
     return encoded.getvalue()
 
 
-def _grey_or_rgb(photo: Image.Image) -> Image.Image:
-    if photo.mode.startswith("I"):  # 16 bits of grey, of which MindSpore takes the upper 8
-        return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
-    return photo if photo.mode == "L" else photo.convert("RGB")  # without alpha, as in MindSpore
+def _grey_or_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey, of which MindSpore takes the upper 8
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode == "L" else image.convert("RGB")  # without alpha, as in MindSpore

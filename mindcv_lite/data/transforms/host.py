@@ -1,4 +1,4 @@
-"""Encoded photos to uint8 images (height, width, 3), by MindSpore's C++ operators."""
+"""Encoded images to uint8 images (height, width, 3), by MindSpore's C++ operators."""
 
 from mindspore.dataset import vision
 from mindspore.dataset.vision import ConvertMode, Inter
@@ -21,7 +21,7 @@ def training_transforms(augmentation: Augmentation, in_channels: int) -> list:
     side = augmentation.image_resize
     transforms = [vision.RandomCropDecodeResize(side, augmentation.scale, augmentation.ratio, interpolation)]
     if augmentation.hflip > 0 or augmentation.vflip > 0:
-        # One operator for both: MindSpore seeds all alike, and two would turn the same photos over.
+        # One operator for both: MindSpore seeds all alike, and two would turn the same images over.
         flips = [(vision.HorizontalFlip(), augmentation.hflip), (vision.VerticalFlip(), augmentation.vflip)]
         transforms += [vision.RandomSelectSubpolicy([flips])]
     if augmentation.auto_augment:

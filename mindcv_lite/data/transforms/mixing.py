@@ -1,7 +1,7 @@
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019): the host draws how, the device mixes a batch with itself.
 
-Each image is mixed with the one half a batch further on, so that any batch size will do, and the copies of a photo,
-which `aug_repeats` puts side by side, do not meet in a batch of several photos."""
+Each image is mixed with the one half a batch further on, so that any batch size will do, and the copies of an image,
+which `aug_repeats` puts side by side, do not meet in a batch of several images."""
 
 import mindspore
 import numpy as np

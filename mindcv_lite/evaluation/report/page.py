@@ -9,7 +9,7 @@ from string import Template
 
 import numpy as np
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.evaluation.predictions import Predictions
 from mindcv_lite.evaluation.report.pictures import confusion_picture, reliability_diagram, thumbnails
 from mindcv_lite.evaluation.report.statistics import (
@@ -37,7 +37,7 @@ class Validation:
 
     score: Score
     predictions: Predictions
-    photos: Photos
+    images: Split
     titles: Sequence[str]
     facts: Mapping[str, str]
 
@@ -55,9 +55,9 @@ def page(validation: Validation) -> str:
         for label, output, _ in pairs
     ]
     mistakes = surest_first(predictions, ~predictions.top1)[:MISTAKES]
-    small = thumbnails(validation.photos, [*mistakes, *(index for row in examples for index in row)])
+    small = thumbnails(validation.images, [*mistakes, *(index for row in examples for index in row)])
     parts = {
-        "title": escape(f"{facts['model']} on {facts['photos']}"),
+        "title": escape(f"{facts['model']} on {facts['images']}"),
         "date": escape(facts["date"]),
         "tiles": score_tiles(validation.score, predictions, results),
         "classes": class_table(results, validation),
@@ -78,20 +78,20 @@ def score_tiles(score: Score, predictions: Predictions, results: Sequence[ClassR
 
     def hits(share: float, right: np.ndarray) -> str:
         low, high = wilson_interval(share, len(right))
-        return f"[{percent(low)} to {percent(high)}] {right.sum()} of {len(right)} photos"
+        return f"[{percent(low)} to {percent(high)}] {right.sum()} of {len(right)} images"
 
     low, high = mean_interval(predictions.losses)
     rows = (
         ("Top-1", percent(score.top1), hits(score.top1, predictions.top1)),
         ("Top-5", percent(score.top5), hits(score.top5, predictions.top5)),
-        ("Loss", decimal(score.loss), f"[{decimal(low)} to {decimal(high)}] mean of {score.photos} photos"),
-        ("Top-1 by class", percent(mean_of_classes(results)), "mean of the classes that have photos"),
+        ("Loss", decimal(score.loss), f"[{decimal(low)} to {decimal(high)}] mean of {score.images} images"),
+        ("Top-1 by class", percent(mean_of_classes(results)), "mean of the classes that have images"),
     )
     return "".join(f"<li>{name} <b>{value}</b> <small>{note}</small></li>" for name, value, note in rows)
 
 
 def class_table(results: Sequence[ClassResult], validation: Validation) -> str:
-    """The rows of the table of classes, the worst first; those that no photo is of, last."""
+    """The rows of the table of classes, the worst first; those that no image is of, last."""
     rows = []
     for each in sorted(results, key=lambda each: (math.isnan(each.top1), each.top1, -each.images)):
         other = "-" if each.confused_with is None else validation.title(each.confused_with)
@@ -142,23 +142,23 @@ def count_cell(count: int, row: ClassResult, output: int) -> str:
 
 
 def pair_figure(pair: tuple[int, int, int], pictures: Sequence[str | None], validation: Validation) -> str:
-    """Photos of one class that were taken for another."""
+    """Images of one class that were taken for another."""
     label, output, count = pair
     of_class = int((validation.predictions.labels == label).sum())
     return (
         f'<figure><div class="thumbs">{"".join(map(thumb, pictures))}</div>'
         f"<figcaption><b>{escape(validation.title(label))}</b> taken for <b>{escape(validation.title(output))}</b>: "
-        f"{count} of {of_class} photos</figcaption></figure>"
+        f"{count} of {of_class} images</figcaption></figure>"
     )
 
 
 def mistake_figure(index: int, thumbnail: str | None, validation: Validation) -> str:
-    """A photo that was taken for what it is not."""
+    """An image that was taken for what it is not."""
     predictions = validation.predictions
     label, output = validation.title(predictions.labels[index]), validation.title(predictions.predicted[index])
     return (
         f"<figure>{thumb(thumbnail)}<figcaption><b>{escape(label)}</b> taken for <b>{escape(output)}</b>, "
-        f"{percent(predictions.confidence[index])}<br><small>{escape(validation.photos.paths[index])}</small>"
+        f"{percent(predictions.confidence[index])}<br><small>{escape(validation.images.paths[index])}</small>"
         "</figcaption></figure>"
     )
 
@@ -179,7 +179,7 @@ def calibration_part(predictions: Predictions) -> str:
     top1 = sum(each.top1 * each.images for each in bins) / images
     return (
         f"<p>Expected calibration error {percent(calibration_error(bins))}, over {BINS} bins of equal width and "
-        f"{images} photos. The mean probability of the best guess is {percent(confidence)}, and "
+        f"{images} images. The mean probability of the best guess is {percent(confidence)}, and "
         f"{percent(top1)} of these guesses are right.</p>{reliability_diagram(bins)}"
     )
 

@@ -1,4 +1,4 @@
-"""Two validations of the same photos, compared photo by photo, which shows smaller differences than two intervals."""
+"""Two validations of the same images, compared image by image, which shows smaller differences than two intervals."""
 
 import csv
 import os
@@ -14,9 +14,9 @@ SURE = 0.05  # a smaller p value is taken for a difference
 
 @dataclass(frozen=True)
 class Paired:
-    """Photos that both networks saw, and how many of them each gets right; `only`: those the other gets wrong."""
+    """Images that both networks saw, and how many of them each gets right; `only`: those the other gets wrong."""
 
-    photos: int
+    images: int
     right: tuple[int, int]
     only: tuple[int, int]
 
@@ -26,22 +26,22 @@ class Paired:
 
 
 def paired(first: Path, second: Path) -> Paired:
-    """Compare the reports in two folders. Raises `UserError` unless both are there and of the same photos."""
+    """Compare the reports in two folders. Raises `UserError` unless both are there and of the same images."""
     one, other = (read_right(folder / PREDICTIONS) for folder in (first, second))
     if differing := sorted(one.keys() ^ other.keys()):
         raise UserError(
-            f"{second / PREDICTIONS}: not the photos of {first / PREDICTIONS}: {len(differing)} rows are in one "
-            f"of them only, such as '{differing[0][0]}' of class '{differing[0][1]}'; validate both on the same photos"
+            f"{second / PREDICTIONS}: not the images of {first / PREDICTIONS}: {len(differing)} rows are in one "
+            f"of them only, such as '{differing[0][0]}' of class '{differing[0][1]}'; validate both on the same images"
         )
-    pairs = [(right, other[photo]) for photo, right in one.items()]
+    pairs = [(right, other[image]) for image, right in one.items()]
     right = sum(one.values()), sum(other.values())
     return Paired(len(pairs), right, (pairs.count((True, False)), pairs.count((False, True))))
 
 
 def read_right(path: Path) -> dict[tuple[str, str], bool]:
-    """Whether each photo's best guess is right, by the photo's path and class. Raises `UserError`.
+    """Whether each image's best guess is right, by the image's path and class. Raises `UserError`.
 
-    Paths are without what all of them begin with: a folder of photos may lie in another place, or be packed.
+    Paths are without what all of them begin with: a folder of images may lie in another place, or be packed.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:

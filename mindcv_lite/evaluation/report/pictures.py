@@ -7,29 +7,29 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.images.decoding import NOT_DECODED, opened
 from mindcv_lite.data.rows import contents_of
 from mindcv_lite.evaluation.report.statistics import BINS, Bin, wilson_interval
 
 SIDE = 144  # pixels of a thumbnail, at most
 MATRIX_SIDE = 1000  # pixels of a confusion matrix, at most
-RIGHT, WRONG = (59, 130, 246), (249, 115, 22)  # colours of photos on the diagonal, and beside it
+RIGHT, WRONG = (59, 130, 246), (249, 115, 22)  # colours of images on the diagonal, and beside it
 
 
-def thumbnails(photos: Photos, indices: Iterable[int]) -> dict[int, str]:
-    """These photos made small, as data URIs; those that Pillow cannot read are left out."""
-    pictures = {int(index): thumbnail(photo.tobytes()) for photo, index in contents_of(photos, sorted(set(indices)))}
+def thumbnails(images: Split, indices: Iterable[int]) -> dict[int, str]:
+    """These images made small, as data URIs; those that Pillow cannot read are left out."""
+    pictures = {int(index): thumbnail(image.tobytes()) for image, index in contents_of(images, sorted(set(indices)))}
     return {index: picture for index, picture in pictures.items() if picture}
 
 
 def thumbnail(content: bytes) -> str | None:
-    """An encoded photo made small; not turned by its EXIF, as the network saw it."""
+    """An encoded image made small; not turned by its EXIF, as the network saw it."""
     file = io.BytesIO()
     try:
-        with opened(content) as photo:
-            photo.draft("RGB", (SIDE, SIDE))  # of a JPEG, no more than this is decoded
-            small = photo.convert("RGB")
+        with opened(content) as image:
+            image.draft("RGB", (SIDE, SIDE))  # of a JPEG, no more than this is decoded
+            small = image.convert("RGB")
             small.thumbnail((SIDE, SIDE))
             small.save(file, "JPEG", quality=75)
     except NOT_DECODED:
@@ -55,7 +55,7 @@ def confusion_picture(counts: list[tuple[int, int, int]], outputs: list[int]) ->
         if output in place:
             matrix[place[label] * side // len(outputs), place[output] * side // len(outputs)] += count
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    strength = np.where(matrix > 0, 70 + np.rint(57 * np.sqrt(share)), 0)  # of 127; a single photo can still be seen
+    strength = np.where(matrix > 0, 70 + np.rint(57 * np.sqrt(share)), 0)  # of 127; a single image can still be seen
     levels = np.where(wrong, 128 + strength, strength).astype(np.uint8)
     scale = MATRIX_SIDE // side
     picture = Image.fromarray(np.repeat(np.repeat(levels, scale, 0), scale, 1), "P")
@@ -66,7 +66,7 @@ def confusion_picture(counts: list[tuple[int, int, int]], outputs: list[int]) ->
 
 
 def reliability_diagram(bins: list[Bin]) -> str:
-    """An SVG: top-1 over the probability of the best guess with 95 % intervals, and below how many photos are where."""
+    """An SVG: top-1 over the probability of the best guess with 95 % intervals, and below how many images are where."""
     size, strip = 300, 40  # of the diagram, of the strip below
     parts = []
     for percent in range(0, 101, 25):
@@ -82,7 +82,7 @@ def reliability_diagram(bins: list[Bin]) -> str:
         left, width, tall = size * each.low + 1, size / BINS - 2, strip * each.images / most
         at, top = size * each.confidence, size * (1 - each.top1)
         parts += [
-            f"<g><title>{each.images} photos, mean probability {each.confidence:.1%}, top-1 {each.top1:.1%}</title>"
+            f"<g><title>{each.images} images, mean probability {each.confidence:.1%}, top-1 {each.top1:.1%}</title>"
             f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{size - top:.1f}"/>'
             f'<path class="interval" d="M{at:.1f} {low:.1f}V{high:.1f}"/>'
             f'<circle cx="{at:.1f}" cy="{top:.1f}" r="3.5"/>'

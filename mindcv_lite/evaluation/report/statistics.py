@@ -15,7 +15,7 @@ BINS = 15  # of the calibration, as in Guo et al. 2017
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class: photos of it, shares of them, and photos that were taken for it. A share of nothing is NaN."""
+    """One class: images of it, shares of them, and images that were taken for it. A share of nothing is NaN."""
 
     output: int
     images: int
@@ -23,13 +23,13 @@ class ClassResult:
     top5: float
     predicted: int
     precision: float
-    confused_with: int | None  # the output that most of its other photos were taken for
+    confused_with: int | None  # the output that most of its other images were taken for
     confused: int  # how many
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Photos whose best guess has a probability in (low, high]: how many, their mean probability and top-1."""
+    """Images whose best guess has a probability in (low, high]: how many, their mean probability and top-1."""
 
     low: float
     high: float
@@ -39,7 +39,7 @@ class Bin:
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` photos (Wilson 1927): it stays within 0 to 1 and serves few photos."""
+    """The 95 % interval of a share of `count` images (Wilson 1927): it stays within 0 to 1 and serves few images."""
     centre = share + Z**2 / (2 * count)
     reach = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
     scale = 1 + Z**2 / count
@@ -47,7 +47,7 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
 
 def mcnemar(first: int, second: int) -> float:
-    """The p value of McNemar's exact test on two networks and the same photos: how likely is it that the photos which
+    """The p value of McNemar's exact test on two networks and the same images: how likely is it that the images which
     only one of them gets right divide as unequally as `first` and `second`, or more so, if both are equally good."""
     return min(1.0, 2 * float(bdtr(min(first, second), first + second, 0.5)))
 
@@ -62,7 +62,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def class_results(predictions: Predictions) -> list[ClassResult]:
-    """A row for each output that photos are of or were taken for, in the order of the outputs."""
+    """A row for each output that images are of or were taken for, in the order of the outputs."""
     predicted = predictions.predicted[predictions.predicted >= 0]
     shown = np.union1d(predictions.labels, predicted)
     size = shown[-1] + 1
@@ -89,12 +89,12 @@ def _share(hits: int, count: int) -> float:
 
 
 def mean_of_classes(results: Sequence[ClassResult]) -> float:
-    """The mean of the classes' top-1: each class that has photos counts the same."""
+    """The mean of the classes' top-1: each class that has images counts the same."""
     return float(np.mean([result.top1 for result in results if result.images]))
 
 
 def confusion(predictions: Predictions) -> list[tuple[int, int, int]]:
-    """(right output, predicted output, photos), sorted, for each pair that came; predicted -1: the answer is no
+    """(right output, predicted output, images), sorted, for each pair that came; predicted -1: the answer is no
     number."""
     pairs = np.stack([predictions.labels, predictions.predicted], 1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
@@ -108,13 +108,13 @@ def confused_pairs(predictions: Predictions) -> list[tuple[int, int, int]]:
 
 
 def surest_first(predictions: Predictions, among: np.ndarray) -> list[int]:
-    """The photos where `among` (bool) holds, by the probability of the best guess; without one, last."""
+    """The images where `among` (bool) holds, by the probability of the best guess; without one, last."""
     places = np.flatnonzero(among)
     return places[np.argsort(-predictions.confidence[places], kind="stable")].tolist()
 
 
 def calibration(predictions: Predictions) -> list[Bin]:
-    """The bins that have photos, of `BINS` of equal width. Answers that are not finite are in none."""
+    """The bins that have images, of `BINS` of equal width. Answers that are not finite are in none."""
     known = np.isfinite(predictions.confidence)
     confidence, top1 = predictions.confidence[known].astype(np.float64), predictions.top1[known]
     place = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(int)
@@ -131,6 +131,6 @@ def calibration(predictions: Predictions) -> list[Bin]:
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error: how far top-1 is from the probabilities, on average over the photos; NaN of none."""
+    """Expected calibration error: how far top-1 is from the probabilities, on average over the images; NaN of none."""
     images = sum(each.images for each in bins)
     return sum(each.images * abs(each.top1 - each.confidence) for each in bins) / images if images else math.nan

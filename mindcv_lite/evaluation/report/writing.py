@@ -9,7 +9,7 @@ import mindspore
 
 from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights
 from mindcv_lite.data.datasets.classes import output_titles
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.device.ranks import World
 from mindcv_lite.evaluation.report.page import Validation, page
 from mindcv_lite.evaluation.report.paired import PREDICTIONS
@@ -23,14 +23,14 @@ from mindcv_lite.text_tables import AS_TEXT, write_csv
 log = logging.getLogger(__name__)
 
 
-def validation_of(score: Score, photos: Photos, weights: Weights, recipe: Recipe, world: World) -> Validation:
+def validation_of(score: Score, images: Split, weights: Weights, recipe: Recipe, world: World) -> Validation:
     """What `score`, with its predictions, is the score of."""
     assert score.predictions is not None, "they were to be kept"
-    titles = output_titles(photos.class_names, weights.class_names, weights.num_classes)
-    return Validation(score, score.predictions, photos, titles, facts_of(photos, weights, recipe, world))
+    titles = output_titles(images.class_names, weights.class_names, weights.num_classes)
+    return Validation(score, score.predictions, images, titles, facts_of(images, weights, recipe, world))
 
 
-def facts_of(photos: Photos, weights: Weights, recipe: Recipe, world: World) -> dict[str, str]:
+def facts_of(images: Split, weights: Weights, recipe: Recipe, world: World) -> dict[str, str]:
     """What was validated, on what, by what and when."""
     flat, card = recipe.flat(), weights.card or {}
     results = {name: value for name, value in card.items() if name not in (*CARD_KEYS, "class_names")}
@@ -38,8 +38,8 @@ def facts_of(photos: Photos, weights: Weights, recipe: Recipe, world: World) -> 
         "checkpoint": weights.path,
         **{name: plain(flat[name]) for name in CARD_KEYS},
         **{f"{name}, by the model card": plain(value) for name, value in results.items()},
-        "photos": f"{recipe.data.data_dir or recipe.data.dataset}, {recipe.data.val_split}",
-        "classes of the photos": str(len(photos.class_names)),
+        "images": f"{recipe.data.data_dir or recipe.data.dataset}, {recipe.data.val_split}",
+        "classes of the images": str(len(images.class_names)),
         "device": f"{world.settings.target} x {world.size}, MindSpore {mindspore.__version__}",
         "date": datetime.now().astimezone().isoformat(" ", "seconds"),
     }
@@ -68,8 +68,8 @@ def write_report(folder: Path, validation: Validation) -> None:
 
 
 def per_class_rows(validation: Validation) -> Iterable[Sequence[object]]:
-    """A row for each class that photos are of or were taken for. Shares are 0 to 1; empty where there is none."""
-    yield "class", "photos", "top1", "top5", "predicted", "precision", "most_confused_with", "times"
+    """A row for each class that images are of or were taken for. Shares are 0 to 1; empty where there is none."""
+    yield "class", "images", "top1", "top5", "predicted", "precision", "most_confused_with", "times"
     for each in class_results(validation.predictions):
         other = "" if each.confused_with is None else validation.title(each.confused_with)
         shares = (known(each.top1), known(each.top5), each.predicted, known(each.precision))
@@ -78,18 +78,18 @@ def per_class_rows(validation: Validation) -> Iterable[Sequence[object]]:
 
 def confusion_rows(validation: Validation) -> Iterable[Sequence[object]]:
     """A row for each pair of classes that came: the pairs of 1000 classes are few, and their matrix is large."""
-    yield "true", "predicted", "photos"
+    yield "true", "predicted", "images"
     for label, output, count in confusion(validation.predictions):
         yield validation.title(label), validation.title(output), count
 
 
 def prediction_rows(validation: Validation) -> Iterable[Sequence[object]]:
-    """A row for each photo; top1 and top5 are 1 where the score counts it as right."""
+    """A row for each image; top1 and top5 are 1 where the score counts it as right."""
     predictions = validation.predictions
     guesses = range(2, predictions.outputs.shape[1] + 1)
     more = [name for guess in guesses for name in (f"predicted_{guess}", f"probability_{guess}")]
     yield "path", "true", "top1", "top5", "loss", "predicted", "probability", *more
-    for index, path in enumerate(validation.photos.paths):
+    for index, path in enumerate(validation.images.paths):
         pairs = zip(predictions.outputs[index], predictions.probabilities[index].tolist(), strict=True)
         best = [cell for output, probability in pairs for cell in (validation.title(output), known(probability))]
         right = int(predictions.top1[index]), int(predictions.top5[index])

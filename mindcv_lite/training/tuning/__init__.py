@@ -1,1 +1,1 @@
-"""The search for a way of fine-tuning that suits a set of photos."""
+"""The search for a way of fine-tuning that suits a set of images."""

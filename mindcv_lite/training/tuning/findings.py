@@ -17,7 +17,7 @@ from mindcv_lite.training.tuning.search import PROBE, Outcome, Rung, Tally, Tria
 
 log = logging.getLogger(__name__)
 
-NO_SPLIT = 0.2  # share of the photos that is validated on where there is no split for it
+NO_SPLIT = 0.2  # share of the images that is validated on where there is no split for it
 TABLE, PICTURE, FOUND = "table.csv", "tune.png", "recipe.yaml"  # in the folder of a search
 
 
@@ -31,8 +31,8 @@ def report(recipe: Recipe, rung: Rung, outcomes: Mapping[Trial, Outcome], folder
         log.info(line)
     candidates = {candidate.name: candidate.keys for candidate in rung.candidates} | {PROBE: {"probe_only": True}}
     tally = results[best]
-    low, high = wilson_interval(tally.top1, tally.photos)
-    estimate = f"held-out top-1 {tally.top1:.2%} (95 % interval {low:.2%} to {high:.2%}, {tally.photos} photos)"
+    low, high = wilson_interval(tally.top1, tally.images)
+    estimate = f"held-out top-1 {tally.top1:.2%} (95 % interval {low:.2%} to {high:.2%}, {tally.images} images)"
     if rung.share < 1:
         estimate += f" after about {rung.share:.0%} of its epochs: more --minutes try all of them"
     words = f"chosen: {best}; {estimate}"
@@ -44,7 +44,7 @@ def report(recipe: Recipe, rung: Rung, outcomes: Mapping[Trial, Outcome], folder
     log.info(words)
     log.info("python train.py --config %s", shlex.quote(str(folder / FOUND)))
     if is_installed("matplotlib"):
-        names = [f"{row.candidate}, epochs: {row.epochs}, photos: {row.tally.photos}" for row in rows]
+        names = [f"{row.candidate}, epochs: {row.epochs}, images: {row.tally.images}" for row in rows]
         shares = [(row.tally.top1, *row.interval) for row in rows]
         draw_intervals(names, shares, "held-out top-1, with its 95 % interval", folder / PICTURE)
 
@@ -60,12 +60,12 @@ class Row:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return wilson_interval(self.tally.top1, self.tally.photos)
+        return wilson_interval(self.tally.top1, self.tally.images)
 
     def cells(self, share: str) -> list[str]:
         """`share`: how a share is written."""
         shares = [share.format(value) for value in (self.tally.top1, *self.interval)]
-        return [self.candidate, *map(str, (self.epochs, self.folds, self.tally.photos)), *shares]
+        return [self.candidate, *map(str, (self.epochs, self.folds, self.tally.images)), *shares]
 
 
-ROW_COLUMNS = ["candidate", "epochs", "folds", "photos", "top1", "low", "high"]
+ROW_COLUMNS = ["candidate", "epochs", "folds", "images", "top1", "low", "high"]

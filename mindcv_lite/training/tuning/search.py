@@ -1,8 +1,8 @@
-"""Which way of fine-tuning suits a set of photos: successive halving (Jamieson and Talwalkar 2016,
-https://arxiv.org/abs/1502.07943) on photos that are held out of the training split.
+"""Which way of fine-tuning suits a set of images: successive halving (Jamieson and Talwalkar 2016,
+https://arxiv.org/abs/1502.07943) on images that are held out of the training split.
 
 Each rung has its part of the time. All candidates left are trained in it alike: for a share of their epochs, or where
-time allows for all of them, on several folds, each with other photos held out. The better half goes on.
+time allows for all of them, on several folds, each with other images held out. The better half goes on.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 
 from mindcv_lite.recipe.keys import Recipe
 
-FOLDS = 4  # each holds out a quarter of the photos
+FOLDS = 4  # each holds out a quarter of the images
 LEAST_SHARE = 0.2  # of a candidate's epochs: a rung of less would say little
 DEFAULT = "the recipe"
 PROBE = "last layer alone"
@@ -30,7 +30,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate to be trained for so many epochs, while the photos of a fold are held out."""
+    """A candidate to be trained for so many epochs, while the images of a fold are held out."""
 
     candidate: Candidate
     epochs: int
@@ -39,10 +39,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial gave: the photos that were held out, how many of them were right in the end, and before, with
+    """What a trial gave: the images that were held out, how many of them were right in the end, and before, with
     nothing but a last layer fitted, if it was; the seconds that it took in all, and those of its epochs."""
 
-    photos: int
+    images: int
     right: int
     right_before: int | None
     seconds: float
@@ -78,20 +78,20 @@ class Rung:
 
 @dataclass(frozen=True)
 class Tally:
-    """Photos that were held out, and how many of them were right, over all folds."""
+    """Images that were held out, and how many of them were right, over all folds."""
 
-    photos: int
+    images: int
     right: int
 
     @property
     def top1(self) -> float:
-        return self.right / self.photos
+        return self.right / self.images
 
     @property
     def standard_error(self) -> float:
-        # With (right + 1) of (photos + 2): where all are right the error is not nothing.
-        share = (self.right + 1) / (self.photos + 2)
-        return math.sqrt(share * (1 - share) / self.photos)
+        # With (right + 1) of (images + 2): where all are right the error is not nothing.
+        share = (self.right + 1) / (self.images + 2)
+        return math.sqrt(share * (1 - share) / self.images)
 
 
 def candidates_for(recipe: Recipe) -> list[Candidate]:
@@ -159,7 +159,7 @@ def tallies(outcomes: Mapping[Trial, Outcome]) -> dict[tuple[str, int, int], Tal
 
 
 def tally(outcomes: Sequence[Outcome]) -> Tally:
-    return Tally(sum(each.photos for each in outcomes), sum(each.right for each in outcomes))
+    return Tally(sum(each.images for each in outcomes), sum(each.right for each in outcomes))
 
 
 def better_half(rung: Rung, outcomes: Mapping[Trial, Outcome]) -> list[Candidate]:
@@ -181,7 +181,7 @@ def results_of(rung: Rung, outcomes: Mapping[Trial, Outcome]) -> dict[str, Tally
     results = {name: tally(some) for name, some in of.items()}
     before = [outcome.right_before for outcome in of[DEFAULT] if outcome.right_before is not None]
     if rung.share == 1 and len(before) == len(of[DEFAULT]):
-        results[PROBE] = Tally(results[DEFAULT].photos, sum(before))
+        results[PROBE] = Tally(results[DEFAULT].images, sum(before))
     return results
 
 

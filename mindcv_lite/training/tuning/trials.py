@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.datasets.holdout import hold_out
-from mindcv_lite.data.datasets.open import training_photos
+from mindcv_lite.data.datasets.open import training_splits
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.files import lock, write_text
 from mindcv_lite.recipe.keys import Recipe
@@ -45,15 +45,15 @@ class Trainer:
     """Runs trials by train.py, in `folder`, where each start finds what earlier ones have done."""
 
     def __init__(self, recipe: Recipe, words: Sequence[str], folder: Path):
-        """`words`: train.py and its command line, of which the recipe is. Raises `UserError` if the photos are too few,
+        """`words`: train.py and its command line, of which the recipe is. Raises `UserError` if the images are too few,
         or the folder is that of something else."""
         self.recipe, self.words, self.folder = recipe, words, folder
-        photos, _ = training_photos(recipe.with_keys(val_while_train=False))
-        require_folds(photos, recipe)
+        images, _ = training_splits(recipe.with_keys(val_while_train=False))
+        require_folds(images, recipe)
         require_own_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.lock = locked(folder)
-        require_same_start(facts_of(recipe, photos), folder / START)
+        require_same_start(facts_of(recipe, images), folder / START)
         self.done = read_trials(folder / TRIALS)
 
     def __call__(self, trial: Trial) -> Outcome:
@@ -68,7 +68,7 @@ class Trainer:
         log.info(
             "%s, epochs: %d, fold %d: %d of %d right%s, %.0f s",
             *(trial.candidate.name, trial.epochs, trial.fold),
-            *(outcome.right, outcome.photos, before, outcome.seconds),
+            *(outcome.right, outcome.images, before, outcome.seconds),
         )
         return outcome
 
@@ -99,8 +99,8 @@ class Trainer:
             if trial.candidate.name == DEFAULT:
                 raise
             log.info("%s: %s", trial.candidate.name, error)
-            photos = next(outcome.photos for (_, _, fold), outcome in self.done.items() if fold == trial.fold)
-            return Outcome(photos, 0, None, clock.seconds, 0.0)
+            images = next(outcome.images for (_, _, fold), outcome in self.done.items() if fold == trial.fold)
+            return Outcome(images, 0, None, clock.seconds, 0.0)
         outcome = outcome_in(folder / RESULTS, clock.seconds)
         for path in folder.glob("*.ckpt"):  # 60 MB of a network that nobody will use
             path.unlink()
@@ -124,16 +124,16 @@ class Clock:
         write_text(self.path, f"{self.seconds:.3f}\n")
 
 
-def require_folds(photos: Photos, recipe: Recipe) -> None:
-    """Raise `UserError` unless the photos can be trained on whichever quarter of them is held out."""
+def require_folds(images: Split, recipe: Recipe) -> None:
+    """Raise `UserError` unless the images can be trained on whichever quarter of them is held out."""
     where = Path(recipe.data.data_dir, recipe.data.train_split)
-    if len(photos.class_names) < 2:
-        raise UserError(f"{where}: one class, '{photos.class_names[0]}'; to tell apart there must be two or more")
+    if len(images.class_names) < 2:
+        raise UserError(f"{where}: one class, '{images.class_names[0]}'; to tell apart there must be two or more")
     for fold in range(FOLDS):
         try:
-            hold_out(photos, 1 / FOLDS, fold, where)
+            hold_out(images, 1 / FOLDS, fold, where)
         except UserError as error:
-            raise UserError(f"too few photos to search on: {error}") from None
+            raise UserError(f"too few images to search on: {error}") from None
 
 
 def require_own_folder(folder: Path) -> None:
@@ -157,10 +157,10 @@ def locked(folder: Path) -> int:
             time.sleep(0.2)
 
 
-def facts_of(recipe: Recipe, photos: Photos) -> dict[str, Any]:
+def facts_of(recipe: Recipe, images: Split) -> dict[str, Any]:
     """What trials must have in common to be compared."""
-    names = zlib.crc32("\n".join(os.path.basename(path) for path in photos.paths).encode("utf-8", "surrogateescape"))
-    return yaml.safe_load(recipe.text()) | {"training photos": f"{len(photos)}, names {names:08x}"}
+    names = zlib.crc32("\n".join(os.path.basename(path) for path in images.paths).encode("utf-8", "surrogateescape"))
+    return yaml.safe_load(recipe.text()) | {"training images": f"{len(images)}, names {names:08x}"}
 
 
 def require_same_start(facts: Mapping[str, Any], path: Path) -> None:
@@ -192,11 +192,11 @@ def read_trials(path: Path) -> dict[tuple[str, int, int], Outcome]:
 
 
 def parsed(row: Mapping[str, str]) -> tuple[tuple[str, int, int], Outcome]:
-    photos, right, before = int(row["photos"]), int(row["right"]), row["right_before"]
-    if not 0 <= right <= photos or photos == 0:
+    images, right, before = int(row["images"]), int(row["right"]), row["right_before"]
+    if not 0 <= right <= images or images == 0:
         raise ValueError
     seconds, seconds_of_epochs = float(row["seconds"]), float(row["seconds_of_epochs"])
-    outcome = Outcome(photos, right, int(before) if before else None, seconds, seconds_of_epochs)
+    outcome = Outcome(images, right, int(before) if before else None, seconds, seconds_of_epochs)
     return (row["candidate"], int(row["epochs"]), int(row["fold"])), outcome
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mindcv_lite.data.datasets.cifar_mnist import STANDARD
-from mindcv_lite.data.datasets.open import training_photos, validation_photos
+from mindcv_lite.data.datasets.open import training_splits, validation_split
 from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Data
@@ -67,7 +67,7 @@ def dataset(request, tmp_path) -> tuple[str, Path, dict[str, tuple[np.ndarray, n
 
 
 def all_of(batches: list[tuple]) -> list[np.ndarray]:
-    """Images, labels and weights of the photos that count."""
+    """Images, labels and weights of the images that count."""
     columns = [np.concatenate(column) for column in zip(*batches, strict=True)]
     return [column[columns[2] > 0] for column in columns]
 
@@ -85,7 +85,7 @@ def test_pixels_and_labels_are_those_of_the_files_in_their_order(dataset, recipe
     size, grey = written["train"][0].shape[1], GREY if channels == 1 else {}
     keys = {"dataset": name, "data_dir": folder, "image_resize": size, "val_split": val_split}
     given = recipe(**keys, **PLAIN, **grey, shuffle=False, val_while_train=True)
-    train, val = training_photos(given)
+    train, val = training_splits(given)
     assert val
     assert train.labels.dtype == val.labels.dtype == np.int32
     epoch = list(TrainingBatches(train, given, world(given)).epoch(0))
@@ -100,10 +100,10 @@ def test_pixels_and_labels_are_those_of_the_files_in_their_order(dataset, recipe
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_all_ranks_together_take_each_photo_once(dataset, recipe, world, size):
+def test_all_ranks_together_take_each_image_once(dataset, recipe, world, size):
     name, folder, written = dataset
     given = recipe(dataset=name, data_dir=folder, drop_remainder=False, val_while_train=True)
-    train, val = training_photos(given)
+    train, val = training_splits(given)
     assert val
     shares = [list(TrainingBatches(train, given, world(given, rank, size)).epoch(3)) for rank in range(size)]
     images, labels, _ = all_of([batch for share in shares for batch in share])
@@ -126,7 +126,7 @@ def test_mindspores_reader_finds_the_same(tmp_path, recipe, world, name):
         theirs = ds.Cifar100Dataset(str(tmp_path), "test", shuffle=False).project(["image", "fine_label"])
     size = 28 if name == "mnist" else 32
     given = recipe(dataset=name, data_dir=tmp_path, num_classes=100, image_resize=size, batch_size=500, **PLAIN)
-    images, labels, _ = all_of(list(evaluation_batches(validation_photos(given, None), given, world(given))))
+    images, labels, _ = all_of(list(evaluation_batches(validation_split(given, None), given, world(given))))
     rows = list(theirs.create_tuple_iterator(num_epochs=1, output_numpy=True))
     assert len(rows) == len(images) > 0
     assert np.array_equal(images, np.broadcast_to([image for image, _ in rows], images.shape))
@@ -145,32 +145,32 @@ def cifar10(tmp_path) -> Path:
 def test_class_names_are_in_the_order_of_the_labels(tmp_path, cifar10, recipe):
     known = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     given = recipe(dataset="cifar10", data_dir=cifar10)
-    assert training_photos(given)[0].class_names == known
+    assert training_splits(given)[0].class_names == known
     (cifar10 / "batches.meta.txt").write_text("\n".join(reversed(known)) + "\n\n")  # theirs ends in an empty line, too
-    assert training_photos(given)[0].class_names == known[::-1]
+    assert training_splits(given)[0].class_names == known[::-1]
     for name, names in (
         ("cifar100", tuple(f"fine {99 - label}" for label in range(100))),
         ("mnist", tuple("0123456789")),
     ):
         write_all(tmp_path / name, name)
-        assert training_photos(recipe(dataset=name, data_dir=tmp_path / name))[0].class_names == names
+        assert training_splits(recipe(dataset=name, data_dir=tmp_path / name))[0].class_names == names
 
 
 def test_labels_are_the_outputs_of_a_checkpoint_by_its_class_names(cifar10, recipe):
     given = recipe(dataset="cifar10", data_dir=cifar10, num_classes=12)
     names = STANDARD["cifar10"].class_names
     numbers = np.arange(TEST) * 3 % 10
-    assert np.array_equal(validation_photos(given, None).labels, numbers)
-    assert np.array_equal(validation_photos(given, names).labels, numbers)
-    assert np.array_equal(validation_photos(given, names[::-1]).labels, 9 - numbers)
+    assert np.array_equal(validation_split(given, None).labels, numbers)
+    assert np.array_equal(validation_split(given, names).labels, numbers)
+    assert np.array_equal(validation_split(given, names[::-1]).labels, 9 - numbers)
     with pytest.raises(UserError, match="val: class 'lynx' is missing and class 'cat' is unknown; expected the 10"):
-        validation_photos(given, [{"cat": "lynx"}.get(name, name) for name in names])
+        validation_split(given, [{"cat": "lynx"}.get(name, name) for name in names])
 
 
 def test_a_resumed_run_wants_the_same_labels_wherever_they_lie(tmp_path, cifar10, recipe, world):
     def facts() -> dict[str, object]:
         given = recipe(dataset="cifar10", data_dir=tmp_path)
-        return fixed_facts(given, training_photos(given)[0], world(given))
+        return fixed_facts(given, training_splits(given)[0], world(given))
 
     cifar10.rename(tmp_path / "cifar-10-batches-bin")  # what the archive unpacks to is found in data_dir
     first = facts()
@@ -191,7 +191,7 @@ def refusal(recipe) -> Callable[[str, Path | str], str]:
 
     def refusal(name: str, folder: Path | str) -> str:
         with pytest.raises(UserError) as error:
-            training_photos(recipe(dataset=name, data_dir=folder, val_while_train=True))
+            training_splits(recipe(dataset=name, data_dir=folder, val_while_train=True))
         return str(error.value)
 
     return refusal

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mindcv_lite.data.datasets.classes import NAMES, WNIDS, output_titles, outputs_of, places_of
 from mindcv_lite.errors import UserError
 
-VAL = Path("photos/val")
+VAL = Path("images/val")
 OWN = tuple(f"class_{place:03}" for place in range(1000))  # 1000 classes that are not ImageNet's
 NAMED = "name all classes by wnid (n01440764), or all by index (0 to 999), or all by name (tench)"
 NAMELESS = "name all classes by wnid (n01440764), or all by index (0 to 999)"
@@ -148,14 +148,14 @@ def test_an_output_is_called_by_its_own_name_or_else_by_the_folders_or_its_numbe
 def test_the_classes_of_another_folder_number_those_of_a_nameless_network(log):
     assert outputs_of(["a", "c"], None, 1000, VAL, presumed=("a", "c")) == (0, 1)
     assert log.messages == ["the checkpoint names no classes: outputs 0 to 1 are 'a' to 'c'"]
-    with pytest.raises(UserError, match=r"photos/val: class 'b' is missing; expected the 3 classes"):
+    with pytest.raises(UserError, match=r"images/val: class 'b' is missing; expected the 3 classes"):
         outputs_of(["a", "c"], None, 1000, VAL, presumed=("a", "b", "c"))
     assert outputs_of(["n01440764", "n02012849"], None, 1000, VAL, presumed=("n01440764", "n02012849")) == (0, 134)
 
 
 def test_what_is_taken_for_imagenet_is_said(log):
     outputs_of(["7", "8"], None, 1000, VAL)
-    assert log.messages == ["photos/val: 2 of ImageNet's 1000 classes, by index (0 to 999)"]
+    assert log.messages == ["images/val: 2 of ImageNet's 1000 classes, by index (0 to 999)"]
 
 
 @given(st.lists(st.integers(0, 999), min_size=1, unique=True), st.data())

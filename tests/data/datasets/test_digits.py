@@ -1,4 +1,4 @@
-"""The demo's photos: written once, whole or not at all."""
+"""The demo's images: written once, whole or not at all."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ def folder(tmp_path_factory) -> Path:
 def test_every_fifth_digit_is_for_validation_and_none_is_in_both(folder):
     train, val = read_split(str(folder), "train"), read_split(str(folder), "val")
     assert train.class_names == val.class_names == tuple("0123456789")
-    numbers = [[int(Path(path).stem) for path in photos.paths] for photos in (train, val)]
+    numbers = [[int(Path(path).stem) for path in images.paths] for images in (train, val)]
     assert sorted(numbers[1]) == list(range(0, 1797, 5))
     assert sorted(numbers[0] + numbers[1]) == list(range(1797))
 
@@ -35,19 +35,19 @@ def test_every_fifth_digit_is_for_validation_and_none_is_in_both(folder):
 def test_each_digit_is_in_the_folder_of_its_class(folder):
     content: Any = load_digits()
     for split in ("train", "val"):
-        photos = read_split(str(folder), split)
-        expected = [content.target[int(Path(path).stem)] for path in photos.paths]
-        assert np.array_equal(photos.labels, expected)
+        images = read_split(str(folder), split)
+        expected = [content.target[int(Path(path).stem)] for path in images.paths]
+        assert np.array_equal(images.labels, expected)
 
 
 @pytest.mark.parametrize("number", [0, 1, 1796])
-def test_photos_are_the_digits_four_times_as_large(folder, number):
+def test_images_are_the_digits_four_times_as_large(folder, number):
     content: Any = load_digits()
     (path,) = folder.rglob(f"{number:04d}.png")
-    photo = Image.open(path)
-    assert (photo.mode, photo.size) == ("L", (32, 32))
+    image = Image.open(path)
+    assert (image.mode, image.size) == ("L", (32, 32))
     # Bicubic enlarging overshoots in single pixels and keeps the mean of each square of 4 x 4 roughly.
-    squares = np.asarray(photo, float).reshape(8, 4, 8, 4).mean((1, 3)) * 16 / 255
+    squares = np.asarray(image, float).reshape(8, 4, 8, 4).mean((1, 3)) * 16 / 255
     assert np.abs(squares - content.images[number]).mean() < 1  # of 16 levels
     assert np.corrcoef(squares.ravel(), content.images[number].ravel())[0, 1] > 0.99
 
@@ -79,11 +79,11 @@ def test_a_rank_that_comes_second_takes_the_digits_of_the_first(folder):
 
 
 def test_writing_that_breaks_off_leaves_nothing(monkeypatch, tmp_path):
-    photos = []
+    images = []
 
     def save(self, path):
-        photos.append(path)
-        if len(photos) == 20:
+        images.append(path)
+        if len(images) == 20:
             raise KeyboardInterrupt
         Path(path).write_bytes(b"")
 

@@ -1,4 +1,4 @@
-"""Class folders: which files are photos, which class has which id, and what is said of folders that do not fit."""
+"""Class folders: which files are images, which class has which id, and what is said of folders that do not fit."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.datasets.folder import Photos, class_names_of, has_split, photos_at, read_split
+from mindcv_lite.data.datasets.folder import Split, class_names_of, has_split, images_at, read_split
 from mindcv_lite.errors import UserError
 
 
@@ -28,57 +28,57 @@ def log(caplog, monkeypatch):
     return caplog
 
 
-def names_of(photos: Photos, folder) -> list[tuple[str, int]]:
-    """(path below the split, class id) of each photo."""
-    paths = [os.path.relpath(path, folder) for path in photos.paths]
-    return list(zip(paths, photos.labels.tolist(), strict=True))
+def names_of(images: Split, folder) -> list[tuple[str, int]]:
+    """(path below the split, class id) of each image."""
+    paths = [os.path.relpath(path, folder) for path in images.paths]
+    return list(zip(paths, images.labels.tolist(), strict=True))
 
 
-def test_class_ids_are_the_places_of_the_sorted_names(photo_folder):
-    folder = photo_folder({"train": {"tulip": 1, "Rose": 2, "daisy": 1}})
-    photos = read_split(str(folder), "train")
-    assert photos.class_names == class_names_of(str(folder), "train") == ("Rose", "daisy", "tulip")
-    assert photos.labels.dtype == np.int32
-    assert len(photos) == 4
+def test_class_ids_are_the_places_of_the_sorted_names(image_folder):
+    folder = image_folder({"train": {"tulip": 1, "Rose": 2, "daisy": 1}})
+    images = read_split(str(folder), "train")
+    assert images.class_names == class_names_of(str(folder), "train") == ("Rose", "daisy", "tulip")
+    assert images.labels.dtype == np.int32
+    assert len(images) == 4
     expected = [("Rose/0.jpg", 0), ("Rose/1.jpg", 0), ("daisy/0.jpg", 1), ("tulip/0.jpg", 2)]
-    assert names_of(photos, folder / "train") == expected
+    assert names_of(images, folder / "train") == expected
 
 
-def test_classes_may_have_other_labels(photo_folder):
-    folder = photo_folder({"val": {"a": 1, "b": 2}})
-    photos = read_split(str(folder), "val", (134, 0))
-    assert photos.class_names == ("a", "b")
-    assert names_of(photos, folder / "val") == [("a/0.jpg", 134), ("b/0.jpg", 0), ("b/1.jpg", 0)]
+def test_classes_may_have_other_labels(image_folder):
+    folder = image_folder({"val": {"a": 1, "b": 2}})
+    images = read_split(str(folder), "val", (134, 0))
+    assert images.class_names == ("a", "b")
+    assert names_of(images, folder / "val") == [("a/0.jpg", 134), ("b/0.jpg", 0), ("b/1.jpg", 0)]
 
 
-def test_photos_are_found_by_any_case_of_their_extension_in_nested_folders_and_nothing_else_is(photo_folder, log):
-    folder = photo_folder({"train": {"a": 1, "b": 1}})
+def test_images_are_found_by_any_case_of_their_extension_in_nested_folders_and_nothing_else_is(image_folder, log):
+    folder = image_folder({"train": {"a": 1, "b": 1}})
     source, inside = folder / "train/a/0.jpg", folder / "train/a"
     for name in ("1.JPG", "2.Jpeg", "deep/er/3.jpg", ".hidden.jpg", ".cache/4.jpg", "a.jpg.part", "noext"):
         (inside / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, inside / name)
     Image.open(source).save(inside / "5.png")
     Image.open(source).save(inside / "6.BMP")
-    (inside / "notes.txt").write_text("no photo")
+    (inside / "notes.txt").write_text("no image")
     (folder / "train/.DS_Store").write_text("")
     (folder / "train/README.md").write_text("beside the classes")
     (folder / "train/.hidden_class").mkdir()
-    photos = read_split(str(folder), "train")
+    images = read_split(str(folder), "train")
     found = ["0.jpg", "1.JPG", "2.Jpeg", "5.png", "6.BMP", "deep/er/3.jpg"]
-    assert names_of(photos, folder / "train") == [(f"a/{name}", 0) for name in found] + [("b/0.jpg", 1)]
-    assert photos.class_names == ("a", "b")
-    assert "7 photos in 2 classes" in log.text
-    assert "4 files are no photos and left out, such as " in log.text  # .hidden.jpg, a.jpg.part, noext, notes.txt
+    assert names_of(images, folder / "train") == [(f"a/{name}", 0) for name in found] + [("b/0.jpg", 1)]
+    assert images.class_names == ("a", "b")
+    assert "7 images in 2 classes" in log.text
+    assert "4 files are no images and left out, such as " in log.text  # .hidden.jpg, a.jpg.part, noext, notes.txt
 
 
-def test_the_order_does_not_depend_on_the_order_of_the_directory(photo_folder):
-    folder = photo_folder({"train": {"a": 12}})
+def test_the_order_does_not_depend_on_the_order_of_the_directory(image_folder):
+    folder = image_folder({"train": {"a": 12}})
     names = [name for name, _ in names_of(read_split(str(folder), "train"), folder / "train/a")]
     assert names == sorted(names)
 
 
-def test_a_class_folder_may_be_a_link(photo_folder, tmp_path):
-    folder = photo_folder({"train": {"a": 2}})
+def test_a_class_folder_may_be_a_link(image_folder, tmp_path):
+    folder = image_folder({"train": {"a": 2}})
     (folder / "val").mkdir()
     (folder / "val/a").symlink_to(folder / "train/a")
     assert len(read_split(str(folder), "val")) == 2
@@ -87,11 +87,11 @@ def test_a_class_folder_may_be_a_link(photo_folder, tmp_path):
 # ------------------------------------------------------------------------------------------- folders that do not fit
 
 
-def test_missing_folders_are_named_with_what_is_there(photo_folder, tmp_path):
-    folder = photo_folder({"train": {"a": 1}, "valid": {"a": 1}})
+def test_missing_folders_are_named_with_what_is_there(image_folder, tmp_path):
+    folder = image_folder({"train": {"a": 1}, "valid": {"a": 1}})
     assert has_split(str(folder), "train")
     assert not has_split(str(folder), "val")
-    with pytest.raises(UserError, match=r"photos: no folder 'val' in it \(found: train, valid\)"):
+    with pytest.raises(UserError, match=r"images: no folder 'val' in it \(found: train, valid\)"):
         read_split(str(folder), "val")
     with pytest.raises(UserError, match=r"nowhere: no such folder; --data_dir names the folder"):
         read_split(str(tmp_path / "nowhere"), "train")
@@ -99,38 +99,38 @@ def test_missing_folders_are_named_with_what_is_there(photo_folder, tmp_path):
         read_split("", "train")
 
 
-def test_a_split_without_classes_and_a_class_without_photos_are_refused(photo_folder):
-    folder = photo_folder({"train": {"a": 1}, "val": {}})
+def test_a_split_without_classes_and_a_class_without_images_are_refused(image_folder):
+    folder = image_folder({"train": {"a": 1}, "val": {}})
     (folder / "val").mkdir()
     with pytest.raises(UserError, match=r"val: expected a folder for each class, found none"):
         read_split(str(folder), "val")
     (folder / "train/b").mkdir()
-    (folder / "train/b/notes.txt").write_text("no photo")
-    with pytest.raises(UserError, match=r"train/b: no photo \(\.jpg, \.jpeg, \.png, \.bmp\) in this class"):
+    (folder / "train/b/notes.txt").write_text("no image")
+    with pytest.raises(UserError, match=r"train/b: no image \(\.jpg, \.jpeg, \.png, \.bmp\) in this class"):
         read_split(str(folder), "train")
 
 
-def test_a_class_of_nothing_but_broken_photos_is_refused_and_one_with_a_sound_photo_is_not(photo_folder):
-    folder = photo_folder({"train": {"a": 3, "b": 3}})
+def test_a_class_of_nothing_but_broken_images_is_refused_and_one_with_a_sound_image_is_not(image_folder):
+    folder = image_folder({"train": {"a": 3, "b": 3}})
     for number in range(2):
-        (folder / f"train/b/{number}.jpg").write_bytes(b"no photo")
+        (folder / f"train/b/{number}.jpg").write_bytes(b"no image")
     assert len(read_split(str(folder), "train")) == 6  # the broken ones are named when they are read
     (folder / "train/b/2.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"train/b: none of its 3 photos can be decoded, such as .*b/0\.jpg"):
+    with pytest.raises(UserError, match=r"train/b: none of its 3 images can be decoded, such as .*b/0\.jpg"):
         read_split(str(folder), "train")
 
 
-def test_a_photo_that_breaks_after_it_was_read_is_found_broken_and_one_that_is_mended_sound(photo_folder):
-    photos = read_split(str(photo_folder({"train": {"a": 1}})), "train")
-    path = Path(photos.paths[0])
+def test_an_image_that_breaks_after_it_was_read_is_found_broken_and_one_that_is_mended_sound(image_folder):
+    images = read_split(str(image_folder({"train": {"a": 1}})), "train")
+    path = Path(images.paths[0])
     sound = path.read_bytes()
     for content, whole in ((sound, True), (sound, True), (sound[:300], False), (sound, True), (b"", False)):
         path.write_bytes(content)
-        assert photos.content(0).tobytes() == (content if whole else b"")
+        assert images.content(0).tobytes() == (content if whole else b"")
 
 
-def test_photos_behind_links_count_and_links_back_do_not_loop(photo_folder, tmp_path):
-    folder = photo_folder({"train": {"a": 2}, "elsewhere": {"more": 3}})
+def test_images_behind_links_count_and_links_back_do_not_loop(image_folder, tmp_path):
+    folder = image_folder({"train": {"a": 2}, "elsewhere": {"more": 3}})
     (folder / "train/a/more").symlink_to(folder / "elsewhere/more")
     (folder / "train/a/back").symlink_to(folder / "train/a")
     os.mkfifo(folder / "train/a/pipe.jpg")
@@ -141,7 +141,7 @@ def test_photos_behind_links_count_and_links_back_do_not_loop(photo_folder, tmp_
 
 @pytest.fixture
 def album(tmp_path, monkeypatch) -> list[str]:
-    """The photos of a folder, in the working directory, with more in it than photos."""
+    """The images of a folder, in the working directory, with more in it than images."""
     monkeypatch.chdir(tmp_path)
     names = ["album/10.jpg", "album/2.JPG", "album/b [1]/1.png", "album/b [1]/c/3.bmp"]
     others = ["album/.hidden.jpg", "album/.hidden/1.jpg", "album/notes.txt", "album/z/notes.txt"]
@@ -151,9 +151,9 @@ def album(tmp_path, monkeypatch) -> list[str]:
     return names
 
 
-def test_photos_come_in_the_order_of_the_paths_each_once(album):
-    assert photos_at(["album"]) == album
-    assert photos_at(["album/b [1]/1.png", "album/notes.txt", "album"]) == [
+def test_images_come_in_the_order_of_the_paths_each_once(album):
+    assert images_at(["album"]) == album
+    assert images_at(["album/b [1]/1.png", "album/notes.txt", "album"]) == [
         album[2],
         "album/notes.txt",
         *album[:2],
@@ -162,9 +162,9 @@ def test_photos_come_in_the_order_of_the_paths_each_once(album):
 
 
 @pytest.mark.parametrize("path", ["album/gone.jpg", "album/g*.jpg"])
-def test_a_link_that_leads_nowhere_is_a_photo_that_cannot_be_read(album, path):
+def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(album, path):
     Path("album/gone.jpg").symlink_to("nowhere")
-    assert photos_at(["album", path]) == [*album, "album/gone.jpg"]
+    assert images_at(["album", path]) == [*album, "album/gone.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_link_that_leads_nowhere_is_a_photo_that_cannot_be_read(album, path):
     [("album/*", [0, 1, 2, 3]), ("album/**", [0, 1, 2, 3]), ("album/*.jpg", [0]), ("album/b*/*.png", [2])],
 )
 def test_a_pattern_stands_for_what_it_matches_hidden_files_apart(album, pattern, places):
-    assert photos_at([pattern]) == [album[place] for place in places]
+    assert images_at([pattern]) == [album[place] for place in places]
 
 
 @pytest.mark.parametrize(
@@ -180,10 +180,10 @@ def test_a_pattern_stands_for_what_it_matches_hidden_files_apart(album, pattern,
     [
         ("album/none.jpg", "no such file or folder, and nothing that this pattern matches"),
         ("*.gif", "no such file or folder, and nothing that this pattern matches"),
-        ("album/z", r"no photo \(\.jpg, \.jpeg, \.png, \.bmp\) there"),
-        ("album/*.txt", r"no photo \(\.jpg, \.jpeg, \.png, \.bmp\) there"),
+        ("album/z", r"no image \(\.jpg, \.jpeg, \.png, \.bmp\) there"),
+        ("album/*.txt", r"no image \(\.jpg, \.jpeg, \.png, \.bmp\) there"),
     ],
 )
-def test_what_leads_to_no_photo_is_an_error_that_names_it(album, path, sentence):
+def test_what_leads_to_no_image_is_an_error_that_names_it(album, path, sentence):
     with pytest.raises(UserError, match=rf"^{re.escape(path)}: {sentence}$"):
-        photos_at(["album", path])
+        images_at(["album", path])

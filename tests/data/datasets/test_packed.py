@@ -1,4 +1,4 @@
-"""Packed photos are those of the folder: the same order, pixels and counts on all ranks; what is said of bad files."""
+"""Packed images are those of the folder: the same order, pixels and counts on all ranks; what is said of bad files."""
 
 import hashlib
 import json
@@ -12,29 +12,29 @@ import pytest
 
 from mindcv_lite.commands.pack import main
 from mindcv_lite.data.datasets import folder, packed
-from mindcv_lite.data.datasets.open import training_photos, validation_photos
+from mindcv_lite.data.datasets.open import training_splits, validation_split
 from mindcv_lite.data.pipeline import Batches, TrainingBatches, evaluation_batches
 from mindcv_lite.data.rows import contents_of, rows_of
 from mindcv_lite.errors import UserError
 from mindcv_lite.training.resume import fixed_facts
-from tests.conftest import write_photos
+from tests.conftest import write_images
 
 COUNTS = {"train": {"a": 3, "b": 4, "c": 3}, "val": {"a": 4, "b": 1, "c": 6}}  # 10 and 11
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
-    """A folder and its packed copy: of sound photos, and of some that are broken, which the folder then loses."""
+    """A folder and its packed copy: of sound images, and of some that are broken, which the folder then loses."""
     pairs = {}
     for name in ("sound", "holed"):
-        photos = write_photos(tmp_path_factory.mktemp(name) / "photos", COUNTS)
-        target = photos.with_name("packed")
+        images = write_images(tmp_path_factory.mktemp(name) / "images", COUNTS)
+        target = images.with_name("packed")
         if name == "holed":
-            (photos / "train/b/1.jpg").write_bytes(b"no photo")
-        main([str(photos), str(target), *(["--shards", "2"] if name == "sound" else [])])
+            (images / "train/b/1.jpg").write_bytes(b"no image")
+        main([str(images), str(target), *(["--shards", "2"] if name == "sound" else [])])
         if name == "holed":
-            (photos / "train/b/1.jpg").unlink()
-        pairs[name] = photos, target
+            (images / "train/b/1.jpg").unlink()
+        pairs[name] = images, target
     return pairs
 
 
@@ -59,17 +59,17 @@ def same_batches(ours: list[tuple], theirs: list[tuple]) -> bool:
 
 
 def test_the_splits_are_those_of_the_folder(pair):
-    photos, target = map(str, pair)
+    images, target = map(str, pair)
     assert packed.is_packed(target)
-    assert not packed.is_packed(photos)
+    assert not packed.is_packed(images)
     assert not packed.has_split(target, "test")
     assert packed.has_split(target, "train/")
     assert len(packed.read_split(target, "train/")) == len(packed.read_split(target, "train"))
     for split in ("train", "val"):
-        ours, theirs = packed.read_split(target, split), folder.read_split(photos, split)
+        ours, theirs = packed.read_split(target, split), folder.read_split(images, split)
         assert packed.has_split(target, split)
         assert packed.class_names_of(target, split) == ours.class_names == theirs.class_names == ("a", "b", "c")
-        assert list(ours.paths) == [path.replace(f"{photos}/", f"{target}:") for path in theirs.paths]
+        assert list(ours.paths) == [path.replace(f"{images}/", f"{target}:") for path in theirs.paths]
         assert np.array_equal(ours.labels, theirs.labels)
         assert ours.labels.dtype == np.int32
     assert packed.read_split(target, "val", (134, 0, 7)).labels[[0, 4, 5]].tolist() == [134, 0, 7]
@@ -77,48 +77,48 @@ def test_the_splits_are_those_of_the_folder(pair):
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_training_takes_the_same_photos_in_the_same_order_with_the_same_pixels(pair, recipe, world, size, workers):
+def test_training_takes_the_same_images_in_the_same_order_with_the_same_pixels(pair, recipe, world, size, workers):
     for rank in range(size):
         epochs = []
         for data_dir in pair:
             given = recipe(
                 data_dir=data_dir, drop_remainder=False, num_parallel_workers=workers, color_jitter=0.4, vflip=0.5
             )
-            batches = TrainingBatches(training_photos(given)[0], given, world(given, rank, size))
+            batches = TrainingBatches(training_splits(given)[0], given, world(given, rank, size))
             epochs.append([*batches.epoch(0), *batches.epoch(3)])
         assert same_batches(*epochs)
 
 
-@pytest.mark.parametrize("batch_size", [4, 64])  # a batch of more than there are photos is filled up
+@pytest.mark.parametrize("batch_size", [4, 64])  # a batch of more than there are images is filled up
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_validation_takes_the_same_photos_and_counts(pair, recipe, world, size, batch_size):
+def test_validation_takes_the_same_images_and_counts(pair, recipe, world, size, batch_size):
     for rank in range(size):
         shares = []
         for data_dir in pair:
             given = recipe(data_dir=data_dir, num_classes=3, batch_size=batch_size)
-            photos = validation_photos(given, ("a", "b", "c"))
-            shares.append(list(evaluation_batches(photos, given, world(given, rank, size))))
+            images = validation_split(given, ("a", "b", "c"))
+            shares.append(list(evaluation_batches(images, given, world(given, rank, size))))
         assert same_batches(*shares)
 
 
-def test_a_run_that_began_on_the_folder_goes_on_with_the_packed_photos(pair, recipe, world):
+def test_a_run_that_began_on_the_folder_goes_on_with_the_packed_images(pair, recipe, world):
     facts = []
     for data_dir in pair:
         given = recipe(data_dir=data_dir)
-        facts.append(fixed_facts(given, training_photos(given)[0], world(given)))
+        facts.append(fixed_facts(given, training_splits(given)[0], world(given)))
     assert facts[0] == facts[1]
 
 
 def test_classes_may_have_other_outputs(pair, recipe):
     given = recipe(data_dir=pair[1], num_classes=3)
-    assert set(validation_photos(given, ("c", "a", "b")).labels[:4]) == {1}
+    assert set(validation_split(given, ("c", "a", "b")).labels[:4]) == {1}
     with pytest.raises(UserError, match="packed/val: class 'd' is missing and class 'b' is unknown"):
-        validation_photos(given, ("c", "a", "d"))
+        validation_split(given, ("c", "a", "d"))
 
 
 def test_rows_are_the_files_of_the_folder(pair):
-    photos, target = map(str, pair)
-    ours, theirs = packed.read_split(target, "train"), folder.read_split(photos, "train")
+    images, target = map(str, pair)
+    ours, theirs = packed.read_split(target, "train"), folder.read_split(images, "train")
     order = [5, 0, 8, 5]
     for (content, index), expected in zip(contents_of(ours, order), order, strict=True):
         assert index == expected
@@ -133,7 +133,7 @@ def test_rows_are_the_files_of_the_folder(pair):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda path: path.unlink(), "train-00001.mindrecord: is missing; copy the packed photos again, or pack them"),
+        (lambda path: path.unlink(), "train-00001.mindrecord: is missing; copy the packed images again, or pack them"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"train-00001.mindrecord: has \d+ bytes, expected"),
     ],
 )
@@ -144,11 +144,11 @@ def test_a_file_that_is_missing_or_cut_short_is_named(target, change, sentence):
         packed.read_split(str(target), "train")
 
 
-def test_photos_that_an_earlier_version_packed_are_the_same(pair, tmp_path):
+def test_images_that_an_earlier_version_packed_are_the_same(pair, tmp_path):
     target = Path(shutil.copytree(pair[1], tmp_path / "earlier"))
     splits = json.loads((target / packed.FACTS).read_text())["splits"]
     for split in splits.values():
-        split["classes"] = {name: packed.parted(photos) for name, photos in split["classes"].items()}
+        split["classes"] = {name: packed.parted(images) for name, images in split["classes"].items()}
     facts = {"layout": 1, "checksum": hashlib.sha256(json.dumps(splits).encode()).hexdigest(), "splits": splits}
     (target / packed.FACTS).write_text(json.dumps(facts))
     for split in COUNTS:
@@ -159,10 +159,10 @@ def test_photos_that_an_earlier_version_packed_are_the_same(pair, tmp_path):
         assert np.array_equal(ours.numbers, theirs.numbers)
 
 
-def without_a_photo(facts: dict) -> dict:
+def without_an_image(facts: dict) -> dict:
     for split in facts["splits"].values():
-        name, photos = next(iter(split["classes"].items()))
-        split["classes"][name] = packed.joined(packed.parted(photos)[:-1])
+        name, images = next(iter(split["classes"].items()))
+        split["classes"][name] = packed.joined(packed.parted(images)[:-1])
     return facts
 
 
@@ -172,7 +172,7 @@ def without_a_photo(facts: dict) -> dict:
         (lambda facts: facts | {"layout": 3}, r"written by a later version \(layout 3, expected 2 or less\); pack the"),
         (lambda facts: [], "packed.json: damaged; copy it again"),
         (lambda facts: {"layout": 1}, "packed.json: damaged; copy it again"),
-        (without_a_photo, "packed.json: changed since it was written; copy it again"),
+        (without_an_image, "packed.json: changed since it was written; copy it again"),
     ],
 )
 def test_facts_that_are_wrong(target, change, sentence):
@@ -200,15 +200,15 @@ def damage(path: Path, content: bytes) -> None:
 def epoch_of(recipe, world) -> Callable[..., Batches]:
     def epoch_of(target: Path, **keys: object) -> Batches:
         given = recipe(data_dir=target, drop_remainder=False, **keys)
-        return TrainingBatches(training_photos(given)[0], given, world(given)).epoch(0)
+        return TrainingBatches(training_splits(given)[0], given, world(given)).epoch(0)
 
     return epoch_of
 
 
-def test_a_photo_that_is_damaged_in_its_file_is_named(pairs, target, epoch_of, monkeypatch, tmp_path):
+def test_an_image_that_is_damaged_in_its_file_is_named(pairs, target, epoch_of, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # MindSpore's decoder writes abnormal_image.jpg there
     damage(target / "train-00000.mindrecord", (pairs["sound"][0] / "train/b/0.jpg").read_bytes())
-    with pytest.raises(UserError, match=r"packed:train/b/0\.jpg: this photo cannot be decoded"):
+    with pytest.raises(UserError, match=r"packed:train/b/0\.jpg: this image cannot be decoded"):
         list(epoch_of(target))
     batches = epoch_of(target, on_corrupt="replace")
     assert len(list(batches)) == 3
@@ -219,13 +219,13 @@ def test_a_photo_that_is_damaged_in_its_file_is_named(pairs, target, epoch_of, m
 def test_a_file_that_is_damaged_or_gone_when_an_epoch_begins_is_told(target, epoch_of, file):
     content = (target / file).read_bytes()
     (target / file).write_bytes(bytes(4096) + content[4096:])
-    with pytest.raises(UserError, match=r"packed: the packed photos are damaged: .*; copy them again, or pack"):
+    with pytest.raises(UserError, match=r"packed: the packed images are damaged: .*; copy them again, or pack"):
         epoch_of(target)
 
 
 def test_a_file_that_is_cut_short_in_training_ends_it_with_a_sentence(target, recipe, world):
     given = recipe(data_dir=target, drop_remainder=False)
-    batches = TrainingBatches(training_photos(given)[0], given, world(given))
+    batches = TrainingBatches(training_splits(given)[0], given, world(given))
     os.truncate(target / "train-00000.mindrecord", 1 << 16)
-    with pytest.raises(UserError, match=r"packed: the packed photos are damaged: .*Failed to read file.*; copy them"):
+    with pytest.raises(UserError, match=r"packed: the packed images are damaged: .*Failed to read file.*; copy them"):
         list(batches.epoch(0))

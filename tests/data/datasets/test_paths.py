@@ -49,7 +49,7 @@ def test_names_that_are_no_utf_8_lead_to_their_files(tmp_path):
     assert os.path.exists(path)
 
 
-def test_a_photo_of_imagenet_takes_about_30_bytes():
+def test_an_image_of_imagenet_takes_about_30_bytes():
     tracemalloc.start()
     try:
         paths = Paths(f"/data/imagenet/train/n{i // 1300:08}/n{i // 1300:08}_{i}.JPEG" for i in range(26_000))

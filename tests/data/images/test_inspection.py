@@ -29,7 +29,7 @@ TURNED[0x0112] = 6
         ("a", "RGB", {"format": "JPEG"}, ("of format JPEG under another extension",)),
     ],
 )
-def test_a_photo_that_decodes_is_told_with_its_size_and_what_is_odd(tmp_path, name, mode, options, traits):
+def test_an_image_that_decodes_is_told_with_its_size_and_what_is_odd(tmp_path, name, mode, options, traits):
     NOISE.convert(mode).save(tmp_path / name, **options)
     facts = inspect(str(tmp_path / name))
     assert facts[:3] == ("", traits, (60, 40))
@@ -38,14 +38,14 @@ def test_a_photo_that_decodes_is_told_with_its_size_and_what_is_odd(tmp_path, na
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.9])
 @pytest.mark.parametrize("kind", ["jpg", "png", "bmp"])
-def test_a_photo_that_is_cut_short_does_not_decode(tmp_path, kind, share):
+def test_an_image_that_is_cut_short_does_not_decode(tmp_path, kind, share):
     path = tmp_path / f"a.{kind}"
     NOISE.save(path)
     os.truncate(path, int(share * path.stat().st_size))
     assert inspect(str(path)) == Facts("damaged or cut short")
 
 
-def test_a_file_that_is_no_photo_is_told_by_what_it_is(tmp_path):
+def test_a_file_that_is_no_image_is_told_by_what_it_is(tmp_path):
     def flaw(content: bytes) -> str:
         (tmp_path / "a.jpg").write_bytes(content)
         return inspect(str(tmp_path / "a.jpg")).flaw
@@ -54,8 +54,8 @@ def test_a_file_that_is_no_photo_is_told_by_what_it_is(tmp_path):
     assert flaw(b"hello") == "not a JPEG, PNG or BMP"
     assert flaw(b"<html>") == "a web page, not a JPEG, PNG or BMP"
     for kind in ("GIF", "WebP", "TIFF"):
-        NOISE.save(tmp_path / "photo", kind)
-        assert flaw((tmp_path / "photo").read_bytes()) == f"a {kind}, not a JPEG, PNG or BMP"
+        NOISE.save(tmp_path / "image", kind)
+        assert flaw((tmp_path / "image").read_bytes()) == f"a {kind}, not a JPEG, PNG or BMP"
 
 
 def test_what_cannot_be_read_or_is_too_large_is_a_flaw_too(tmp_path, monkeypatch):

@@ -19,25 +19,25 @@ NAMES = (
     *("contrast", "sharpness", "posterize", "solarize", "auto contrast", "equalize"),
 )
 EXTENT = Extent(0.3, 0.5, 30, 0.9, 4)
-PHOTO = np.random.default_rng(0).integers(60, 200, (SIDE, SIDE, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(60, 200, (SIDE, SIDE, 3), np.uint8)
 
 
-def transformed(photo: np.ndarray, operators: Sequence[Any], copies: int = 1) -> np.ndarray:
+def transformed(original: np.ndarray, operators: Sequence[Any], copies: int = 1) -> np.ndarray:
     ds.config.set_seed(3)
-    rows = ds.GeneratorDataset([(photo,)] * copies, ["image"], shuffle=False, num_parallel_workers=1)
+    rows = ds.GeneratorDataset([(original,)] * copies, ["image"], shuffle=False, num_parallel_workers=1)
     rows = rows.map(list(operators), "image", num_parallel_workers=1)
     return np.stack([image for (image,) in rows.create_tuple_iterator(num_epochs=1, output_numpy=True)])
 
 
-def changed(name: str, strength: float, sign: int, photo: np.ndarray = PHOTO) -> np.ndarray:
+def changed(name: str, strength: float, sign: int, image: np.ndarray = IMAGE) -> np.ndarray:
     operators = operations_of(strength, sign, EXTENT, Inter.NEAREST, FILL)
-    return transformed(photo, [operators[NAMES.index(name)]])[0].astype(int)
+    return transformed(image, [operators[NAMES.index(name)]])[0].astype(int)
 
 
 @pytest.mark.parametrize("name", NAMES[:12])
 def test_no_strength_changes_nothing(name):
     for sign in (1, -1):
-        assert np.array_equal(changed(name, 0, sign), PHOTO)
+        assert np.array_equal(changed(name, 0, sign), IMAGE)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -45,7 +45,7 @@ def test_no_strength_changes_nothing(name):
 def test_translations_move_by_their_share_of_the_side_and_fill_what_is_left(strength, sign):
     distance = round(strength * 0.5 * SIDE)
     for name, axis in (("translate x", 1), ("translate y", 0)):
-        expected = np.roll(PHOTO, sign * distance, axis).astype(int)
+        expected = np.roll(IMAGE, sign * distance, axis).astype(int)
         gap = slice(0, distance) if sign > 0 else slice(SIDE - distance, None)
         expected[(slice(None), gap) if axis else (gap, slice(None))] = FILL
         assert np.array_equal(changed(name, strength, sign), expected)
@@ -66,7 +66,7 @@ def test_shear_and_rotation_move_a_line_by_their_angle(sign):
 def test_the_two_signs_are_opposite():
     for name in ("shear x", "shear y", "rotate"):
         there, back = changed(name, 1.0, 1), changed(name, 1.0, -1)
-        mirrored = changed(name, 1.0, 1, PHOTO[:, ::-1].copy())[:, ::-1]
+        mirrored = changed(name, 1.0, 1, IMAGE[:, ::-1].copy())[:, ::-1]
         assert not np.array_equal(there, back)
         assert (np.abs(mirrored - back) > 0).mean() < 0.25  # but for rounding to the nearest pixel
 
@@ -75,30 +75,30 @@ def test_the_two_signs_are_opposite():
 def test_brightness_contrast_saturation_and_sharpness_are_those_of_pil(strength, sign):
     pairs = {"brightness": "Brightness", "contrast": "Contrast", "saturation": "Color", "sharpness": "Sharpness"}
     for name, enhancer in pairs.items():
-        expected = getattr(ImageEnhance, enhancer)(Image.fromarray(PHOTO)).enhance(1 + sign * strength * 0.9)
+        expected = getattr(ImageEnhance, enhancer)(Image.fromarray(IMAGE)).enhance(1 + sign * strength * 0.9)
         np.testing.assert_allclose(changed(name, strength, sign), np.asarray(expected), rtol=0, atol=2)  # rounding
 
 
 @pytest.mark.parametrize(("strength", "bits"), [(0.25, 7), (0.5, 6), (1.0, 4)])
 def test_posterize_keeps_the_upper_bits(strength, bits):
-    assert np.array_equal(changed("posterize", strength, 1), PHOTO >> (8 - bits) << (8 - bits))
+    assert np.array_equal(changed("posterize", strength, 1), IMAGE >> (8 - bits) << (8 - bits))
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_solarize_inverts_what_is_bright(strength):
-    expected = np.where(255 * (1 - strength) <= PHOTO, 255 - PHOTO.astype(int), PHOTO)
+    expected = np.where(255 * (1 - strength) <= IMAGE, 255 - IMAGE.astype(int), IMAGE)
     assert np.array_equal(changed("solarize", strength, 1), expected)
 
 
 @pytest.mark.parametrize("text", ["randaug-m10-n1", "randaug-m10-n3", "trivialaugwide", "autoaug"])
-def test_no_photo_becomes_a_single_colour(text):
-    images = transformed(PHOTO, policy_of(parse(text), SIDE, Inter.NEAREST, FILL), 500)
+def test_no_image_becomes_a_single_colour(text):
+    images = transformed(IMAGE, policy_of(parse(text), SIDE, Inter.NEAREST, FILL), 500)
     assert images.std((1, 2)).max(1).min() > 0
 
 
 def test_each_operation_of_randaug_is_as_likely():
     operators = policy_of(parse("randaug-m10-n1"), SIDE, Inter.NEAREST, FILL)
-    images = transformed(PHOTO, operators, 1400)
+    images = transformed(IMAGE, operators, 1400)
     kinds = np.unique(images.reshape(len(images), -1), axis=0, return_counts=True)[1]
     # A direction has half an operation's share. 14 operations: identity, 9 with two directions, 4 without one.
     assert len(kinds) == 1 + 9 * 2 + 4
@@ -117,5 +117,5 @@ def test_operations_in_a_row_are_drawn_independently():
 
 def test_trivialaugwide_draws_its_strength():
     operators = policy_of(parse("trivialaugwide"), SIDE, Inter.NEAREST, FILL)
-    images = transformed(PHOTO, operators, 1500)
+    images = transformed(IMAGE, operators, 1500)
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) > 300

@@ -1,4 +1,4 @@
-"""Transforms against NumPy and PIL: what the network sees of a photo."""
+"""Transforms against NumPy and PIL: what the network sees of an image."""
 
 import io
 import typing
@@ -15,7 +15,7 @@ from mindcv_lite.data.transforms.host import INTERPOLATIONS, evaluation_transfor
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.recipe.keys import Augmentation
 
-WHOLE: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}  # of a square photo
+WHOLE: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}  # of a square image
 PLAIN: dict[str, Any] = {"hflip": 0.0, "color_jitter": 0.0}
 
 
@@ -23,16 +23,16 @@ def noise(height: int, width: int, *channels: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, *channels), np.uint8)
 
 
-def encoded(photo: np.ndarray | Image.Image, kind: str = "PNG", **options: Any) -> np.ndarray:
+def encoded(image: np.ndarray | Image.Image, kind: str = "PNG", **options: Any) -> np.ndarray:
     buffer = io.BytesIO()
-    (photo if isinstance(photo, Image.Image) else Image.fromarray(photo)).save(buffer, kind, **options)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def transformed(photo: np.ndarray, transforms: Sequence, copies: int = 1) -> np.ndarray:
-    """`copies` of an encoded photo, each transformed by itself, in MindSpore's pipeline: (copies, height, width...)."""
+def transformed(original: np.ndarray, transforms: Sequence, copies: int = 1) -> np.ndarray:
+    """`copies` of an encoded image, each transformed by itself, in MindSpore's pipeline: (copies, height, width...)."""
     ds.config.set_seed(1)
-    rows = ds.GeneratorDataset([(photo,)] * copies, ["image"], shuffle=False, num_parallel_workers=1)
+    rows = ds.GeneratorDataset([(original,)] * copies, ["image"], shuffle=False, num_parallel_workers=1)
     rows = rows.map(list(transforms), "image", num_parallel_workers=1)
     return np.stack([image for (image,) in rows.create_tuple_iterator(num_epochs=1, output_numpy=True)])
 
@@ -75,22 +75,22 @@ def centre_of_resized(image: np.ndarray, side: int, crop_pct: float, interpolati
     [(40, 48, 0.875), (48, 40, 0.875), (47, 61, 0.9), (33, 90, 0.875), (20, 21, 1.0), (150, 64, 0.7)],
 )
 def test_evaluation_resizes_the_shorter_side_and_cuts_out_the_centre(height, width, crop_pct, interpolation):
-    photo = noise(height, width, 3)
+    original = noise(height, width, 3)
     settings = Augmentation(image_resize=32, crop_pct=crop_pct, interpolation=interpolation)
-    (image,) = transformed(encoded(photo), evaluation_transforms(settings, 3))
+    (image,) = transformed(encoded(original), evaluation_transforms(settings, 3))
     assert image.shape == (32, 32, 3)
     assert image.dtype == np.uint8
-    expected = centre_of_resized(photo, 32, crop_pct, interpolation)
+    expected = centre_of_resized(original, 32, crop_pct, interpolation)
     # MindSpore computes in integers: one of 255 levels, and half a level of rounding; a shift by a pixel gives 200.
     tolerance = 0 if interpolation == "nearest" else 1.5
     np.testing.assert_allclose(image, expected, rtol=0, atol=tolerance)
 
 
 def test_area_interpolation_is_the_mean_of_the_pixels_that_become_one():
-    photo = noise(96, 96, 3)
+    original = noise(96, 96, 3)
     settings = Augmentation(image_resize=32, crop_pct=1.0, interpolation="area")
-    (image,) = transformed(encoded(photo), evaluation_transforms(settings, 3))
-    expected = photo.reshape(32, 3, 32, 3, 3).mean((1, 3))
+    (image,) = transformed(encoded(original), evaluation_transforms(settings, 3))
+    expected = original.reshape(32, 3, 32, 3, 3).mean((1, 3))
     np.testing.assert_allclose(image, expected, rtol=0, atol=0.51)  # rounding
 
 
@@ -100,10 +100,10 @@ def test_there_is_an_interpolation_for_each_of_the_recipe():
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 def test_training_resizes_as_evaluation_does(interpolation):
-    photo = noise(48, 48, 3)
+    image = noise(48, 48, 3)
     settings = Augmentation(image_resize=32, crop_pct=1.0, interpolation=interpolation, **WHOLE, **PLAIN)
-    (trained,) = transformed(encoded(photo), training_transforms(settings, 3))
-    (evaluated,) = transformed(encoded(photo), evaluation_transforms(settings, 3))
+    (trained,) = transformed(encoded(image), training_transforms(settings, 3))
+    (evaluated,) = transformed(encoded(image), evaluation_transforms(settings, 3))
     assert np.array_equal(trained, evaluated)
 
 
@@ -119,64 +119,66 @@ def test_training_resizes_as_evaluation_does(interpolation):
         *[("BMP", mode) for mode in ("RGB", "L")],
     ],
 )
-def test_each_kind_of_photo_becomes_the_colours_that_pil_sees(kind, mode, training):
+def test_each_kind_of_image_becomes_the_colours_that_pil_sees(kind, mode, training):
     pixels = np.full((32, 32, 4), 128, np.uint8)
     pixels[:, :16, :3], pixels[:16, 16:, :3], pixels[16:, 16:, :3] = (200, 30, 60), (20, 220, 90), (40, 60, 240)
     picture = Image.fromarray(pixels if mode == "RGBA" else pixels[..., :3]).convert(mode)
-    photo = encoded(picture, kind, **({"progressive": True} if kind == "JPEG" else {}))
-    seen = Image.open(io.BytesIO(photo.tobytes()))
+    original = encoded(picture, kind, **({"progressive": True} if kind == "JPEG" else {}))
+    seen = Image.open(io.BytesIO(original.tobytes()))
     assert seen.mode == mode
     settings = Augmentation(image_resize=32, crop_pct=1.0, **WHOLE, **PLAIN)
-    (image,) = transformed(photo, training_transforms(settings, 3) if training else evaluation_transforms(settings, 3))
+    (image,) = transformed(
+        original, training_transforms(settings, 3) if training else evaluation_transforms(settings, 3)
+    )
     np.testing.assert_allclose(image, np.asarray(seen.convert("RGB")), rtol=0, atol=1)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_one_channel_is_the_luminance(training):
-    photo = noise(32, 32, 3)
+    original = noise(32, 32, 3)
     settings = Augmentation(image_resize=32, crop_pct=1.0, **WHOLE, **PLAIN)
     steps = training_transforms(settings, 1) if training else evaluation_transforms(settings, 1)
-    (image,) = transformed(encoded(photo), steps)
-    np.testing.assert_allclose(image, np.asarray(Image.fromarray(photo).convert("L")), rtol=0, atol=1)
+    (image,) = transformed(encoded(original), steps)
+    np.testing.assert_allclose(image, np.asarray(Image.fromarray(original).convert("L")), rtol=0, atol=1)
 
 
 # ---------------------------------------------------------------------------------------------------------- training
 
 
-def test_without_jitter_and_flips_the_whole_photo_stays_as_it_is():
-    photo = noise(32, 32, 3)
+def test_without_jitter_and_flips_the_whole_image_stays_as_it_is():
+    image = noise(32, 32, 3)
     for color_jitter in (0.0, None):
         settings = Augmentation(image_resize=32, hflip=0.0, color_jitter=color_jitter, **WHOLE)
-        images = transformed(encoded(photo), training_transforms(settings, 3), copies=4)
-        assert np.array_equal(images, np.stack([photo] * 4))
+        images = transformed(encoded(image), training_transforms(settings, 3), copies=4)
+        assert np.array_equal(images, np.stack([image] * 4))
 
 
-def test_flips_of_probability_one_turn_every_photo_over():
-    photo = noise(32, 32, 3)
+def test_flips_of_probability_one_turn_every_image_over():
+    image = noise(32, 32, 3)
     left_right = Augmentation(image_resize=32, hflip=1.0, color_jitter=0.0, **WHOLE)
     up_down = Augmentation(image_resize=32, hflip=0.0, vflip=1.0, color_jitter=0.0, **WHOLE)
-    images = transformed(encoded(photo), training_transforms(left_right, 3), copies=4)
-    assert np.array_equal(images, np.stack([photo[:, ::-1]] * 4))
-    images = transformed(encoded(photo), training_transforms(up_down, 3), copies=4)
-    assert np.array_equal(images, np.stack([photo[::-1]] * 4))
+    images = transformed(encoded(image), training_transforms(left_right, 3), copies=4)
+    assert np.array_equal(images, np.stack([image[:, ::-1]] * 4))
+    images = transformed(encoded(image), training_transforms(up_down, 3), copies=4)
+    assert np.array_equal(images, np.stack([image[::-1]] * 4))
 
 
 @pytest.mark.parametrize(("flip", "axis"), [("hflip", 1), ("vflip", 0)])
-def test_a_flip_of_a_quarter_turns_a_quarter_of_the_photos_over(flip, axis):
-    photo = noise(8, 8, 3)
+def test_a_flip_of_a_quarter_turns_a_quarter_of_the_images_over(flip, axis):
+    original = noise(8, 8, 3)
     settings = Augmentation(image_resize=8, **WHOLE | PLAIN | {flip: 0.25})
-    images = transformed(encoded(photo), training_transforms(settings, 3), copies=400)
-    flipped = np.array([np.array_equal(image, np.flip(photo, axis)) for image in images])
-    assert all(np.array_equal(image, photo) for image in images[~flipped])
+    images = transformed(encoded(original), training_transforms(settings, 3), copies=400)
+    flipped = np.array([np.array_equal(image, np.flip(original, axis)) for image in images])
+    assert all(np.array_equal(image, original) for image in images[~flipped])
     assert flipped.mean() == pytest.approx(0.25, abs=0.11)  # five standard errors
 
 
 def test_crops_have_areas_and_shapes_of_the_ranges_asked_for_and_lie_anywhere():
     height, width = 100, 200
-    photo = np.zeros((height, width, 3), np.uint8)
-    photo[..., 0], photo[..., 1] = np.arange(width), 2 * np.arange(height)[:, None]  # a pixel tells where it was
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(width), 2 * np.arange(height)[:, None]  # a pixel tells where it was
     settings = Augmentation(image_resize=32, scale=(0.1, 0.4), ratio=(0.5, 2.0), **PLAIN)
-    images = transformed(encoded(photo), training_transforms(settings, 3), copies=200).astype(float)
+    images = transformed(encoded(image), training_transforms(settings, 3), copies=200).astype(float)
     red, green = images[:, 16, :, 0], images[:, :, 16, 1] / 2
     across, down = (red[:, -2] - red[:, 1]) * 32 / 29, (green[:, -2] - green[:, 1]) * 32 / 29
     area, ratio = across * down / (height * width), across / down

@@ -1,4 +1,4 @@
-"""Thumbnails of any kind of photo, and the pixels of a confusion matrix."""
+"""Thumbnails of any kind of image, and the pixels of a confusion matrix."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.datasets.folder import Photos
+from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.evaluation.report.pictures import MATRIX_SIDE, SIDE, confusion_picture, thumbnail, thumbnails
 
 
@@ -30,7 +30,7 @@ def encoded(mode: str, size: tuple[int, int], kind: str) -> bytes:
         *[("P", (300, 200), "PNG"), ("RGBA", (5000, 2), "PNG"), ("1", (7, 900), "PNG"), ("RGB", (32, 32), "BMP")],
     ],
 )
-def test_a_photo_of_any_kind_becomes_a_small_jpeg(mode, size, kind):
+def test_an_image_of_any_kind_becomes_a_small_jpeg(mode, size, kind):
     uri = thumbnail(encoded(mode, size, kind))
     assert uri
     small = image_of(uri)
@@ -38,17 +38,17 @@ def test_a_photo_of_any_kind_becomes_a_small_jpeg(mode, size, kind):
     assert max(small.size) == min(SIDE, max(size))
 
 
-@pytest.mark.parametrize("content", [b"", b"no photo", b"GIF89a", encoded("RGB", (64, 64), "PNG")[:80]])
+@pytest.mark.parametrize("content", [b"", b"no image", b"GIF89a", encoded("RGB", (64, 64), "PNG")[:80]])
 def test_what_pillow_cannot_read_has_no_picture(content):
     assert thumbnail(content) is None
 
 
-def test_pictures_are_known_by_the_place_of_their_photo(tmp_path):
+def test_pictures_are_known_by_the_place_of_their_image(tmp_path):
     paths = [str(tmp_path / f"{number}.png") for number in range(4)]
     for number, path in enumerate(paths):
         Image.new("L", (8 + number, 8)).save(path)
     (tmp_path / "2.png").unlink()
-    found = thumbnails(Photos(paths, np.zeros(4, np.int32), ("a",)), [3, 1, 3, 2])
+    found = thumbnails(Split(paths, np.zeros(4, np.int32), ("a",)), [3, 1, 3, 2])
     assert {index: image_of(uri).size for index, uri in found.items()} == {1: (9, 8), 3: (11, 8)}
 
 

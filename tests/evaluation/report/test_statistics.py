@@ -51,7 +51,7 @@ def test_the_p_value_of_a_pair_is_the_binomial_tests(first, second):
     assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
 
 
-def test_six_photos_on_one_side_are_the_fewest_that_tell():
+def test_six_images_on_one_side_are_the_fewest_that_tell():
     assert (mcnemar(0, 5), mcnemar(0, 6)) == (2 / 2**5, 2 / 2**6)  # 0.0625 and 0.03125, by hand
 
 
@@ -64,13 +64,13 @@ def test_the_interval_of_a_mean_is_the_normal_one_and_none_where_there_is_none()
 
 
 @pytest.mark.parametrize(("count", "classes"), [(400, 7), (50, 100), (5, 1)])
-def test_confusion_is_every_photo_in_its_cell(count, classes):
+def test_confusion_is_every_image_in_its_cell(count, classes):
     predictions = random_predictions(count, classes)
     matrix = np.zeros((classes, classes), int)
     np.add.at(matrix, (predictions.labels, predictions.predicted), 1)
     found = confusion(predictions)
     assert found == [(row, column, matrix[row, column]) for row, column in zip(*matrix.nonzero(), strict=True)]
-    assert sum(photos for _, _, photos in found) == count
+    assert sum(images for _, _, images in found) == count
     wrong = [row for row in found if row[0] != row[1]]
     assert sorted(confused_pairs(predictions)) == wrong
     assert [row[2] for row in confused_pairs(predictions)] == sorted((row[2] for row in wrong), reverse=True)
@@ -97,7 +97,7 @@ def test_the_classes_are_counted_as_one_by_one(count, classes):
     )
 
 
-def test_a_class_without_photos_has_no_share_and_leaves_the_mean_alone():
+def test_a_class_without_images_has_no_share_and_leaves_the_mean_alone():
     results = class_results(predictions_by([0, 0, 5], [0, 3, 5]))
     assert [(result.output, result.images) for result in results] == [(0, 2), (3, 0), (5, 1)]
     assert math.isnan(results[1].top1)

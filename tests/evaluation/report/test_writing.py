@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.datasets.cifar_mnist import HeldPhotos
+from mindcv_lite.data.datasets.cifar_mnist import HeldSplit
 from mindcv_lite.evaluation.predictions import Predictions
 from mindcv_lite.evaluation.report import writing
 from mindcv_lite.evaluation.report.page import Validation
@@ -22,7 +22,7 @@ from tests.evaluation.report.test_statistics import predictions_by, random_predi
 
 VOID = {"meta", "img", "br"}
 NASTY = "<script>alert('x')</script> \"&amp;\" \u00fc\u4e2d\udcff $title"
-FACTS = {"model": "mobilenet_v3_small_100", "photos": NASTY, "date": "2026-01-02"}
+FACTS = {"model": "mobilenet_v3_small_100", "images": NASTY, "date": "2026-01-02"}
 
 
 class Page(HTMLParser):
@@ -61,13 +61,13 @@ class Page(HTMLParser):
 def written(tmp_path) -> Callable[..., tuple[str, dict[str, list[dict[str, str]]]]]:
     """The page and the tables of a report on these predictions."""
 
-    def write(predictions: Predictions, titles: list[str], content: bytes = b"no photo"):
+    def write(predictions: Predictions, titles: list[str], content: bytes = b"no image"):
         count = len(predictions)
         contents = np.broadcast_to(np.frombuffer(content, np.uint8), (count, len(content)))
-        photos = HeldPhotos([f"{NASTY}/{number}.jpg" for number in range(count)], predictions.labels, (), contents)
+        images = HeldSplit([f"{NASTY}/{number}.jpg" for number in range(count)], predictions.labels, (), contents)
         top1, top5 = predictions.top1.mean(), predictions.top5.mean()
         score = Score(top1, top5, float(predictions.losses.mean()), count, 1.0, 0.0, predictions)
-        write_report(tmp_path / "new" / "report", Validation(score, predictions, photos, titles, FACTS))
+        write_report(tmp_path / "new" / "report", Validation(score, predictions, images, titles, FACTS))
         return read(tmp_path / "new" / "report")
 
     return write
@@ -109,21 +109,21 @@ def test_names_and_paths_are_text_whatever_they_hold(written):
 def test_the_page_and_the_tables_give_the_numbers_of_the_score(written, count, classes):
     predictions = random_predictions(count, classes)
     text, tables = written(predictions, [f"class {output}" for output in range(classes + 1)])
-    by_class, photos = tables["per_class"], tables["predictions"]
+    by_class, images = tables["per_class"], tables["predictions"]
     assert f"Top-1 <b>{predictions.top1.mean():.2%}</b>" in text
     assert f"Top-5 <b>{predictions.top5.mean():.2%}</b>" in text
     assert f"Loss <b>{predictions.losses.mean():.4f}</b>" in text
-    right = sum(float(row["top1"] or 0) * int(row["photos"]) for row in by_class)
+    right = sum(float(row["top1"] or 0) * int(row["images"]) for row in by_class)
     assert right == pytest.approx(predictions.top1.sum())
-    assert sum(row["top1"] == "1" for row in photos) == predictions.top1.sum()
-    assert sum(float(row["loss"]) for row in photos) == pytest.approx(predictions.losses.sum(), rel=1e-5)
-    assert sum(int(row["photos"]) for row in tables["confusion"] if row["true"] == row["predicted"]) == round(right)
+    assert sum(row["top1"] == "1" for row in images) == predictions.top1.sum()
+    assert sum(float(row["loss"]) for row in images) == pytest.approx(predictions.losses.sum(), rel=1e-5)
+    assert sum(int(row["images"]) for row in tables["confusion"] if row["true"] == row["predicted"]) == round(right)
     shown = {row[0]: row[1:] for row in Page(text).rows if len(row) == 7 and row[0] != "Class"}
     assert shown.keys() == {row["class"] for row in by_class}
     for row in by_class:
         shares = [f"{float(row[name]):.2%}" if row[name] else "-" for name in ("top1", "top5", "precision")]
         other = row["most_confused_with"] or "-"
-        assert shown[row["class"]] == [row["photos"], *shares, other, row["times"]]
+        assert shown[row["class"]] == [row["images"], *shares, other, row["times"]]
 
 
 def test_the_matrix_of_few_classes_holds_the_counts(written):
@@ -135,7 +135,7 @@ def test_the_matrix_of_few_classes_holds_the_counts(written):
     ]
 
 
-def test_a_page_of_1000_classes_and_noisy_photos_stays_small(written):
+def test_a_page_of_1000_classes_and_noisy_images_stays_small(written):
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)  # what compresses worst
     file = io.BytesIO()
     Image.fromarray(noise).save(file, "JPEG", quality=95)

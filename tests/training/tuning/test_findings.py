@@ -15,9 +15,9 @@ DEFAULT_CANDIDATE, OTHER = Candidate(DEFAULT, {}, 10), Candidate("3 x lr", {"lr"
 
 
 @pytest.fixture
-def start(photo_folder) -> Recipe:
-    """A recipe whose photos have a split to validate on."""
-    return load_recipe(words_of(photo_folder({"val": {"a": 1}})), "")
+def start(image_folder) -> Recipe:
+    """A recipe whose images have a split to validate on."""
+    return load_recipe(words_of(image_folder({"val": {"a": 1}})), "")
 
 
 def outcomes_of(rung: Rung, **right: int) -> dict[Trial, Outcome]:
@@ -48,9 +48,9 @@ def test_what_was_found_is_said_and_stands_in_the_table_and_the_picture(start, t
     short = Rung([DEFAULT_CANDIDATE], 0.2, 1)
     outcomes = outcomes_of(short, default=20, other=0, before=20) | outcomes_of(rung, default=40, other=48, before=30)
     report(start, rung, outcomes, tmp_path)
-    assert log.messages[1].split() == ["candidate", "epochs", "folds", "photos", "top1", "low", "high"]
+    assert log.messages[1].split() == ["candidate", "epochs", "folds", "images", "top1", "low", "high"]
     assert log.messages[4].split("  ")[0] == "3 x lr"
-    assert log.messages[-2] == ("chosen: 3 x lr; held-out top-1 96.00% (95 % interval 90.16% to 98.43%, 100 photos)")
+    assert log.messages[-2] == ("chosen: 3 x lr; held-out top-1 96.00% (95 % interval 90.16% to 98.43%, 100 images)")
     assert log.messages[-1] == f"python train.py --config {tmp_path}/recipe.yaml"
     with open(tmp_path / "table.csv", newline="") as file:
         rows = list(csv.reader(file))
@@ -66,11 +66,11 @@ def test_what_was_found_is_said_and_stands_in_the_table_and_the_picture(start, t
 def test_an_estimate_after_a_part_of_the_epochs_says_so(start, tmp_path, log):
     rung = Rung([DEFAULT_CANDIDATE, OTHER], 0.4, 1)
     report(start, rung, outcomes_of(rung, default=40, other=41, before=30), tmp_path)
-    assert log.messages[-2].endswith("50 photos) after about 40% of its epochs: more --minutes try all of them")
+    assert log.messages[-2].endswith("50 images) after about 40% of its epochs: more --minutes try all of them")
 
 
-def test_without_a_split_to_validate_on_the_recipe_holds_out_photos(photo_folder, tmp_path, log):
-    start = load_recipe(words_of(photo_folder({"train": {"a": 1}})), "")
+def test_without_a_split_to_validate_on_the_recipe_holds_out_images(image_folder, tmp_path, log):
+    start = load_recipe(words_of(image_folder({"train": {"a": 1}})), "")
     rung = Rung([DEFAULT_CANDIDATE, OTHER], 1.0, 1)
     out = tmp_path / "with a space"
     out.mkdir()

@@ -31,10 +31,10 @@ def candidates(epochs: int = 10, **others: int) -> list[Candidate]:
 
 
 class World:
-    """Trials on photos of which a candidate gets a fixed share right, in seconds that are known beforehand."""
+    """Trials on images of which a candidate gets a fixed share right, in seconds that are known beforehand."""
 
-    def __init__(self, start: float, epoch: float, photos: int = 100, before: float = 0.5, **right: float):
-        self.start, self.epoch, self.photos, self.before, self.right = start, epoch, photos, before, right
+    def __init__(self, start: float, epoch: float, images: int = 100, before: float = 0.5, **right: float):
+        self.start, self.epoch, self.images, self.before, self.right = start, epoch, images, before, right
         self.trials: list[Trial] = []
 
     @property
@@ -46,7 +46,7 @@ class World:
         right = self.right.get(trial.candidate.name, 0.8)
         seconds = trial.epochs * self.epoch
         return Outcome(
-            self.photos, round(right * self.photos), round(self.before * self.photos), self.start + seconds, seconds
+            self.images, round(right * self.images), round(self.before * self.images), self.start + seconds, seconds
         )
 
 
@@ -145,7 +145,7 @@ def test_a_stopped_search_goes_on_to_the_same_end():
     ("right", "winner"),
     [
         ({}, DEFAULT),
-        ({"a": 81}, DEFAULT),  # by one photo of 100
+        ({"a": 81}, DEFAULT),  # by one image of 100
         ({"a": 84}, DEFAULT),  # within the standard error of 4 %
         ({"a": 86}, "a"),
         ({"a": 86, "b": 87}, "b"),

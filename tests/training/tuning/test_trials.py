@@ -17,7 +17,7 @@ from mindcv_lite.runs.results import RESULTS, EpochResult, append_result
 from mindcv_lite.training.tuning import trials
 from mindcv_lite.training.tuning.search import DEFAULT, Candidate, Outcome, Trial
 from mindcv_lite.training.tuning.trials import BrokenTraining, Trainer, run_program
-from tests.conftest import ROOT, write_photos
+from tests.conftest import ROOT, write_images
 
 FINE_TUNE = ROOT / "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml"
 TRIAL = Trial(Candidate("3 x lr", {"lr": 0.0009, "scale": (0.7, 1.0)}, 10), 4, 2)
@@ -44,15 +44,15 @@ def asked(monkeypatch) -> list[Recipe]:
     return asked
 
 
-def words_of(photos: Path | str, *flags: object) -> list[str]:
-    return ["--config", str(FINE_TUNE), "--data_dir", str(photos), "--ckpt_path", "w.ckpt", *map(str, flags)]
+def words_of(images: Path | str, *flags: object) -> list[str]:
+    return ["--config", str(FINE_TUNE), "--data_dir", str(images), "--ckpt_path", "w.ckpt", *map(str, flags)]
 
 
 def trainer_of(folder: Path, *flags: object, counts: dict[str, int] | None = None) -> Trainer:
-    photos = folder / "photos"
-    if not photos.exists():
-        write_photos(photos, {"train": counts or {"a": 12, "b": 11}}, size=(8, 8))
-    words = words_of(photos, *flags)
+    images = folder / "images"
+    if not images.exists():
+        write_images(images, {"train": counts or {"a": 12, "b": 11}}, size=(8, 8))
+    words = words_of(images, *flags)
     trainer = Trainer(load_recipe(words, ""), ["train.py", *words], folder / "search")
     os.close(trainer.lock)
     return trainer
@@ -60,8 +60,8 @@ def trainer_of(folder: Path, *flags: object, counts: dict[str, int] | None = Non
 
 def test_a_trial_is_a_run_of_the_recipe_with_the_candidates_keys_on_its_fold(asked, tmp_path):
     outcome = trainer_of(tmp_path)(TRIAL)
-    assert (outcome.photos, outcome.right, outcome.right_before, outcome.seconds_of_epochs) == (20, 18, 15, 8.0)
-    given, meant = asked[0], load_recipe(words_of(tmp_path / "photos"), "")
+    assert (outcome.images, outcome.right, outcome.right_before, outcome.seconds_of_epochs) == (20, 18, 15, 8.0)
+    given, meant = asked[0], load_recipe(words_of(tmp_path / "images"), "")
     differing = {name for name, value in given.flat().items() if value != meant.flat()[name]}
     of_the_trial = {"lr", "scale", "epoch_size", "base_updates", "val_share", "val_fold"}
     of_its_place = {"ckpt_save_dir", "resume", "compile_cache", "val_interval", "keep_checkpoint_max"}
@@ -90,11 +90,11 @@ def test_a_folder_of_another_search_is_refused(asked, tmp_path):
         trainer_of(tmp_path, "--lr", 0.5)
 
 
-ZERO = b"candidate,epochs,fold,photos,right,right_before,seconds,seconds_of_epochs\na,1,0,0,0,,1,1\n"
+ZERO = b"candidate,epochs,fold,images,right,right_before,seconds,seconds_of_epochs\na,1,0,0,0,,1,1\n"
 
 
 @pytest.mark.parametrize(
-    "content", [b"x\n1\n", b"candidate,epochs,fold,photos,right,right_before,seconds\na,b\n", b"\xff\n1\n", ZERO]
+    "content", [b"x\n1\n", b"candidate,epochs,fold,images,right,right_before,seconds\na,b\n", b"\xff\n1\n", ZERO]
 )
 def test_a_damaged_file_of_trials_is_named(asked, tmp_path, content):
     trainer_of(tmp_path)(TRIAL)
@@ -117,7 +117,7 @@ def test_a_candidate_that_breaks_has_none_right_but_the_recipe_itself_must_not_b
     trainer(Trial(default, 4, TRIAL.fold))
     monkeypatch.setattr(trials, "run_program", broken)
     outcome = trainer(TRIAL)
-    assert (outcome.photos, outcome.right, outcome.right_before, outcome.seconds_of_epochs) == (20, 0, None, 0)
+    assert (outcome.images, outcome.right, outcome.right_before, outcome.seconds_of_epochs) == (20, 0, None, 0)
     assert "3 x lr: a trial ended: the loss is not finite" in log.messages
     with pytest.raises(BrokenTraining):
         trainer(Trial(default, 2, 0))
@@ -130,7 +130,7 @@ def python(code: str) -> list[str]:
 @pytest.mark.parametrize(
     ("code", "kind", "text"),
     [
-        ("print('x.py: error: no photos'); exit(2)", UserError, "a trial ended: no photos; all it said is in "),
+        ("print('x.py: error: no images'); exit(2)", UserError, "a trial ended: no images; all it said is in "),
         ("print('validation error: 5'); exit(2)", TrainingError, "a trial ended: exit status 2; all it said is in "),
         ("print('x.py: error: loss is nan'); exit(1)", BrokenTraining, "a trial ended: loss is nan; all"),
         ("print('hm'); exit(3)", TrainingError, "a trial ended: exit status 3; all"),
@@ -163,19 +163,19 @@ def test_a_folder_with_other_files_is_refused(asked, tmp_path):
     ("counts", "sentence"),
     [
         ({"a": 20}, "one class, 'a'; to tell apart there must be two or more"),
-        ({"a": 20, "b": 1}, "too few photos to search on: .* a share of 0.25 holds out all photos of a class"),
+        ({"a": 20, "b": 1}, "too few images to search on: .* a share of 0.25 holds out all images of a class"),
     ],
 )
-def test_photos_that_cannot_be_searched_on_are_refused_at_once(tmp_path, counts, sentence):
+def test_images_that_cannot_be_searched_on_are_refused_at_once(tmp_path, counts, sentence):
     with pytest.raises(UserError, match=sentence):
         trainer_of(tmp_path, counts=counts)
     assert not (tmp_path / "search").exists()
 
 
-def test_other_photos_are_another_search(asked, tmp_path):
+def test_other_images_are_another_search(asked, tmp_path):
     trainer_of(tmp_path)
-    (tmp_path / "photos/train/a/3.jpg").rename(tmp_path / "photos/train/a/new.jpg")
-    with pytest.raises(UserError, match="holds another search, whose 'training photos' is 23, names "):
+    (tmp_path / "images/train/a/3.jpg").rename(tmp_path / "images/train/a/new.jpg")
+    with pytest.raises(UserError, match="holds another search, whose 'training images' is 23, names "):
         trainer_of(tmp_path)
 
 

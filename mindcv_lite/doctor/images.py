@@ -1,4 +1,4 @@
-"""Generated photos of colours that can be learned, in class folders."""
+"""Generated images of colours that can be learned, in class folders."""
 
 import os
 import tempfile
@@ -11,21 +11,21 @@ from PIL import Image
 CLASSES = ("blue", "green", "red")
 
 
-def write_photos(data_dir: Path, train: int, val: int, size: tuple[int, int], names: int = 1) -> None:
-    """Write data_dir/{train,val}/<class>/*.jpg: so many photos of a split in all, of `size` (width, height).
+def write_images(data_dir: Path, train: int, val: int, size: tuple[int, int], names: int = 1) -> None:
+    """Write data_dir/{train,val}/<class>/*.jpg: so many images of a split in all, of `size` (width, height).
 
-    `names`: of each photo. Several processes may do this at once: the photos appear all together.
+    `names`: of each image. Several processes may do this at once: the images appear all together.
     """
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data_dir.parent) as unfinished:
         for split, count in (("train", train), ("val", val)):
             for number in range(count):
-                write_photo(Path(unfinished, "photos", split), number, size, names)
+                write_image(Path(unfinished, "images", split), number, size, names)
         with suppress(OSError):  # another process was faster
-            os.rename(Path(unfinished, "photos"), data_dir)
+            os.rename(Path(unfinished, "images"), data_dir)
 
 
-def write_photo(split: Path, number: int, size: tuple[int, int], names: int) -> None:
+def write_image(split: Path, number: int, size: tuple[int, int], names: int) -> None:
     label = number % len(CLASSES)
     folder = split / CLASSES[label]
     folder.mkdir(parents=True, exist_ok=True)
