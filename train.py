@@ -79,12 +79,12 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     world = keep_graphs(world, recipe, **graphs_differ_by, begins_with_score=probes)  # which decides their order
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
-    published = evaluation_network(recipe.model, world)
-    evaluation = EvaluationStep(published, recipe)
+    eval_network = evaluation_network(recipe.model, world)
+    evaluation = EvaluationStep(eval_network, recipe)
     score = (lambda: evaluate(evaluation, val_split, recipe, world)) if val_split else None
     stop = StopRequest(world)
     watch = Watch(step, rate, batches, recipe, world)
-    record = RunRecorder(watch, published, score, train_split, stop)
+    record = RunRecorder(watch, eval_network, score, train_split, stop)
     record.start(state)
     with stop.listen():
         if probes:

@@ -51,13 +51,13 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     world = keep_graphs(for_evaluation(world, recipe, len(images)), recipe)
     network = evaluation_network(recipe.model, world)
     load_weights(network, weights)
-    step, chief = EvaluationStep(network, recipe), world.rank == 0
-    score = evaluate(step, images, recipe, world, bar=chief, keep=report is not None)
+    step = EvaluationStep(network, recipe)
+    score = evaluate(step, images, recipe, world, bar=world.rank == 0, keep=report is not None)
     log.info("%s, %d images, %.1f images/s", score, score.images, score.images_per_second)
     log.info(
         "95 %% interval of top-1: %.2f%% to %.2f%%", *(100 * end for end in wilson_interval(score.top1, len(images)))
     )
-    if report is not None and chief:
+    if report is not None and world.rank == 0:
         write_report(report, validation_of(score, images, weights, recipe, world))
     return score
 

@@ -72,8 +72,8 @@ def step(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
     steps_per_epoch = batches.steps if batches else recipe.optimizer.gradient_accumulation_steps
     train_step = build_step(recipe, world, steps_per_epoch, class_names)
     contestants = {"fixed data": train_step}
-    if world.cpu_operators:
-        stock_step = build_step(recipe, replace(world, cpu_operators=None), steps_per_epoch, class_names)
+    if world.cpu_kernels:
+        stock_step = build_step(recipe, replace(world, cpu_kernels=None), steps_per_epoch, class_names)
         contestants["MindSpore's operators"] = stock_step
     if recipe.loss.teachers:
         contestants["without a teacher"] = build_step(recipe.with_keys(teacher=""), world, steps_per_epoch)

@@ -84,7 +84,7 @@ def read_labels(path: Path) -> list[str]:
     return names
 
 
-def to_checkpoint(source: Path, target: Path, wish: str | None, class_names: list[str] | None) -> None:
+def to_checkpoint(source: Path, target: Path, wanted: str | None, class_names: list[str] | None) -> None:
     """Write the weights in `source`, whosever they are, under our names, with a model card that says what they mean."""
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite.checkpoints.conversion.origins import (
@@ -102,7 +102,7 @@ def to_checkpoint(source: Path, target: Path, wish: str | None, class_names: lis
         raise UserError(f"{source}: a checkpoint of this project already; --to makes one for torchvision or timm of it")
     naming = naming_of(tensors, source)
     hub = read_hub_config(source) if naming == "timm" else None
-    origin, reason = origin_of(naming, source, wish, hub)
+    origin, reason = origin_of(naming, source, wanted, hub)
     log.info("%s: origin %s (%s)", source, origin, reason)
     model, parameters = our_parameters(tensors, naming, source)
 

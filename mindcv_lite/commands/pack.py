@@ -23,9 +23,9 @@ def main(arguments: list[str]) -> None:
     require_target(flags.target, [flags.data_dir / split for split in found])
 
     # NumPy and Pillow take a moment to import: a wrong command line has been answered by now.
-    from mindcv_lite.data.tools.pack import Wishes, pack
+    from mindcv_lite.data.tools.pack import Options, pack
 
-    pack(flags.data_dir, flags.target, found, Wishes(flags.max_side, flags.quality or QUALITY, flags.shards))
+    pack(flags.data_dir, flags.target, found, Options(flags.max_side, flags.quality or QUALITY, flags.shards))
 
 
 def command_line() -> CommandLine:

@@ -34,7 +34,7 @@ class World:
     size: int
     settings: Settings
     all_reduce: nn.Cell | None = None
-    cpu_operators: Path | None = None  # the library of `cpu_kernels.library`
+    cpu_kernels: Path | None = None  # their compiled library
     graphs: KeptGraphs | None = None
 
     def sum(self, numbers: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from mindcv_lite.recipe.keys import Recipe
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run sets on its device. `notes`: a sentence for each wish of the recipe that the device cannot meet."""
+    """What a run sets on its device. `notes`: a sentence for each option of the recipe that the device cannot meet."""
 
     target: str
     jit_level: str

@@ -45,7 +45,7 @@ def start_device(recipe: Recipe) -> World:
         rank, size, local_size = communication.get_rank(), communication.get_group_size(), _local_size()
     elif target != "CPU":
         _try_device(target)
-    _start_log(chief=rank == 0)
+    _start_log(rank)
     if recipe.system.compile_cache:  # only for the graphs that are kept, or their numbers would not be the same
         os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
     settings = settings_for(recipe, target, size, local_size, os.cpu_count() or 1, len(os.sched_getaffinity(0)))
@@ -57,8 +57,8 @@ def start_device(recipe: Recipe) -> World:
         log.info("oneDNN may use instructions up to %s (ONEDNN_MAX_CPU_ISA)", os.environ["ONEDNN_MAX_CPU_ISA"])
     for note in (*filter(None, [reason]), *settings.notes):
         log.info(note)
-    cpu_operators = compiled_operators() if settings.cpu_kernels else None
-    return World(rank, size, settings, AllReduce() if size > 1 else None, cpu_operators)
+    cpu_kernels = compiled_operators() if settings.cpu_kernels else None
+    return World(rank, size, settings, AllReduce() if size > 1 else None, cpu_kernels)
 
 
 def for_evaluation(world: World, recipe: Recipe, images: int) -> World:
@@ -85,8 +85,8 @@ def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
 
     `facts`: what else they are built of.
     """
-    wish = recipe.system.compile_cache
-    if not wish:
+    cache = recipe.system.compile_cache
+    if not cache:
         return world
     if world.settings.sink:  # MindSpore names the data's queue before the graph, which was compiled with another name
         log.info(
@@ -94,7 +94,7 @@ def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
             "has tried it; --dataset_sink_mode False keeps them"
         )
         return world
-    folder = Path(recipe.output.ckpt_save_dir, "graphs") if wish is True else Path(wish)
+    folder = Path(recipe.output.ckpt_save_dir, "graphs") if cache is True else Path(cache)
     graphs, known = None, 0
     try:
         graphs = KeptGraphs(folder, world.rank, key_of(recipe, facts_of(world) | facts))
@@ -119,7 +119,7 @@ def facts_of(world: World) -> dict[str, str | int]:
         "rank": world.rank,
         "size": world.size,
         "settings": str(settings),
-        "operators": str(world.cpu_operators),
+        "operators": str(world.cpu_kernels),
     }
 
 
@@ -193,10 +193,10 @@ class _LogHandler(logging.Handler):
         sys.stdout.flush()
 
 
-def _start_log(chief: bool) -> None:
+def _start_log(rank: int) -> None:
     handler = _LogHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     package = logging.getLogger("mindcv_lite")
     package.handlers = [handler]
     package.propagate = False
-    package.setLevel(logging.INFO if chief else logging.ERROR)
+    package.setLevel(logging.ERROR if rank else logging.INFO)

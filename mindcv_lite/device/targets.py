@@ -30,20 +30,20 @@ def npus() -> int | None:
         return sum(os.access(path, os.R_OK | os.W_OK) for path in glob(NPU_FILES))
 
 
-def available_target(wish: str) -> tuple[str, str]:
-    """The device to use, and a sentence if it takes one: `wish`, or with `auto` Ascend where there is an NPU that
+def available_target(wanted: str) -> tuple[str, str]:
+    """The device to use, and a sentence if it takes one: `wanted`, or with `auto` Ascend where there is an NPU that
     computes, else the CPU. Raises `UserError`."""
-    if wish not in ("auto", "Ascend"):
-        if not mindspore.hal.is_available(wish):
-            raise UserError(f"device_target is {wish}, which MindSpore does not find here; {OTHER_TARGETS}")
-        return wish, ""
+    if wanted not in ("auto", "Ascend"):
+        if not mindspore.hal.is_available(wanted):
+            raise UserError(f"device_target is {wanted}, which MindSpore does not find here; {OTHER_TARGETS}")
+        return wanted, ""
     found = npus()
     if found:
         # Under msrun all ranks must decide alike.
-        surely = wish == "Ascend" or workers_started(os.environ)
+        surely = wanted == "Ascend" or workers_started(os.environ)
         usable = surely or can_compute("Ascend", chosen_npu("Ascend", os.environ))
         return ("Ascend", "") if usable else ("CPU", f"{BUSY_NPU}: taking the CPU")
-    if wish == "Ascend":
+    if wanted == "Ascend":
         missing = "which MindSpore does not find here" if found is None else f"but {NO_NPU}"
         raise UserError(f"device_target is Ascend, {missing}; {OTHER_TARGETS}")
     return "CPU", "" if found is None else f"{NO_NPU}: taking the CPU"

@@ -106,7 +106,7 @@ def logits(world: World, amp_level: str, folder: Path) -> Answer:
         if status:
             raise Failed(f"the CPU's logits could not be computed: {' '.join(output.split())[-300:]}")
     expected = np.load(reference)
-    got = answers_of(build_network(recipe_of().model, amp_level, world.settings.target, world.cpu_operators))
+    got = answers_of(build_network(recipe_of().model, amp_level, world.settings.target, world.cpu_kernels))
     difference = float(np.abs(got - expected).max() / np.abs(expected).max())
     bound = CPU_BOUND if world.settings.target == "CPU" else BOUNDS[amp_level]
     figures = {"difference": difference, "bound": bound}

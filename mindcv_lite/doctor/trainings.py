@@ -166,12 +166,12 @@ def ema_clipping_and_scale(bench: Bench) -> Answer:
 
 def require_average(run: Run, world: World) -> None:
     """Raise `Failed` unless what the run has saved is a moving average of the weights that it trained."""
-    average, published = run.record.step.average, run.record.publish.parameters
+    average, saved = run.record.step.average, run.record.eval_copy.parameters
     assert average
     statistics = "moving_mean", "moving_variance"
     averages = {name: each for name, each in average.of().items() if not name.endswith(statistics)}
     values = {name: each.asnumpy() for name, each in averages.items()}
-    differing = [name for name, value in values.items() if not np.array_equal(value, published[name].asnumpy())]
+    differing = [name for name, value in values.items() if not np.array_equal(value, saved[name].asnumpy())]
     if differing:
         raise Failed(f"what is saved is not the average of the weights: '{differing[0]}' differs")
     weights = run.weights

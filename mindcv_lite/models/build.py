@@ -16,35 +16,35 @@ from mindcv_lite.recipe.keys import Model
 
 def training_network(model: Model, world: World) -> nn.Cell:
     """The network of a recipe as this device computes it best in training."""
-    return build_network(model, world.settings.amp_level, world.settings.target, world.cpu_operators)
+    return build_network(model, world.settings.amp_level, world.settings.target, world.cpu_kernels)
 
 
 def evaluation_network(model: Model, world: World) -> nn.Cell:
     """The network of a recipe as this device computes it best in evaluation."""
-    return build_network(model, world.settings.val_amp_level, world.settings.target, world.cpu_operators)
+    return build_network(model, world.settings.val_amp_level, world.settings.target, world.cpu_kernels)
 
 
 def teacher_network(model: Model, world: World) -> nn.Cell:
     """The network of a recipe as this device computes it best beside the one that is trained; nothing of it is."""
-    network = build_network(model, world.settings.teacher_amp_level, world.settings.target, world.cpu_operators)
+    network = build_network(model, world.settings.teacher_amp_level, world.settings.target, world.cpu_kernels)
     for parameter in network.get_parameters():
         parameter.requires_grad = False
     return network
 
 
-def build_network(model: Model, amp_level: str, target: str = "CPU", cpu_operators: Path | None = None) -> nn.Cell:
+def build_network(model: Model, amp_level: str, target: str = "CPU", cpu_kernels: Path | None = None) -> nn.Cell:
     """Freshly drawn; float32 parameters whatever the `amp_level` of the arithmetic, float32 logits.
 
-    `target`: the device that is to compute it; `cpu_operators`: the library of `cpu_kernels.library`, where it has one.
+    `target`: the device that is to compute it; `cpu_kernels`: the compiled library, where it has one.
     """
     assert model.num_classes, "the recipe's num_classes is filled in from the images"
     operators = Operators()
     if target == "CPU":
         operators = operators._replace(spatial_mean=pooling.spatial_mean, scale_channels=pooling.scale_channels)
-    if cpu_operators:
+    if cpu_kernels:
         operators = operators._replace(
-            depthwise=partial(DepthwiseConv2d, cpu_operators),
-            batch_norm_act=partial(norm.batch_norm_act, cpu_operators),
+            depthwise=partial(DepthwiseConv2d, cpu_kernels),
+            batch_norm_act=partial(norm.batch_norm_act, cpu_kernels),
         )
     network = MobileNetV3(
         VARIANTS[model.model],

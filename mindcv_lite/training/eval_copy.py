@@ -7,19 +7,20 @@ from mindcv_lite.models.build import moving_statistics
 from mindcv_lite.training.ema import MovingAverage
 
 
-class Publish(nn.Cell):
-    """Copy the trained weights, or their average, to the published network; of moving statistics, the mean over ranks.
+class EvalCopy(nn.Cell):
+    """Copy the trained weights, or their average, to the network that is scored and saved; moving statistics as their
+    mean over the ranks.
 
     The mean also replaces each rank's own statistics, so that all ranks go on from the same network. It is a graph
     because a device that runs whole epochs on its own may not see what the host writes into parameters.
 
-    `parameters`: the published parameters by the names they have in a checkpoint.
+    `parameters`: its parameters by the names they have in a checkpoint.
     """
 
-    def __init__(self, trained: nn.Cell, average: MovingAverage | None, published: nn.Cell, world: World):
+    def __init__(self, trained: nn.Cell, average: MovingAverage | None, eval_network: nn.Cell, world: World):
         super().__init__(auto_prefix=False)
-        self.parameters: dict[str, Parameter] = published.parameters_dict()
-        published.update_parameters_name("published.")  # the graph holds both networks, and wants unique names
+        self.parameters: dict[str, Parameter] = eval_network.parameters_dict()
+        eval_network.update_parameters_name("eval_network.")  # the graph holds both networks, and wants unique names
         source = average.of() if average else trained.parameters_dict()
         statistics = moving_statistics(trained)
         means = [statistic.name for statistic in statistics]
@@ -28,7 +29,7 @@ class Publish(nn.Cell):
         self.copies = ParameterTuple(self.parameters[name] for name in copies)
         self.averaged = ParameterTuple(source[name] for name in means)
         self.means = ParameterTuple(self.parameters[name] for name in means)
-        self.others = ParameterTuple(statistics if average else [])  # of the trained network, not published
+        self.others = ParameterTuple(statistics if average else [])  # of the trained network, not copied
         self.sum_over_ranks = ops.AllReduce() if world.size > 1 else ops.identity
         self.size = float(world.size)
 

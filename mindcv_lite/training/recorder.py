@@ -22,7 +22,7 @@ from mindcv_lite.runs.results import RESULTS, EpochResult, append_result, drop_r
 from mindcv_lite.runs.tensorboard import EventFile
 from mindcv_lite.signals import take_signals_back
 from mindcv_lite.training.distillation import hashes_of
-from mindcv_lite.training.eval_copy import Publish
+from mindcv_lite.training.eval_copy import EvalCopy
 from mindcv_lite.training.loop import Watch
 from mindcv_lite.training.resume import fixed_facts, numbers_of, put_back, require_same_run, require_same_start
 from mindcv_lite.training.stop import StopRequest
@@ -37,15 +37,15 @@ class RunRecorder(Callback):
     def __init__(
         self,
         watch: Watch,
-        published: nn.Cell,
+        eval_network: nn.Cell,
         score: Callable[[], Score] | None,
         images: Split,
         stop: StopRequest,
     ):
-        """`published`: the network that is scored and saved, a copy of the trained one; `score`: how to score it."""
+        """`eval_network`: the network that is scored and saved, a copy of the trained one; `score`: how to score it."""
         self.watch, self.score, self.stop, self.class_names = watch, score, stop, images.class_names
         self.step, self.recipe, self.world = watch.step, watch.recipe, watch.world
-        self.publish = Publish(self.step.network, self.step.average, published, self.world)
+        self.eval_copy = EvalCopy(self.step.network, self.step.average, eval_network, self.world)
         self.fixed = fixed_facts(self.recipe, images, self.world, hashes_of(self.step.teachers))
         self.events: EventFile | None = None
         self.named: set[str] = set()  # images that cannot be decoded, which were named in the log
@@ -125,10 +125,10 @@ class RunRecorder(Callback):
         output, step = self.recipe.output, self.step.steps_done
         last = epoch == self.recipe.schedule.epoch_size or self.recipe.model.probe_only
         replaced = self._replaced_in(epoch) if epoch else 0
-        with self.world.compiling(self.publish):
-            self.publish()
-        published = {name: parameter.asnumpy() for name, parameter in self.publish.parameters.items()}
-        require_finite(published)
+        with self.world.compiling(self.eval_copy):
+            self.eval_copy()
+        weights = {name: parameter.asnumpy() for name, parameter in self.eval_copy.parameters.items()}
+        require_finite(weights)
         score, failure = None, None
         try:
             score = self.score() if self.score and (epoch % output.val_interval == 0 or last) else None
@@ -136,10 +136,10 @@ class RunRecorder(Callback):
             failure = error
         if self.world.rank == 0:
             top1 = score.top1 if score else None
-            weights = published, model_card(self.recipe, self.class_names, epoch=epoch, top1=top1)
+            saved = weights, model_card(self.recipe, self.class_names, epoch=epoch, top1=top1)
             if (epoch and epoch % output.ckpt_save_interval == 0) or last or failure:
-                self.checkpoints.save(epoch, step, *weights, top1)
-            best = top1 is not None and self.checkpoints.save_if_best(*weights, top1)
+                self.checkpoints.save(epoch, step, *saved, top1)
+            best = top1 is not None and self.checkpoints.save_if_best(*saved, top1)
             self._report(epoch, step, score, best, replaced)
             if epoch:
                 self.curves.draw(at_once=last or failure is not None)

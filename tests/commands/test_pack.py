@@ -23,7 +23,7 @@ from mindcv_lite.commands.pack import main
 from mindcv_lite.data.datasets.packed import FACTS, read_split
 from mindcv_lite.data.images.decoding import opened
 from mindcv_lite.data.rows import contents_of
-from mindcv_lite.data.tools.pack import Wishes, shrunk
+from mindcv_lite.data.tools.pack import Options, shrunk
 from tests.conftest import ROOT, write_images
 
 
@@ -134,7 +134,7 @@ def test_whatever_its_colours_an_image_made_smaller_looks_like_it_and_lies_the_s
         if mode == "EXIF"
         else encoded(image, "JPEG" if mode in ("RGB", "CMYK") else "PNG")
     )
-    smaller = shrunk(content, Wishes(45, 95, None))
+    smaller = shrunk(content, Options(45, 95, None))
     ours, theirs = (np.array(vision.Decode()(np.frombuffer(each, np.uint8)), int) for each in (smaller, content))
     assert ours.shape == (60, 45, 3)
     middles = slice(7, None, 15), slice(7, None, 15)  # of the squares, 30 pixels wide before and 15 after
@@ -144,7 +144,7 @@ def test_whatever_its_colours_an_image_made_smaller_looks_like_it_and_lies_the_s
 @pytest.mark.parametrize("size", [(3001, 2000), (500, 375), (257, 9999), (256, 300)])
 def test_the_shorter_side_is_what_was_asked_for(size):
     content = encoded(Image.new("RGB", size), "JPEG")
-    with opened(shrunk(content, Wishes(256, 92, None))) as image:
+    with opened(shrunk(content, Options(256, 92, None))) as image:
         assert min(image.size) == 256
         assert max(image.size) == round(max(size) * 256 / min(size))
 
@@ -304,11 +304,11 @@ def test_packed_images_are_not_packed_again(image_folder, tmp_path, refused):
 def test_an_image_that_is_too_long_for_a_jpeg_stays_as_it_is(tmp_path):
     content = io.BytesIO()
     Image.new("L", (4, 66_000)).save(content, "PNG")
-    with Image.open(io.BytesIO(shrunk(content.getvalue(), Wishes(2, 90, None)))) as smaller:
+    with Image.open(io.BytesIO(shrunk(content.getvalue(), Options(2, 90, None)))) as smaller:
         assert (smaller.size, smaller.format) == ((2, 33_000), "JPEG")
     content = io.BytesIO()
     Image.new("L", (4, 132_000)).save(content, "PNG")
-    assert shrunk(content.getvalue(), Wishes(2, 90, None)) == content.getvalue()
+    assert shrunk(content.getvalue(), Options(2, 90, None)) == content.getvalue()
 
 
 def test_a_split_may_have_any_name(tmp_path):

@@ -20,7 +20,7 @@ def pair(operators, recipe, pynative_mode):
         networks = []
         for path in (None, operators):
             set_seed(1)
-            networks.append(build_network(recipe(num_classes=7, **keys).model, "O0", cpu_operators=path))
+            networks.append(build_network(recipe(num_classes=7, **keys).model, "O0", cpu_kernels=path))
         return networks
 
     return pair

@@ -14,7 +14,7 @@ from mindcv_lite.recipe.keys import KEYS, NOT_IN_GRAPH
 from tests.conftest import ROOT, SMALLEST
 from tests.test_programs import run
 
-NAMES = ("TrainStep", "Publish", "EvaluationStep")
+NAMES = ("TrainStep", "EvalCopy", "EvaluationStep")
 
 
 def compile_as_mindspore(graphs: KeptGraphs, name: str, content: bytes) -> bytes | None:
@@ -76,7 +76,7 @@ def test_another_line_of_code_makes_another_key(recipe, tmp_path, monkeypatch):
 
 def test_what_one_process_keeps_the_next_one_takes_in_its_order(tmp_path):
     assert start(tmp_path) == [None, None, None]
-    assert start(tmp_path, content=b"new") == [b"graphTrainStep", b"graphPublish", b"graphEvaluationStep"]
+    assert start(tmp_path, content=b"new") == [b"graphTrainStep", b"graphEvalCopy", b"graphEvaluationStep"]
     assert start(tmp_path, "another key") == [None, None, None]
     assert sorted(os.listdir(tmp_path)) == ["rank0-another key.graphs", "rank0-k.graphs"]
 
@@ -84,9 +84,9 @@ def test_what_one_process_keeps_the_next_one_takes_in_its_order(tmp_path):
 def test_what_a_process_kept_before_it_was_killed_is_taken_and_the_rest_is_added(tmp_path):
     killed = KeptGraphs(tmp_path, 0, "k")
     compile_as_mindspore(killed, "TrainStep", b"graph")
-    assert killed.takes("Publish")  # and here it is killed
+    assert killed.takes("EvalCopy")  # and here it is killed
     assert start(tmp_path) == [b"graph", None, None]
-    assert start(tmp_path) == [b"graph", b"graphPublish", b"graphEvaluationStep"]
+    assert start(tmp_path) == [b"graph", b"graphEvalCopy", b"graphEvaluationStep"]
 
 
 def test_a_graph_in_another_order_is_neither_taken_nor_kept(tmp_path):
@@ -102,7 +102,7 @@ def test_a_graph_is_taken_once_in_a_process(tmp_path):
     graphs = KeptGraphs(tmp_path, 0, "k")
     compile_as_mindspore(graphs, "TrainStep", b"graph")
     assert not graphs.takes("TrainStep")
-    assert graphs.takes("Publish")
+    assert graphs.takes("EvalCopy")
 
 
 @pytest.mark.parametrize("place", [0, 31, 32, 40, 200, -40, -1])
@@ -125,7 +125,7 @@ def test_graphs_that_mindspore_refuses_go_so_that_the_next_start_keeps_new_ones(
     assert graphs.takes("TrainStep")
     (graphs.working / "rank_0/graph_cache/compile_cache_0.mindir").write_bytes(b"another")
     graphs.add("TrainStep")
-    assert not graphs.takes("Publish")
+    assert not graphs.takes("EvalCopy")
     assert start(tmp_path) == [None, None, None]
 
 
@@ -133,7 +133,7 @@ def test_nothing_is_taken_or_kept_after_a_graph_that_was_not_written(tmp_path):
     graphs = KeptGraphs(tmp_path, 0, "k")
     assert graphs.takes("TrainStep")
     graphs.add("TrainStep")
-    assert not graphs.takes("Publish")
+    assert not graphs.takes("EvalCopy")
     assert not graphs.file.exists()
 
 
@@ -183,7 +183,7 @@ def test_a_full_disk_ends_the_keeping_with_a_line(tmp_path, log, monkeypatch):
     compile_as_mindspore(graphs, "TrainStep", b"graph")
     assert "No space left on device" in log.text
     assert "no more graphs are kept" in log.text
-    assert not graphs.takes("Publish")
+    assert not graphs.takes("EvalCopy")
 
 
 def test_a_place_where_nothing_can_be_written_is_an_error_of_the_system(tmp_path):

@@ -350,7 +350,7 @@ def test_one_npu_is_tried_when_all_is_set_and_a_second_start_sets_the_level_anew
         start_device(ascend_recipe(f"--jit_level={level}"))
     mode, seed = "set_context(mode=0)", "set_seed(42)"
     levels = [f"set_context(jit_config={{'jit_level': '{level}'}})" for level in ("O2", "O1")]
-    trial = ["_try_device(Ascend)", "_start_log(chief=True)", seed]
+    trial = ["_try_device(Ascend)", "_start_log(0)", seed]
     assert calls == [mode, "set_device(Ascend, 3)", levels[0], *trial, mode, levels[1], *trial]
 
 
@@ -522,5 +522,5 @@ def test_where_the_device_sinks_graphs_are_not_kept_and_a_line_says_so(tmp_path,
 def test_graphs_of_one_library_of_operators_are_not_those_of_another_or_none(recipe, world):
     alone = world(recipe())
     libraries = (None, Path("operators-1.so"), Path("operators-2.so"))
-    keys = {key_of(recipe(), facts_of(replace(alone, cpu_operators=library))) for library in libraries}
+    keys = {key_of(recipe(), facts_of(replace(alone, cpu_kernels=library))) for library in libraries}
     assert len(keys) == 3

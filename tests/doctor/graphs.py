@@ -165,7 +165,7 @@ def cells(folder: str) -> Iterator[tuple[str, Any, tuple]]:
     from mindcv_lite.models.build import evaluation_network
     from mindcv_lite.models.variants import VARIANTS
     from mindcv_lite.recipe.load import load_recipe
-    from mindcv_lite.training.eval_copy import Publish
+    from mindcv_lite.training.eval_copy import EvalCopy
 
     model = RECIPE["model"]
     VARIANTS[model] = VARIANTS[model]._replace(rows=VARIANTS[model].rows[:ROWS])
@@ -181,7 +181,7 @@ def cells(folder: str) -> Iterator[tuple[str, Any, tuple]]:
             network = evaluation_network(recipe.model, world)
             evaluation = EvaluationStep(network, recipe)
             yield "evaluation", evaluation.set_train(False), batch[:3]
-            yield "publish", Publish(step.network, step.average, network, world), ()
+            yield "publish", EvalCopy(step.network, step.average, network, world), ()
     for name, group in GROUPS.items():
         check = group()
         yield f"group {name}", check.graph, check.inputs

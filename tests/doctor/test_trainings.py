@@ -199,7 +199,7 @@ def test_several_ranks_that_do_not_sink_are_given_no_image_that_stops_one_of_the
 
 
 @pytest.mark.parametrize(
-    ("average", "published", "before", "told"),
+    ("average", "saved", "before", "told"),
     [
         (2.0, 2.0, 1.0, None),
         (2.0, 3.0, 1.0, "what is saved is not the average of the weights: 'weight' differs"),
@@ -207,13 +207,13 @@ def test_several_ranks_that_do_not_sink_are_given_no_image_that_stops_one_of_the
         (1.0, 1.0, 1.0, "the average of the weights did not move in the last epoch"),
     ],
 )
-def test_an_average_must_move_and_be_what_is_saved(bench, monkeypatch, average, published, before, told):
+def test_an_average_must_move_and_be_what_is_saved(bench, monkeypatch, average, saved, before, told):
     def parameter(value: float) -> SimpleNamespace:
         return SimpleNamespace(name="ema.weight", asnumpy=lambda: np.full(3, value, np.float32))
 
     run: Any = a_run(1.1, 1.0, weights=3.0)
     run.record.step.average = SimpleNamespace(of=lambda: {"weight": parameter(average)})
-    run.record.publish = SimpleNamespace(parameters={"weight": parameter(published)})
+    run.record.eval_copy = SimpleNamespace(parameters={"weight": parameter(saved)})
     state = SimpleNamespace(numbers={"ema.weight": np.full(3, before, np.float32)})
     monkeypatch.setattr(trainings, "read_state", lambda path: state)
     if told:

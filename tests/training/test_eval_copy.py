@@ -5,7 +5,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from mindcv_lite.training.ema import MovingAverage
-from mindcv_lite.training.eval_copy import Publish
+from mindcv_lite.training.eval_copy import EvalCopy
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -43,22 +43,22 @@ def fill(parameters: dict, seed: int) -> None:
 @pytest.fixture(params=[False, True], ids=["weights", "averages"])
 def parts(request, recipe, world) -> tuple:
     """(publish, trained network, its averages or None), all of different numbers."""
-    trained, published = Small(), Small()
+    trained, eval_network = Small(), Small()
     average = MovingAverage(trained, 0.9) if request.param else None
-    publish = Publish(trained, average, published, world(recipe()))
+    eval_copy = EvalCopy(trained, average, eval_network, world(recipe()))
     fill(trained.parameters_dict(), 0)
-    fill(publish.parameters, 1)
+    fill(eval_copy.parameters, 1)
     if average:
         fill(average.of(), 2)
-    return publish, trained, average
+    return eval_copy, trained, average
 
 
 def test_what_is_published_is_the_average_if_there_is_one_else_the_weights(parts):
-    publish, trained, average = parts
+    eval_copy, trained, average = parts
     source = average.of() if average else trained.parameters_dict()
     before, trained_before = values(source), values(trained.parameters_dict())
-    publish()
-    after = values(publish.parameters)
+    eval_copy()
+    after = values(eval_copy.parameters)
     assert sorted(after) == sorted(STATISTICS + WEIGHTS)  # the names of a checkpoint
     for name in after:
         assert np.array_equal(after[name], before[name]), name
@@ -67,39 +67,39 @@ def test_what_is_published_is_the_average_if_there_is_one_else_the_weights(parts
 
 
 def test_what_is_published_stays_when_training_goes_on(parts):
-    publish, trained, average = parts
-    publish()
-    before = values(publish.parameters)
+    eval_copy, trained, average = parts
+    eval_copy()
+    before = values(eval_copy.parameters)
     for parameters in (trained.parameters_dict(), average.of() if average else {}):
         fill(parameters, 3)
-    assert all(np.array_equal(publish.parameters[name].asnumpy(), before[name]) for name in before)
-    publish()
-    assert not any(np.array_equal(publish.parameters[name].asnumpy(), before[name]) for name in before)
+    assert all(np.array_equal(eval_copy.parameters[name].asnumpy(), before[name]) for name in before)
+    eval_copy()
+    assert not any(np.array_equal(eval_copy.parameters[name].asnumpy(), before[name]) for name in before)
 
 
 def test_statistics_become_the_mean_over_ranks_and_weights_stay(parts):
-    publish, trained, average = parts
-    publish.sum_over_ranks, publish.size = OtherRank(), 2.0
+    eval_copy, trained, average = parts
+    eval_copy.sum_over_ranks, eval_copy.size = OtherRank(), 2.0
     groups = [trained.parameters_dict(), *([average.of()] if average else [])]
     before = [values(group) for group in groups]
-    publish()
+    eval_copy()
     for group, old in zip(groups, before, strict=True):
         for name in STATISTICS:
             np.testing.assert_allclose(group[name].asnumpy(), old[name] + 1, rtol=1e-6, atol=1e-6)
         for name in WEIGHTS:
             assert np.array_equal(group[name].asnumpy(), old[name]), name
     for name, parameter in groups[-1].items():
-        assert np.array_equal(publish.parameters[name].asnumpy(), parameter.asnumpy()), name
+        assert np.array_equal(eval_copy.parameters[name].asnumpy(), parameter.asnumpy()), name
 
 
 def test_statistics_of_a_frozen_norm_are_no_mean_but_copied_to_the_bit(recipe, world):
-    trained, published = Small(), Small()
+    trained, eval_network = Small(), Small()
     trained.norm.use_batch_statistics = False
-    publish = Publish(trained, None, published, world(recipe()))
-    publish.sum_over_ranks, publish.size = OtherRank(), 2.0
+    eval_copy = EvalCopy(trained, None, eval_network, world(recipe()))
+    eval_copy.sum_over_ranks, eval_copy.size = OtherRank(), 2.0
     fill(trained.parameters_dict(), 0)
     before = values(trained.parameters_dict())
-    publish()
+    eval_copy()
     for name in STATISTICS + WEIGHTS:
         assert np.array_equal(trained.parameters_dict()[name].asnumpy(), before[name]), name
-        assert np.array_equal(publish.parameters[name].asnumpy(), before[name]), name
+        assert np.array_equal(eval_copy.parameters[name].asnumpy(), before[name]), name

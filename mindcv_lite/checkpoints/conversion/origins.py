@@ -256,12 +256,12 @@ def read_hub_config(weights: Path) -> HubConfig | None:
     return HubConfig(architecture, images, [str(name) for name in names] if isinstance(names, list) else None)
 
 
-def origin_of(naming: str, path: Path, wish: str | None, hub: HubConfig | None) -> tuple[str, str]:
+def origin_of(naming: str, path: Path, wanted: str | None, hub: HubConfig | None) -> tuple[str, str]:
     """The origin of weights with names of `naming`, and what tells it. Raises `UserError` if nothing does."""
-    if wish:
-        if ORIGINS[wish].naming != naming:
-            raise UserError(f"{path}: --origin is {wish}, but the parameters have the names of {naming}")
-        return wish, f"--origin {wish}"
+    if wanted:
+        if ORIGINS[wanted].naming != naming:
+            raise UserError(f"{path}: --origin is {wanted}, but the parameters have the names of {naming}")
+        return wanted, f"--origin {wanted}"
     if naming != "timm":
         return naming, f"{naming}'s names"
     if hub:

@@ -42,7 +42,7 @@ SMALLEST_PAGE, LARGEST_PAGE = 1 << 22, 1 << 28  # bytes; an image must fit in a 
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Options:
     """What the user asked for: images whose shorter side is above `max_side` become JPEGs of that `quality`."""
 
     max_side: int | None
@@ -65,15 +65,15 @@ class Share:
         return f"{self.file}.done"
 
 
-def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> None:
+def pack(data_dir: Path, target: Path, splits: list[str], options: Options) -> None:
     """Write the images of these splits to the new folder `target`, which appears when it is complete.
 
     Raises `UserError` if they cannot be read or written; what is finished then stays for the next try.
     """
     images = {split: read_split(str(data_dir), split) for split in splits}
-    shares = {split: shares_of(split, images[split], wishes.files) for split in splits}
-    with workplace(target, fingerprint(images, wishes)) as folder:
-        write_all(folder, [share for each in shares.values() for share in each], wishes)
+    shares = {split: shares_of(split, images[split], options.files) for split in splits}
+    with workplace(target, fingerprint(images, options)) as folder:
+        write_all(folder, [share for each in shares.values() for share in each], options)
         done = {split: [json.loads((folder / share.done).read_text()) for share in shares[split]] for split in splits}
         facts = {split: facts_of(images[split], data_dir / split, done[split]) for split in splits}
         write_text(
@@ -82,7 +82,7 @@ def pack(data_dir: Path, target: Path, splits: list[str], wishes: Wishes) -> Non
         )
         os.rename(folder / FILES, target)
         shutil.rmtree(folder)
-    report(target, done, wishes)
+    report(target, done, options)
 
 
 def shares_of(split: str, images: Split, files: int | None) -> list[Share]:
@@ -95,9 +95,9 @@ def shares_of(split: str, images: Split, files: int | None) -> list[Share]:
     ]
 
 
-def fingerprint(images: dict[str, Split], wishes: Wishes) -> str:
+def fingerprint(images: dict[str, Split], options: Options) -> str:
     """What must be the same for finished files of an earlier try to be of use."""
-    digest = hashlib.sha256(repr(("images", LAYOUT, astuple(wishes))).encode())
+    digest = hashlib.sha256(repr(("images", LAYOUT, astuple(options))).encode())
     for split, each in images.items():
         digest.update(repr((split, each.class_names)).encode())
         for path in each.paths:
@@ -151,13 +151,13 @@ def facts_of(images: Split, folder: Path, done: list[dict[str, Any]]) -> dict[st
     return {"classes": {name: joined(names) for name, names in classes.items()}, "files": files, "left_out": left_out}
 
 
-def report(target: Path, done: dict[str, list[dict[str, Any]]], wishes: Wishes) -> None:
+def report(target: Path, done: dict[str, list[dict[str, Any]]], options: Options) -> None:
     """Say what was written, and what was not."""
     for split, shares in done.items():
         kept, found, written, shrunk = (sum(s[key] for s in shares) for key in ("images", "found", "written", "shrunk"))
         size = f"{written / 1e6:.1f} MB, {written / max(found, 1):.0%} of the images' {found / 1e6:.1f} MB"
         log.info("%s: %s: %d images in %d files, %s", target, split, kept, len(shares), size)
-        if wishes.max_side:
+        if options.max_side:
             text = "%s: %s: %d images are made smaller, %d kept as they are"
             log.info(text, target, split, shrunk, kept - shrunk)
         left_out = [each for share in shares for each in share["left_out"]]
@@ -172,7 +172,7 @@ def report(target: Path, done: dict[str, list[dict[str, Any]]], wishes: Wishes) 
 _seen: Any = None  # in a process that writes: how many images all of them have seen
 
 
-def write_all(folder: Path, shares: list[Share], wishes: Wishes) -> None:
+def write_all(folder: Path, shares: list[Share], options: Options) -> None:
     """Write those of the files that are not there yet."""
     todo = [share for share in shares if not (folder / share.done).exists()]
     if len(todo) < len(shares):
@@ -186,7 +186,7 @@ def write_all(folder: Path, shares: list[Share], wishes: Wishes) -> None:
         # Ctrl-C goes to all processes: they inherit that they shall not mind it, and this one ends them.
         answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            tasks = [pool.submit(write_share, folder, share, wishes) for share in todo]
+            tasks = [pool.submit(write_share, folder, share, options) for share in todo]
         finally:
             signal.signal(signal.SIGINT, answer)
         _watch(tasks, seen, sum(len(share.paths) for share in todo))
@@ -218,7 +218,7 @@ def _start_process(seen: Any) -> None:
     end_with_parent()
 
 
-def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
+def write_share(folder: Path, share: Share, options: Options) -> None:
     """Write one file, and when it is whole on disk, the one that says so."""
     from mindspore.mindrecord import FileWriter
 
@@ -236,7 +236,7 @@ def write_share(folder: Path, share: Share, wishes: Wishes) -> None:
         writer.set_header_size(max(1 << 16, 1 << listed.bit_length()))
         fields = {"image": {"type": "bytes"}, "index": {"type": "int32"}, "label": {"type": "int32"}}
         writer.add_schema(fields, "encoded images")
-        for rows in _chunks(_rows(share, wishes, tally)):
+        for rows in _chunks(_rows(share, options, tally)):
             writer.write_raw_data(rows)
         writer.commit()
     except RuntimeError as error:
@@ -262,11 +262,11 @@ def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield chunk
 
 
-def _rows(share: Share, wishes: Wishes, tally: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _rows(share: Share, options: Options, tally: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for number, (path, label) in enumerate(zip(share.paths, share.labels, strict=True), share.first):
         content = Path(path).read_bytes()
         try:
-            image = shrunk(content, wishes)
+            image = shrunk(content, options)
         except NOT_DECODED as error:
             reason = "no JPEG, PNG or BMP inside" if isinstance(error, UnidentifiedImageError) else str(error)
             tally["left_out"].append({"number": number, "image": path, "reason": reason})
@@ -280,14 +280,14 @@ def _rows(share: Share, wishes: Wishes, tally: dict[str, Any]) -> Iterator[dict[
             _seen.value += 1
 
 
-def shrunk(content: bytes, wishes: Wishes) -> bytes:
+def shrunk(content: bytes, options: Options) -> bytes:
     """The image itself where it is small enough, or too long for a JPEG, or else a smaller JPEG.
 
     Raises one of `NOT_DECODED`. Its orientation stays that of the pixels: training does not
     turn images as EXIF asks, and the copy has no EXIF.
     """
     with opened(content) as image:
-        scale = min(1.0, (wishes.max_side or math.inf) / min(image.size))
+        scale = min(1.0, (options.max_side or math.inf) / min(image.size))
         width, height = (round(side * scale) for side in image.size)
         if scale == 1 or max(width, height) > LONGEST_SIDE:
             image.load()
@@ -295,7 +295,7 @@ def shrunk(content: bytes, wishes: Wishes) -> bytes:
         image.draft(None, (2 * width, 2 * height))  # a JPEG of many times that size need not be decoded in full
         pixels = _grey_or_rgb(image).resize((width, height), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
-    pixels.save(encoded, "JPEG", quality=wishes.quality)
+    pixels.save(encoded, "JPEG", quality=options.quality)
     return encoded.getvalue()
 
 

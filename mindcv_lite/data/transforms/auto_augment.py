@@ -25,12 +25,12 @@ class Extent:
     posterize: int
 
 
-def policy_of(wish: AutoAugment, side: int, interpolation: Inter, fill: tuple[int, int, int]) -> list:
+def policy_of(option: AutoAugment, side: int, interpolation: Inter, fill: tuple[int, int, int]) -> list:
     """The operators for images uint8 (side, side, 3); `fill` is the colour of what an operation leaves empty."""
-    if wish.policy == "autoaug":  # takes the levels of a colour in another order, so: a grey
+    if option.policy == "autoaug":  # takes the levels of a colour in another order, so: a grey
         return [vision.AutoAugment(vision.AutoAugmentPolicy.IMAGENET, interpolation, sum(fill) // 3)]
-    if wish.policy == "randaug":  # Cubuk et al. 2020
-        extent, strengths = Extent(0.3, 150 / 331, 30, 0.9, 4), [wish.magnitude / STRONGEST]
+    if option.policy == "randaug":  # Cubuk et al. 2020
+        extent, strengths = Extent(0.3, 150 / 331, 30, 0.9, 4), [option.magnitude / STRONGEST]
     else:  # TrivialAugment, wide (Mueller and Hutter 2021): one operation, of any strength
         extent, strengths = Extent(0.99, min(1, 32 / side), 135, 0.99, 6), [step / 30 for step in range(31)]
     choices = [
@@ -39,7 +39,7 @@ def policy_of(wish: AutoAugment, side: int, interpolation: Inter, fill: tuple[in
         for sign in (1, -1)
         for operation in operations_of(strength, sign, extent, interpolation, fill)
     ]
-    count = wish.operations if wish.policy == "randaug" else 1
+    count = option.operations if option.policy == "randaug" else 1
     # MindSpore seeds all operators alike, so that two of a kind would always choose the same. What is never done is
     # drawn for all the same: with more of it, an operator is at another place of the stream.
     idle = (vision.HorizontalFlip(), 0.0)
