@@ -1,27 +1,27 @@
 """Train MobileNetV3 by a recipe, on one device, or on all devices that msrun started this script for."""
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mindcv_lite.program import run_script
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
-from mindcv_lite.recipe.rules import require_extras, require_paths, require_teachers
+from mindcv_lite.recipe.rules import require_startable
 
 if TYPE_CHECKING:
     from mindcv_lite.training.recorder import RunRecorder
 
 
-def main() -> None:
-    recipe = load_recipe(sys.argv[1:], __doc__)
-    require_paths(recipe)
-    require_teachers(recipe)
-    require_extras(recipe)
+def main(arguments: Sequence[str] | None = None) -> None:
+    recipe = load_recipe(list(sys.argv[1:] if arguments is None else arguments), __doc__)
+    require_startable(recipe)
     train(recipe)
 
 
 def train(recipe: Recipe) -> "RunRecorder | None":
-    """The record of the run, with its step, scores and files; None if the recipe asks for a dry run."""
+    """Train. Returns the recorder of the run, with its `best` and `last` checkpoints, `top1` and `folder`; None if the
+    recipe asks for a dry run."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite.checkpoints.pretrained import starting_weights
     from mindcv_lite.checkpoints.weights import load_weights, settled_by_card
@@ -84,14 +84,13 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     score = (lambda: evaluate(evaluation, val_split, recipe, world)) if val_split else None
     stop = StopRequest(world)
     watch = Watch(step, rate, batches, recipe, world)
-    record = RunRecorder(watch, eval_network, score, train_split, stop)
-    record.start(state)
-    with stop.listen():
+    recorder = RunRecorder(watch, eval_network, score, train_split, stop)
+    with recorder.recording(state), stop.listen():
         if probes:
-            record.keep_epoch_0()
+            recorder.keep_epoch_0()
         if not recipe.model.probe_only:
-            fit(step, batches, recipe, world, [watch, record])
-    return record
+            fit(step, batches, recipe, world, [watch, recorder])
+    return recorder
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import logging
 import sys
 from argparse import ArgumentTypeError
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("mindcv_lite")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     own = command_line()
-    recipe = load_recipe(sys.argv[1:], __doc__, own)
-    flags, _ = own.parse_known_args()
+    recipe = load_recipe(arguments, __doc__, own)
+    flags, _ = own.parse_known_args(arguments)
     if flags.report is not None:
         require_folder(flags.report)
     require_paths(recipe)

@@ -1,6 +1,11 @@
 """MobileNetV3 on MindSpore: train, fine-tune, check."""
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mindcv_lite.api import create_model, evaluate, load_checkpoint, load_recipe, predict, train
 
 __version__ = "0.1.0"
 
@@ -12,3 +17,16 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 # Where MindSpore leaves the graph of a compilation that failed, or that Ctrl-C ended: not in the user's folder.
 os.environ.setdefault("MS_OM_PATH", os.devnull)
+
+__all__ = ["create_model", "evaluate", "load_checkpoint", "load_recipe", "predict", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """The functions for Python, imported when they are used: MindSpore takes seconds."""
+    if name in __all__:
+        return getattr(importlib.import_module("mindcv_lite.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -21,8 +21,11 @@ COMMANDS = {
     "report": "runs of training side by side: scores, losses, speeds, curves; two networks compared image by image",
     "sort": "images that lie in one folder, such as those of ImageNet's validation, into a folder for each class",
     "summary": "what a network or a checkpoint is: its rows with shapes, parameters and multiply-adds; its model card",
+    "train": "train a network by a recipe: train.py, installed",
     "tune": "which way of fine-tuning suits your images, tried for some minutes: a recipe, a table and a picture",
+    "validate": "top-1, top-5 and loss of a checkpoint: validate.py, installed",
 }
+SCRIPTS = ("train", "validate")  # modules of mindcv_lite/scripts
 
 
 def main() -> None:
@@ -45,7 +48,8 @@ def run() -> None:
     # What predict prints is its answer alone.
     logging.basicConfig(handlers=[_Lines(sys.stderr if name == "predict" else sys.stdout)], format="%(message)s")
     logging.getLogger("mindcv_lite").setLevel(logging.INFO)
-    importlib.import_module(f"mindcv_lite.commands.{name}").main(arguments)
+    room = "scripts" if name in SCRIPTS else "commands"
+    importlib.import_module(f"mindcv_lite.{room}.{name}").main(arguments)
 
 
 class _Lines(logging.StreamHandler):

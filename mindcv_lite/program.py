@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.signals import SIGNALS, interrupt, interruption_in
 
+_owner: list[str] = []  # the program of ours that this process runs
+
 
 def program_name() -> str:
     """How this program was started: `train.py`, the installed `mindcv-lite`, or `python -m mindcv_lite`."""
@@ -23,15 +25,22 @@ class CommandLine(argparse.ArgumentParser):
     """A parser that answers a wrong command line with one sentence instead of its usage."""
 
     def __init__(self, **keys: Any):
-        super().__init__(prog=program_name(), **keys)
+        super().__init__(prog=_owner[-1] if _owner else program_name(), **keys)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"command line: {message}; --help lists all flags")
 
 
+def owns_process() -> bool:
+    """Whether this process runs a program of ours, so that its signals and its log are ours; in a notebook they are
+    not."""
+    return bool(_owner)
+
+
 def run_script(main: Callable[[], object], program: str = "") -> None:
     """Run `main` as a program: an error of ours becomes one line and exit status 2 or 1, a signal 128 + its number."""
     program = program or program_name()
+    _owner.append(program)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -59,6 +68,11 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
             raise
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(128 + getattr(stop, "number", signal.SIGINT))
+
+
+def bar_disabled() -> bool | None:
+    """tqdm's `disable` for a bar that is shown in a terminal and in a notebook, and nowhere else."""
+    return None if "ipykernel" not in sys.modules else False
 
 
 def is_installed(name: str) -> bool:

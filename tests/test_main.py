@@ -96,7 +96,7 @@ def test_a_wrong_command_line_is_answered_at_once_by_a_sentence(way, started, na
 
 
 def test_a_name_that_is_no_command(way, started):
-    status, output, errors = started("train")
+    status, output, errors = started("teach")
     assert (status, output) == (2, "")
     expected = f"{', '.join(COMMANDS)}; --help says what they do"
-    assert errors == f"{way}: error: 'train' is no command; expected one of {expected}\n"
+    assert errors == f"{way}: error: 'teach' is no command; expected one of {expected}\n"

@@ -12,9 +12,8 @@ from mindcv_lite.data.datasets import classes
 from mindcv_lite.device.ranks import World
 from mindcv_lite.models.build import build_network, evaluation_network
 from mindcv_lite.recipe.keys import Recipe
-from mindcv_lite.recipe.load import load_recipe
+from mindcv_lite.recipe.load import recipe_without_training
 from mindcv_lite.recipe.values import checked_value
-from mindcv_lite.recipe.yaml_text import plain
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,8 @@ def read_trained(path: str, **keys: Any) -> Trained:
         card = {"model": our_parameters(tensors, "mindcv", Path(path))[0]}
     where = f"{path}: {CARD_NAME}"
     meant = {name: checked_value(name, card[name], where) for name in CARD_KEYS if name in card and name not in keys}
-    wanted = UNREAD | keys
-    recipe = load_recipe([f"--{name}={plain(value)}" for name, value in wanted.items()], "").with_keys(**meant)
+    recipe = recipe_without_training(**keys).with_keys(**meant)
     return Trained(weights, recipe.with_keys(num_classes=weights.num_classes), class_names_of(weights))
-
-
-# What a recipe must have for training, and no one reads here.
-# fmt: off
-UNREAD = {
-    "model": "mobilenet_v3_small_100", "batch_size": 1, "epoch_size": 1, "lr": 1, "opt": "momentum",
-    "scheduler": "constant",
-}
-# fmt: on
 
 
 def class_names_of(weights: Weights) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s average CKPT... TARGET [--data_dir DIR [--greedy]] [--dataset NAME] [--num_samples N] ..."
+    usage = "%(prog)s CKPT... TARGET [--data_dir DIR [--greedy]] [--dataset NAME] [--num_samples N] ..."
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("checkpoints", nargs="+", metavar="CKPT", help="checkpoints of one network and recipe")

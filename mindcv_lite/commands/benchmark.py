@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
 
 def command_line() -> CommandLine:
     """The flags that are no keys of a recipe."""
-    usage = f"%(prog)s benchmark {'|'.join(SUBJECTS)} --config FILE [--rounds R] [--seconds S | --batches N]"
+    usage = f"%(prog)s {'|'.join(SUBJECTS)} --config FILE [--rounds R] [--seconds S | --batches N]"
     parser = CommandLine(
         usage=f"{usage} [--latency MS] [--json FILE] [any key of a recipe]", add_help=False, allow_abbrev=False
     )

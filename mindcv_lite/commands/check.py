@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s check DATA_DIR [--train_split NAME] [--val_split NAME]"
+    usage = "%(prog)s DATA_DIR [--train_split NAME] [--val_split NAME]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("data_dir", metavar="DATA_DIR", help="folder that holds the splits")

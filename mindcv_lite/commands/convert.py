@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s convert SOURCE TARGET [--origin NAME] [--labels FILE] [--to NAME]"
+    usage = "%(prog)s SOURCE TARGET [--origin NAME] [--labels FILE] [--to NAME]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help=f"weights: a file that ends in {', '.join(ENDINGS)}")

@@ -48,7 +48,7 @@ QUICK = "what the machine is made of, and the first checks: a minute on a CPU; o
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s doctor [--quick] [--device_target auto|Ascend|GPU|CPU] [--json FILE] [--profile DIR]"
+    usage = "%(prog)s [--quick] [--device_target auto|Ascend|GPU|CPU] [--json FILE] [--profile DIR]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--quick", action="store_true", help=QUICK)

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s export CKPT [TARGET] --format onnx|mindir [--image_resize N] [--include_preprocess]"
+    usage = "%(prog)s CKPT [TARGET] --format onnx|mindir [--image_resize N] [--include_preprocess]"
     parser = CommandLine(usage=f"{usage} [--softmax]", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("source", type=Path, metavar="CKPT", help="checkpoint of this project or MindCV's; convert makes one of others")

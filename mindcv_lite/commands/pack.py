@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s pack DATA_DIR TARGET [--max_side N] [--quality Q] [--shards K] [--train_split NAME]"
+    usage = "%(prog)s DATA_DIR TARGET [--max_side N] [--quality Q] [--shards K] [--train_split NAME]"
     parser = CommandLine(usage=f"{usage} [--val_split NAME]", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add(

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s predict CKPT PATH... [--top K] [--csv FILE] [--batch_size N] [--image_resize N]"
+    usage = "%(prog)s CKPT PATH... [--top K] [--csv FILE] [--batch_size N] [--image_resize N]"
     usage += " [--device_target NAME] [--jit_level LEVEL] [--num_parallel_workers N]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
@@ -101,7 +101,7 @@ def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]
     from mindcv_lite.checkpoints.inference import read_trained
     from mindcv_lite.device.start import for_evaluation, require_launcher, start_device
     from mindcv_lite.device.targets import npus
-    from mindcv_lite.evaluation.predict import predict
+    from mindcv_lite.evaluation.predict import Predictor
 
     require_launcher(distribute=False)
     batch_size = min(keys.get("batch_size", BATCH_SIZE), len(paths) + 1)
@@ -121,7 +121,7 @@ def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]
             "computes; --device_target Ascend takes an NPU",
             FEW_IMAGES,
         )
-    classification = predict(trained, paths, top, world)
+    classification = Predictor(trained, world).predict(paths, top)
     if classification.turned:
         log.info(
             "a rotation in EXIF data is not followed, as in training; images that have one: %d", classification.turned

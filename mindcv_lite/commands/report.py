@@ -74,8 +74,8 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s report CKPT_DIR [CKPT_DIR ...] [--markdown] [--out FILE]\n"
-    usage += "       %(prog)s report --paired REPORT_DIR REPORT_DIR"
+    usage = "%(prog)s CKPT_DIR [CKPT_DIR ...] [--markdown] [--out FILE]\n"
+    usage += "       %(prog)s --paired REPORT_DIR REPORT_DIR"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="CKPT_DIR", help="folder of a run, which holds its results.csv")

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    parser = CommandLine(usage="%(prog)s sort FOLDER LABELS", description=__doc__, allow_abbrev=False)
+    parser = CommandLine(usage="%(prog)s FOLDER LABELS", description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder in which the images lie")
     parser.add_argument(
         "labels",

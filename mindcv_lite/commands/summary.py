@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s summary MODEL|CKPT [--image_resize N] [--num_classes N] [--in_channels 1|3]"
+    usage = "%(prog)s MODEL|CKPT [--image_resize N] [--num_classes N] [--in_channels 1|3]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("subject", metavar="MODEL|CKPT", help="name of a network, or checkpoint of this project or MindCV's")

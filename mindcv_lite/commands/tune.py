@@ -15,12 +15,12 @@ from mindcv_lite.files import require_folder
 from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.keys import KEYS, Recipe
 from mindcv_lite.recipe.load import load_recipe
-from mindcv_lite.recipe.rules import require_extras, require_paths, require_teachers
+from mindcv_lite.recipe.rules import require_startable
 
 log = logging.getLogger(__name__)
 
-CLONE = Path(__file__).parents[2]  # where the package is not installed alone
-TRAIN, FINE_TUNE = CLONE / "train.py", CLONE / "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml"
+TRAIN = Path(__file__).parents[1] / "scripts/train.py"
+FINE_TUNE = Path(__file__).parents[2] / "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml"
 
 
 def main(arguments: list[str]) -> None:
@@ -28,10 +28,8 @@ def main(arguments: list[str]) -> None:
     flags, words = own.parse_known_args(arguments)
     if not any(word in ("-c", "--config") or word.startswith("--config=") for word in words):
         words = ["--config", str(FINE_TUNE), *words]
-    if not TRAIN.is_file():
-        raise UserError("train.py is not beside the package: run tune in a clone of the project")
     recipe = with_absolute_paths(load_recipe(words, __doc__, own))
-    require_startable(recipe)
+    require_start(recipe)
     require_folder(flags.out)
 
     from mindcv_lite.training.tuning.findings import (
@@ -52,7 +50,7 @@ def main(arguments: list[str]) -> None:
 
 def command_line() -> CommandLine:
     """The flags that are no keys of a recipe."""
-    usage = "%(prog)s tune --data_dir DIR --ckpt_path CKPT [--minutes N] [--out DIR] [--<key of a recipe> VALUE] ..."
+    usage = "%(prog)s --data_dir DIR --ckpt_path CKPT [--minutes N] [--out DIR] [--<key of a recipe> VALUE] ..."
     parser = CommandLine(usage=usage, add_help=False, allow_abbrev=False)
     group = parser.add_argument_group("search")
     group.add_argument("--minutes", type=minutes, default=10.0, help="in all; one trial is made at least; default 10")
@@ -83,11 +81,9 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     return recipe.with_keys(**{name: str(Path(path).resolve()) for name, path in paths.items() if path})
 
 
-def require_startable(recipe: Recipe) -> None:
+def require_start(recipe: Recipe) -> None:
     """Raise `UserError` on what is no start of a search; this needs no MindSpore."""
-    require_paths(recipe)
-    require_teachers(recipe)
-    require_extras(recipe)
+    require_startable(recipe)
     if not recipe.data.has_images:
         raise UserError(
             f"command line: --data_dir is missing: the folder that holds {recipe.data.train_split}/<class>/*.jpg"

@@ -23,6 +23,7 @@ from mindcv_lite.device.ranks import AllReduce, World
 from mindcv_lite.device.settings import evaluation_level, settings_for
 from mindcv_lite.device.targets import available_target, chosen_npu, workers_started
 from mindcv_lite.errors import UserError, first_line
+from mindcv_lite.program import owns_process
 from mindcv_lite.recipe.keys import Recipe
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ def start_device(recipe: Recipe) -> World:
         rank, size, local_size = communication.get_rank(), communication.get_group_size(), _local_size()
     elif target != "CPU":
         _try_device(target)
-    _start_log(rank)
+    if owns_process():
+        _start_log(rank)
     if recipe.system.compile_cache:  # only for the graphs that are kept, or their numbers would not be the same
         os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
     settings = settings_for(recipe, target, size, local_size, os.cpu_count() or 1, len(os.sched_getaffinity(0)))
@@ -88,6 +90,9 @@ def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
     cache = recipe.system.compile_cache
     if not cache:
         return world
+    if _kept:  # MindSpore numbers the graphs of a process, and takes a kept one by its number
+        log.info("compile_cache: graphs are kept of the first training of a process only")
+        return world
     if world.settings.sink:  # MindSpore names the data's queue before the graph, which was compiled with another name
         log.info(
             "compile_cache: graphs are not kept where a whole epoch is sent to the device at a time, because no NPU "
@@ -96,6 +101,7 @@ def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
         return world
     folder = Path(recipe.output.ckpt_save_dir, "graphs") if cache is True else Path(cache)
     graphs, known = None, 0
+    _kept.append(folder)
     try:
         graphs = KeptGraphs(folder, world.rank, key_of(recipe, facts_of(world) | facts))
         known = len(graphs.known)
@@ -109,6 +115,9 @@ def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
             graphs.forget()
         log.info("compile_cache: %d graphs of an earlier start in %s", len(graphs.known), graphs.file)
     return replace(world, graphs=graphs)
+
+
+_kept: list[Path] = []  # where this process keeps its graphs
 
 
 def facts_of(world: World) -> dict[str, str | int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from mindspore import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from mindcv_lite.checkpoints.inference import Trained
 from mindcv_lite.data.datasets.folder import Split
@@ -16,6 +16,7 @@ from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.predictions import best_guesses
 from mindcv_lite.evaluation.score import Inference
+from mindcv_lite.program import bar_disabled
 
 BLACK = as_bmp(np.zeros((1, 4, 4, 3), np.uint8))[0]
 LONGEST = 1000  # longer side / shorter side: resized for 224 x 224, such an image takes 200 MB
@@ -31,28 +32,38 @@ class Classification:
     turned: int  # images whose EXIF data ask for a rotation, which is not followed
 
 
-def predict(trained: Trained, paths: Sequence[str], top: int, world: World) -> Classification:
-    """The `top` best classes of each image, prepared as in validation; what cannot be read does not stop it.
+class Predictor:
+    """A checkpoint's network, ready to answer: its graph is compiled once."""
 
-    Raises `UserError` if the network answers with what is no number.
-    """
-    # MindSpore puts a sound image in the place of one that it cannot decode. So there must be one: the last is black.
-    split = ImagesOrBlack([*paths, NOWHERE], np.arange(len(paths) + 1, dtype=np.int32), trained.class_names)
-    batches = evaluation_batches(split, trained.recipe, world)
-    inference = Inference(trained.network(world), trained.recipe.augmentation)
-    best: dict[int, list[tuple[int, float]]] = {}
-    bar = tqdm(batches, "predict", unit="batch", leave=False, disable=None if len(batches) > 1 else True)
-    for images, numbers, _ in bar:
-        logits = inference(Tensor(images)).asnumpy()
-        if not np.isfinite(logits).all():
-            raise UserError(f"{trained.weights.path}: the network's outputs are no numbers; its weights are damaged")
-        best |= zip(numbers.tolist(), best_classes(logits, top), strict=True)
-    read = {number: path for number, path in enumerate(paths) if number in best and number not in split.flaws}
-    return Classification(
-        {path: best[number] for number, path in read.items()},
-        {path: split.flaws.get(number) or flaw_of(path) for number, path in enumerate(paths) if number not in read},
-        len(split.turned & read.keys()),
-    )
+    def __init__(self, trained: Trained, world: World):
+        self.trained, self.world = trained, world
+        self.inference = Inference(trained.network(world), trained.recipe.augmentation)
+
+    def predict(self, paths: Sequence[str], top: int) -> Classification:
+        """The `top` best classes of each image, prepared as in validation; what cannot be read does not stop it.
+
+        Raises `UserError` if the network answers with what is no number.
+        """
+        # MindSpore puts a sound image in the place of one that it cannot decode. So there must be one: the last is
+        # black.
+        numbers = np.arange(len(paths) + 1, dtype=np.int32)
+        split = ImagesOrBlack([*paths, NOWHERE], numbers, self.trained.class_names)
+        batches = evaluation_batches(split, self.trained.recipe, self.world)
+        best: dict[int, list[tuple[int, float]]] = {}
+        silent = bar_disabled() if len(batches) > 1 else True
+        for images, numbers, _ in tqdm(batches, "predict", unit="batch", leave=False, disable=silent):
+            logits = self.inference(Tensor(images)).asnumpy()
+            if not np.isfinite(logits).all():
+                path = self.trained.weights.path
+                raise UserError(f"{path}: the network's outputs are no numbers; its weights are damaged")
+            best |= zip(numbers.tolist(), best_classes(logits, top), strict=True)
+        read = {number: path for number, path in enumerate(paths) if number in best and number not in split.flaws}
+        unread = {number: path for number, path in enumerate(paths) if number not in read}
+        return Classification(
+            {path: best[number] for number, path in read.items()},
+            {path: split.flaws.get(number) or flaw_of(path) for number, path in unread.items()},
+            len(split.turned & read.keys()),
+        )
 
 
 def best_classes(logits: np.ndarray, top: int) -> list[list[tuple[int, float]]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from mindspore import Tensor, nn, ops
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from mindcv_lite.data.datasets.folder import CANNOT_BE_DECODED, Split
 from mindcv_lite.data.pipeline import evaluation_batches
@@ -15,6 +15,7 @@ from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.evaluation.predictions import BEST, Predictions, answer_rows, predictions_of
 from mindcv_lite.losses import LOSSES, soft_targets
+from mindcv_lite.program import bar_disabled
 from mindcv_lite.recipe.keys import Augmentation, Recipe
 
 
@@ -94,7 +95,7 @@ def evaluate(
     answers: list[np.ndarray] = []
     failure: UserError | TrainingError | None = None
     batches = evaluation_batches(images, recipe, world)
-    rows = Waiting(tqdm(batches, "validate", unit="batch", leave=False, disable=None if bar else True))
+    rows = Waiting(tqdm(batches, "validate", unit="batch", leave=False, disable=bar_disabled() if bar else True))
     try:
         for row in rows:
             with world.compiling(step):

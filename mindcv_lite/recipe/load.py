@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import re
 import typing
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from mindcv_lite.errors import UserError
@@ -24,23 +24,44 @@ def load_recipe(argv: list[str], description: str, own: CommandLine | None = Non
     flags = vars(_command_line(description, own).parse_args(argv))
     for name in vars(own.parse_args([])) if own else ():
         flags.pop(name)
-    config = flags.pop("config", None)
+    return _merged(flags.pop("config", None), flags, "command line", from_text=True)
+
+
+def recipe_of(config: str | None = None, **keys: Any) -> Recipe:
+    """The recipe of a file, or of a shipped one by its name, with other values of some keys. Raises `UserError`."""
+    return _merged(config, keys, "keyword arguments")
+
+
+def recipe_without_training(**keys: Any) -> Recipe:
+    """A recipe for what trains nothing: what only training reads need not be given."""
+    recipe = _merged(None, UNREAD | keys, "keyword arguments")
+    return replace(recipe, origin={name: where for name, where in recipe.origin.items() if name in keys})
+
+
+# fmt: off
+UNREAD = {
+    "model": "mobilenet_v3_small_100", "batch_size": 32, "epoch_size": 1, "lr": 1.0, "opt": "momentum",
+    "scheduler": "constant",
+}
+# fmt: on
+
+
+def _merged(config: str | None, given: dict[str, Any], source: str, from_text: bool = False) -> Recipe:
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for where, entries in ((config, read_yaml(config) if config else {}), ("command line", flags)):
+    for where, entries in ((config or "", read_yaml(config) if config else {}), (source, given)):
+        is_text = from_text and where == source
         for name, value in entries.items():
-            from_text = where == "command line"
             if name in FOREIGN_KEYS:
-                accept_neutral(name, yaml_scalar(value) if from_text else value, where)
+                accept_neutral(name, yaml_scalar(value) if is_text else value, where)
             else:
-                values[name] = checked_value(name, value, where, from_text)
+                values[name] = checked_value(name, value, where, is_text)
                 origin[name] = where
     for name, entry in KEYS.items():
         if name not in values and entry.default is dataclasses.MISSING:
-            where = config or "command line"
             advice = f"add it, or give --{name}" if config else f"give a recipe with --config, or --{name}"
-            raise UserError(f"{where}: key '{name}' is missing ({entry.metadata['help']}); {advice}")
-    if "ckpt_path" in flags and "pretrained" not in flags:  # as a flag, it takes the place of other weights
+            raise UserError(f"{config or source}: key '{name}' is missing ({entry.metadata['help']}); {advice}")
+    if "ckpt_path" in given and "pretrained" not in given:  # given, it takes the place of other weights
         values.pop("pretrained", None)
     recipe = Recipe(
         **{
@@ -49,7 +70,7 @@ def load_recipe(argv: list[str], description: str, own: CommandLine | None = Non
         },
         origin=origin,
     )
-    check_rules(recipe, config or "command line")
+    check_rules(recipe, config or source)
     return recipe
 
 

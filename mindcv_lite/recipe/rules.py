@@ -75,6 +75,13 @@ def check_rules(recipe: Recipe, source: str) -> None:
         require(recipe.optimizer.momentum > 0, "momentum", "more than 0 with use_nesterov")
 
 
+def require_startable(recipe: Recipe) -> None:
+    """Raise `UserError` if a file, folder or package that the recipe needs is not there; this needs no MindSpore."""
+    require_paths(recipe)
+    require_teachers(recipe)
+    require_extras(recipe)
+
+
 def require_paths(recipe: Recipe) -> None:
     """Raise `UserError` if data_dir or ckpt_path is set and not there; this needs no MindSpore."""
     data, ckpt_path = recipe.data, recipe.model.ckpt_path

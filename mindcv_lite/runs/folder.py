@@ -34,11 +34,13 @@ def save_weights(path: Path, weights: Mapping[str, np.ndarray], card: dict[str, 
     write_entries(path, {CARD_NAME: json.dumps(card), **weights})
 
 
-def claim(folder: Path) -> None:
-    """Make the folder of a run, and keep other trainings out of it until this process ends."""
+def claim(folder: Path) -> int:
+    """Make the folder of a run, and keep other trainings out of it until the descriptor that is returned is closed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock(os.open(folder, os.O_RDONLY), wait=False)
+        descriptor = os.open(folder, os.O_RDONLY)
+        lock(descriptor, wait=False)
+        return descriptor
     except BlockingIOError:
         raise UserError(f"{folder}: another training is writing there; give another --ckpt_save_dir") from None
     except OSError as error:
@@ -143,6 +145,7 @@ class Checkpoints:
         self.folder, self.model, self.keep, self.policy = folder, model, keep, policy
         self.kept: list[tuple[float, Path]] = []
         self.best = -1.0
+        self.best_path = folder / f"{model}_best.ckpt"
 
     def save(
         self, epoch: int, step: int, weights: Mapping[str, np.ndarray], card: dict[str, Any], top1: float | None
@@ -160,7 +163,7 @@ class Checkpoints:
         """Save the weights under the best one's name if no earlier ones of this run scored as high."""
         if top1 <= self.best:
             return False
-        save_weights(self.folder / f"{self.model}_best.ckpt", weights, card)
+        save_weights(self.best_path, weights, card)
         self.best = top1
         return True
 
@@ -174,6 +177,5 @@ class Checkpoints:
         self.best = max(facts["best"], self._best_on_disk())  # which may be of a later epoch than the state
 
     def _best_on_disk(self) -> float:
-        path = self.folder / f"{self.model}_best.ckpt"
-        card = read_weights(str(path)).card if path.exists() else None
+        card = read_weights(str(self.best_path)).card if self.best_path.exists() else None
         return card["top1"] if card else -1.0

@@ -9,11 +9,12 @@ from contextlib import ExitStack
 import numpy as np
 from mindspore import nn
 from mindspore.train import Callback, Model
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.program import bar_disabled
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.training.train_step import TrainStep
 
@@ -75,7 +76,7 @@ class Watch(Callback):
         self.done = self.first = self.step.steps_done % self.batches.steps
         epoch = run_context.original_args().cur_epoch_num
         title = f"epoch {epoch}/{self.recipe.schedule.epoch_size}"
-        silent = True if self.world.settings.sink or self.world.rank else None  # None: only on a terminal
+        silent = True if self.world.settings.sink or self.world.rank else bar_disabled()
         steps = self.batches.steps
         self.bar = tqdm(total=steps, initial=self.done, desc=title, unit="step", leave=False, disable=silent)
 

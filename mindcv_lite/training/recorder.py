@@ -2,8 +2,10 @@
 
 import logging
 import math
+import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ class RunRecorder(Callback):
         self.step, self.recipe, self.world = watch.step, watch.recipe, watch.world
         self.eval_copy = EvalCopy(self.step.network, self.step.average, eval_network, self.world)
         self.fixed = fixed_facts(self.recipe, images, self.world, hashes_of(self.step.teachers))
+        self.claimed: int | None = None
         self.events: EventFile | None = None
         self.named: set[str] = set()  # images that cannot be decoded, which were named in the log
         output = self.recipe.output
@@ -56,8 +59,33 @@ class RunRecorder(Callback):
             self.folder, self.recipe.model.model, output.keep_checkpoint_max, output.ckpt_save_policy
         )
 
-    def start(self, state: State | None) -> None:
-        """Make the folder of the run, or go on with what is there. Raises `UserError` if that is of another run."""
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint of the highest top-1, if the run was scored."""
+        return self.checkpoints.best_path if self.checkpoints.best >= 0 else None
+
+    @property
+    def top1(self) -> float | None:
+        """The top-1 of that checkpoint, 0 to 1."""
+        return self.checkpoints.best if self.checkpoints.best >= 0 else None
+
+    @property
+    def last(self) -> Path | None:
+        """The latest checkpoint."""
+        return self.checkpoints.kept[-1][1] if self.checkpoints.kept else None
+
+    @contextmanager
+    def recording(self, state: State | None) -> Iterator[None]:
+        """Hold the folder of the run, which goes on from `state` if there is one. Raises `UserError` if that is of
+        another run."""
+        try:
+            self._start(state)
+            yield
+        finally:
+            if self.claimed is not None:
+                os.close(self.claimed)
+
+    def _start(self, state: State | None) -> None:
         if state:
             self._go_on_with(state)
         goes_on_here = state is not None and Path(state.path).resolve().parent == self.folder.resolve()
@@ -65,7 +93,7 @@ class RunRecorder(Callback):
             self.checkpoints.restore(state.facts["files"])
         require_same_start(self.step, self.world)  # here all ranks have read what start_run may set aside
         if self.world.rank == 0:
-            claim(self.folder)
+            self.claimed = claim(self.folder)
             if state and goes_on_here:
                 keep_as_last(Path(state.path))
             start_run(self.folder, self.recipe, goes_on_here)

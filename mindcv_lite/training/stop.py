@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from mindcv_lite.device.ranks import World
+from mindcv_lite.program import owns_process
 from mindcv_lite.signals import SIGNALS, interrupt
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,11 @@ class StopRequest:
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Take the signals as requests; a second one ends the process at once."""
+        """Take the signals as requests; a second one ends the process at once. They stay the caller's in a process that
+        runs no program of ours."""
+        if not owns_process():
+            yield
+            return
         earlier = [signal.getsignal(number) for number in SIGNALS]
         for number in SIGNALS:
             signal.signal(number, self._note)

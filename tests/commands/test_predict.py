@@ -28,7 +28,7 @@ from mindcv_lite.device import targets
 from mindcv_lite.device.ranks import World
 from mindcv_lite.device.settings import settings_for
 from mindcv_lite.errors import UserError
-from mindcv_lite.evaluation.predict import best_classes, predict
+from mindcv_lite.evaluation.predict import Predictor, best_classes
 from mindcv_lite.evaluation.score import EvaluationStep, evaluate
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
@@ -179,7 +179,7 @@ def test_an_answer_that_is_no_number_is_not_passed_on(example, recipe, world, gr
     weights = SimpleNamespace(path="bad.ckpt")
     trained = SimpleNamespace(recipe=given, class_names=CLASSES, weights=weights, network=NotANumber)
     with pytest.raises(UserError, match=r"bad\.ckpt: the network's outputs are no numbers"):
-        predict(trained, example.paths, 1, world(given))  # type: ignore[bad-argument-type]
+        Predictor(trained, world(given)).predict(example.paths, 1)  # type: ignore[bad-argument-type]
 
 
 # ----------------------------------------------------------------------------------------------------------- odd images

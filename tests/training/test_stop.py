@@ -8,6 +8,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from mindcv_lite import program
 from mindcv_lite.device.ranks import World
 from mindcv_lite.signals import SIGNALS, Interrupted, interrupt, take_signals_back
 from mindcv_lite.training.stop import StopRequest
@@ -17,6 +18,7 @@ from mindcv_lite.training.stop import StopRequest
 def default_handlers(monkeypatch):
     """Whatever a test does, the test run's own Ctrl-C works afterwards, and no signal of it comes again."""
     monkeypatch.setattr(Interrupted, "latest", None)
+    monkeypatch.setattr(program, "_owner", ["train.py"])
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
     for number, handler in zip(SIGNALS, before, strict=True):
@@ -33,6 +35,13 @@ class RankOfThree(World):
 
     def sum(self, numbers: np.ndarray) -> np.ndarray:
         return numbers + np.array([[0], [0], [signal.SIGTERM]])
+
+
+def test_the_signals_of_a_process_that_runs_no_program_of_ours_stay_as_they_are(alone, monkeypatch):
+    monkeypatch.setattr(program, "_owner", [])
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with StopRequest(alone).listen():
+        assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -1,0 +1,1 @@
+"""The two stories, `train.py` and `validate.py` beside the package, as modules: a wheel has them, too."""
