@@ -120,7 +120,7 @@ def evaluate(checkpoint: str | Path, data_dir: str | Path = "", **keys: Any) -> 
     from mindcv_lite.scripts.validate import validate
 
     require_checkpoint(checkpoint)
-    recipe = recipe_without_training(ckpt_path=str(checkpoint), data_dir=str(data_dir), **keys)
+    recipe = recipe_without_training(ckpt_path=checkpoint, data_dir=data_dir, **keys)
     require_paths(recipe)
     return validate(recipe)
 

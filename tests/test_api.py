@@ -31,7 +31,7 @@ def trained(tmp_path_factory) -> SimpleNamespace:
                 pixels = random.integers(0, 256, (40, 36, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / "images" / split / name / f"{number}.png")
     before = [signal.getsignal(number) for number in SIGNALS], list(logging.getLogger("mindcv_lite").handlers)
-    recipe = mindcv_lite.load_recipe(**KEYS, data_dir=str(folder / "images"), ckpt_save_dir=str(folder / "ckpt"))
+    recipe = mindcv_lite.load_recipe(**KEYS, data_dir=folder / "images", ckpt_save_dir=folder / "ckpt")
     runs = [mindcv_lite.train(recipe) for _ in range(2)]
     after = [signal.getsignal(number) for number in SIGNALS], list(logging.getLogger("mindcv_lite").handlers)
     return SimpleNamespace(folder=folder, runs=runs, before=before, after=after)

@@ -53,7 +53,7 @@ def test_a_recipe_is_named_after_its_network(path):
 def test_a_recipe_opens_with_what_it_gives_on_what_data(path):
     first_line, rest = opening(path).split("\n", 1)
     assert re.match(r"# MobileNetV3-(Small|Large) ", first_line)
-    data = ("on ImageNet-1K, 224 x 224", "on your own photos", "handwritten digits", "on CIFAR-10")
+    data = ("on ImageNet-1K, 224 x 224", "on your own images", "handwritten digits", "on CIFAR-10")
     assert any(each in first_line for each in data)
     assert re.search(r"top-1 [\d.]+ %.*\(.*Ascend|[\d.]+ % top-1 .*CPU|No result", rest.replace("\n# ", " "))
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import re
 import typing
 from dataclasses import fields, replace
@@ -29,12 +30,12 @@ def load_recipe(argv: list[str], description: str, own: CommandLine | None = Non
 
 def recipe_of(config: str | None = None, **keys: Any) -> Recipe:
     """The recipe of a file, or of a shipped one by its name, with other values of some keys. Raises `UserError`."""
-    return _merged(config, keys, "keyword arguments")
+    return _merged(config, _with_paths_as_text(keys), "keyword arguments")
 
 
 def recipe_without_training(**keys: Any) -> Recipe:
     """A recipe for what trains nothing: what only training reads need not be given."""
-    recipe = _merged(None, UNREAD | keys, "keyword arguments")
+    recipe = _merged(None, UNREAD | _with_paths_as_text(keys), "keyword arguments")
     return replace(recipe, origin={name: where for name, where in recipe.origin.items() if name in keys})
 
 
@@ -44,6 +45,10 @@ UNREAD = {
     "scheduler": "constant",
 }
 # fmt: on
+
+
+def _with_paths_as_text(keys: dict[str, Any]) -> dict[str, Any]:
+    return {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in keys.items()}
 
 
 def _merged(config: str | None, given: dict[str, Any], source: str, from_text: bool = False) -> Recipe:

@@ -96,9 +96,9 @@ def images(image_folder) -> Path:
     return image_folder({"train": {"a": 9, "b": 8}, "val": {"a": 5, "b": 4}})
 
 
-def test_new_statistics_are_the_means_over_batches_whatever_the_old_ones(recipe, world, split, pynative_mode):
-    wanted = recipe(**KEYS, data_dir=split)
-    train = read_split(str(split), "train")
+def test_new_statistics_are_the_means_over_batches_whatever_the_old_ones(recipe, world, images, pynative_mode):
+    wanted = recipe(**KEYS, data_dir=images)
+    train = read_split(str(images), "train")
     network = build_network(wanted.model, "O0")
     weights = {name: value.asnumpy() for name, value in network.parameters_dict().items()}
     old = {name: value + 7 for name, value in weights.items() if "moving_" in name}
@@ -112,8 +112,8 @@ def test_new_statistics_are_the_means_over_batches_whatever_the_old_ones(recipe,
     # Of the stem, by NumPy: the convolution's output, before BatchNorm, of each batch.
     augmentation, means, variances = wanted.augmentation, [], []
     stem = ops.Conv2D(weights["features.0.weight"].shape[0], 3, stride=2, pad_mode="pad", pad=1)
-    for images, *_ in mixed_batches(train, wanted, world(wanted)):
-        x = ((images - np.array(augmentation.mean)) / np.array(augmentation.std)).transpose(0, 3, 1, 2)
+    for pixels, *_ in mixed_batches(train, wanted, world(wanted)):
+        x = ((pixels - np.array(augmentation.mean)) / np.array(augmentation.std)).transpose(0, 3, 1, 2)
         # pyrefly: ignore [missing-attribute]  (MindSpore does not say what its primitives return)
         y = stem(Tensor(x.astype(np.float32)), Tensor(weights["features.0.weight"])).asnumpy().astype(np.float64)
         means.append(y.mean((0, 2, 3)))
