@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -136,3 +137,12 @@ def refusal(tmp_path: Path) -> Callable[..., str]:
         return str(error.value)
 
     return refusal
+
+
+def drawn_rows(svg: str) -> list[dict[str, str]]:
+    """The texts in each row of a network's drawing, by the column that their class names."""
+    name = "{http://www.w3.org/2000/svg}"
+    groups = ElementTree.fromstring(svg).findall(f"{name}g[@class='row']")
+    return [
+        {text.get("class", "").split()[0]: text.text or "" for text in group.iter(f"{name}text")} for group in groups
+    ]

@@ -57,6 +57,7 @@ WITHOUT_MINDSPORE = (
     "export.folding",
     "models.variants",
     "models.complexity",
+    "models.drawing",
     "recipe.keys",
     "recipe.load",
     "device.compile_cache",

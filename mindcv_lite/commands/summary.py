@@ -1,5 +1,5 @@
 """Show what a network is made of: the rows of its table with shapes, parameters, multiply-adds and receptive fields.
-Of a checkpoint also show the model card, which says what the weights mean."""
+Of a checkpoint also show the model card, which says what the weights mean. With --picture, draw the rows too."""
 
 import difflib
 from collections.abc import Iterator
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.files import require_checkpoint
+from mindcv_lite.files import require_checkpoint, require_file, write_text
 from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.values import checked_value
 from mindcv_lite.recipe.yaml_text import plain
 
 if TYPE_CHECKING:
     from mindcv_lite.checkpoints.inference import Trained
+    from mindcv_lite.models.complexity import Line
 
 # What the name of a network leaves open, and a checkpoint says.
 USUAL = {"image_resize": 224, "num_classes": 1000, "in_channels": 3}
@@ -26,11 +27,15 @@ inner channels stand under squeeze, and the pooling see the whole image."""
 
 def main(arguments: list[str]) -> None:
     flags = vars(command_line().parse_args(arguments))
-    subject = flags.pop("subject")
+    subject, picture = flags.pop("subject"), flags.pop("picture")
+    if picture:
+        require_svg(picture)
     values = {name: checked_value(name, text, "command line", True) for name, text in flags.items() if text is not None}
     keys = {name: value for name, value in values.items() if value is not None}  # None: left out, as in a recipe
     if is_network(subject):
         print("\n".join(summary(subject, USUAL | keys)))
+        if picture:
+            draw(subject, USUAL | keys, picture)
         return
     for name in ("num_classes", "in_channels"):
         if name in keys:
@@ -43,17 +48,27 @@ def main(arguments: list[str]) -> None:
     trained.network()  # raises UserError where the weights are not of the network that the table is of
     recipe = trained.recipe.flat()
     print("\n".join([*card(trained), "", *summary(recipe["model"], recipe)]))
+    if picture:
+        draw(recipe["model"], recipe, picture)
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s MODEL|CKPT [--image_resize N] [--num_classes N] [--in_channels 1|3]"
+    usage = "%(prog)s MODEL|CKPT [--image_resize N] [--num_classes N] [--in_channels 1|3] [--picture FILE.svg]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("subject", metavar="MODEL|CKPT", help="name of a network, or checkpoint of this project or MindCV's")
     add("--image_resize", metavar="N", help="side of the images in pixels; default: 224, of a checkpoint its card's")
     add("--num_classes", metavar="N", help="outputs of MODEL; default: 1000")
     add("--in_channels", metavar="1|3", help="channels of the images of MODEL, 1: grey; default: 3")
+    add("--picture", type=Path, metavar="FILE.svg", help="also draw the network, into this file")
     return parser
+
+
+def require_svg(path: Path) -> None:
+    """Raise `UserError` unless `path` can be the name of an SVG file."""
+    if path.suffix.lower() != ".svg":
+        raise UserError(f"{path}: --picture names a file that ends in .svg")
+    require_file(path)
 
 
 def is_network(subject: str) -> bool:
@@ -97,12 +112,27 @@ def shown(name: str, value: Any) -> str:
 
 def summary(model: str, keys: dict[str, Any]) -> Iterator[str]:
     """The table of `model`, its totals, and what they count."""
-    from mindcv_lite.models.complexity import complexity_of, table, totals
-    from mindcv_lite.models.variants import VARIANTS
+    from mindcv_lite.models.complexity import table, totals
 
     side, num_classes, in_channels = (keys[name] for name in USUAL)
-    lines = list(complexity_of(VARIANTS[model], num_classes, in_channels, side))
+    lines = lines_of(model, keys)
     yield f"{model}, {num_classes} class{'es' * (num_classes > 1)}, images of {in_channels} x {side} x {side}"
     yield from table(lines)
     yield totals(lines)
     yield NOTE
+
+
+def draw(model: str, keys: dict[str, Any], path: Path) -> None:
+    """Write the drawing of `model`. Raises `UserError`."""
+    from mindcv_lite.models.drawing import drawing
+
+    side, _, in_channels = (keys[name] for name in USUAL)
+    write_text(path, drawing(model, (in_channels, side, side), lines_of(model, keys)))
+
+
+def lines_of(model: str, keys: dict[str, Any]) -> "list[Line]":
+    from mindcv_lite.models.complexity import complexity_of
+    from mindcv_lite.models.variants import VARIANTS
+
+    side, num_classes, in_channels = (keys[name] for name in USUAL)
+    return list(complexity_of(VARIANTS[model], num_classes, in_channels, side))

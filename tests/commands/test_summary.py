@@ -14,7 +14,7 @@ from mindcv_lite.commands.summary import main
 from mindcv_lite.models.build import build_network
 from mindcv_lite.models.variants import VARIANTS
 from mindcv_lite.runs.folder import save_weights
-from tests.conftest import ROOT
+from tests.conftest import ROOT, drawn_rows
 
 
 @pytest.fixture
@@ -44,14 +44,17 @@ def checkpoint(recipe, graph_mode, tmp_path):
 
 
 @pytest.mark.parametrize("model", VARIANTS)
-def test_a_network_is_shown_from_its_name_without_mindspore(model):
+def test_a_network_is_shown_and_drawn_from_its_name_without_mindspore(model, tmp_path):
     program = "import sys; from mindcv_lite.commands.summary import main; main(sys.argv[1:])"
     checked = f"{program}; assert not {{'mindspore', 'numpy'}} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", checked, model], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", checked, model, "--picture", str(tmp_path / "network.svg")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[0] == f"{model}, 1000 classes, images of 3 x 224 x 224"
     assert len(lines) == 2 + 1 + len(VARIANTS[model].rows) + 4 + 1 + 4
+    drawn = drawn_rows((tmp_path / "network.svg").read_text())
+    assert [row["layer"] for row in drawn] == ["image", *(line.split("  ")[0] for line in lines[2:-5])]
 
 
 def test_a_network_of_other_images_and_classes(said):
@@ -60,6 +63,23 @@ def test_a_network_of_other_images_and_classes(said):
     assert lines[0] == "mobilenet_v3_small_100, 1 class, images of 1 x 96 x 96"
     assert " ".join(lines[2].split()) == "stem 3 2 - - hswish 16 x 48 x 48 176 32 331,776 3"
     assert " ".join(lines[17].split()) == "logits - - - - - 1 1,025 0 1,024 image"
+
+
+def test_a_picture_is_of_the_images_and_classes_asked_for(said, tmp_path):
+    path = tmp_path / "grey.svg"
+    path.write_text("an earlier picture")
+    flags = ("--image_resize", "96", "--num_classes", "7", "--in_channels", "1")
+    assert said("mobilenet_v3_small_075", *flags, "--picture", path) == said("mobilenet_v3_small_075", *flags)
+    assert [row["output"] for row in drawn_rows(path.read_text())][:2] == ["1 x 96 x 96", "16 x 48 x 48"]
+    assert drawn_rows(path.read_text())[-1] == {"layer": "logits", "output": "7"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_the_pictures_in_the_documents_are_those_that_the_command_draws(said, tmp_path, size):
+    path = tmp_path / "network.svg"
+    said(f"mobilenet_v3_{size}_100", "--picture", path)
+    assert path.read_text() == (ROOT / f"docs/images/mobilenet_v3_{size}.svg").read_text(), "draw it anew"
 
 
 @pytest.mark.parametrize("nothing", ["None", "~", ""])
@@ -86,6 +106,9 @@ def test_a_checkpoint_is_shown_with_its_card(said, checkpoint):
     assert expected.items() <= entries.items()
     assert "mobilenet_v3_small_100, 7 classes, images of 3 x 48 x 48" in lines
     assert "mobilenet_v3_small_100, 7 classes, images of 3 x 64 x 64" in said(path, "--image_resize", 64)
+    assert said(path, "--picture", path.with_suffix(".svg")) == lines
+    image, *_, logits = drawn_rows(path.with_suffix(".svg").read_text())
+    assert (image["output"], logits["output"]) == ("3 x 48 x 48", "7")
 
 
 def test_a_grey_network_of_one_class(said, checkpoint):
@@ -134,6 +157,18 @@ def test_weights_that_are_not_those_of_the_cards_network_are_refused(refusal, ch
 )
 def test_mistakes_are_answered_with_what_to_do(refusal, arguments, sentence):
     assert refusal(main, arguments).startswith(sentence)
+
+
+@pytest.mark.parametrize("name", ["x.png", "svg", "x.svg.gz", ""])
+def test_a_picture_of_another_kind_or_nowhere_is_refused(refusal, tmp_path, name):
+    path = tmp_path / name
+    assert refusal(main, ["mobilenet_v3_small_100", "--picture", str(path)]) == (
+        f"{path}: --picture names a file that ends in .svg"
+    )
+    path = tmp_path / "none/x.svg"
+    assert refusal(main, ["mobilenet_v3_small_100", "--picture", str(path)]).startswith(
+        f"{path.parent}: no such folder"
+    )
 
 
 def test_what_a_checkpoint_says_itself_is_refused_on_the_command_line(refusal, tmp_path):
