@@ -5,12 +5,15 @@ import shlex
 
 import pytest
 
+from mindcv_lite.models.complexity import complexity_of
+from mindcv_lite.models.variants import VARIANTS
 from mindcv_lite.recipe.load import load_recipe
 from tests.conftest import ROOT
 
-DOCS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+MODEL_PAGE = ROOT / "configs/mobilenetv3/README.md"
+DOCS = [ROOT / "README.md", MODEL_PAGE, *sorted(ROOT.glob("docs/*.md"))]
 SCRIPT = re.compile(r"^ *(?:.* )?python (?:train|validate)\.py (.*(?:--config|-c) .*)$", re.MULTILINE)
-LINES = [(path.name, line) for path in DOCS for line in SCRIPT.findall(path.read_text())]
+LINES = [(str(path.relative_to(ROOT)), line) for path in DOCS for line in SCRIPT.findall(path.read_text())]
 
 
 @pytest.mark.parametrize(("name", "line"), LINES)
@@ -21,7 +24,7 @@ def test_each_command_line_of_a_script_is_a_recipe(name, line, monkeypatch):
     load_recipe([word for word in shlex.split(line) if word not in own], "")
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_each_link_leads_to_a_file_or_a_heading(path):
     text = path.read_text()
     headings = {
@@ -32,3 +35,19 @@ def test_each_link_leads_to_a_file_or_a_heading(path):
             assert target[1:] in headings, target
         elif not target.startswith("https://"):
             assert (path.parent / target).is_file(), target
+
+
+def test_the_model_page_has_each_recipe_once_in_its_table():
+    table = MODEL_PAGE.read_text().partition("## Recipes")[2].partition("## Notes")[0]
+    named = re.findall(r"`(\w+\.yaml)`", table)
+    assert len(named) == len({*named})
+    assert {path.name for path in MODEL_PAGE.parent.glob("*.yaml")} <= {*named}
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+def test_the_model_page_says_how_large_a_network_is(model):
+    lines = list(complexity_of(VARIANTS[model], 1000, 3, 224))
+    trainable, statistics = sum(line.trainable for line in lines), sum(line.statistics for line in lines)
+    multiply_adds = sum(line.multiply_adds for line in lines) / 1e6
+    row = f"| `{model}` | {trainable:,} | {trainable + statistics:,} | {multiply_adds:.1f} M |\n"
+    assert MODEL_PAGE.read_text().count(row) == 1
