@@ -81,7 +81,7 @@ class Speed:
         else:
             share = watch.waited / watch.seconds
             waiting = f"{share:.1%} of the training was waiting"
-        enough = "enough" if given > needed else "too little: see the README on faster input"
+        enough = "enough" if given > needed else "too little: docs/performance.md says how to get more"
         text = (
             f"{given:.0f} images/s a rank, the device takes {needed:.0f} ({step_alone['ms_per_step']:.1f} ms/step on "
             f"one batch): {enough}; {waiting}"
