@@ -378,6 +378,7 @@ FOREIGN_KEYS: dict[str, tuple[tuple, str]] = {
     "drop_path_rate": ((None, 0), "MobileNetV3 has no drop path; use drop_rate"),
     "dynamic_loss_scale": ((False,), "use loss_scale_type: dynamic"),
     "enable_modelarts": ((False,), "ModelArts is not supported; use data_dir and ckpt_save_dir"),
+    "eval_shuffle": ((False,), "validation keeps its order; scores do not depend on it"),
     "filter_bias_and_bn": ((False,), "use weight_decay_filter: norm_and_bias"),
     "multi_data_url": ((ANY,), ""),
     "reduction": (("mean",), "the loss is the mean over the batch"),

@@ -115,7 +115,7 @@ class Watch(Callback):
             if self.bar.disable:
                 epoch = run_context.original_args().cur_epoch_num
                 log.info(
-                    "epoch %d, step %d/%d: loss %.4f, rate %.4g", epoch, self.done, steps, self.loss, self.last_rate()
+                    "epoch %d, step %d/%d: loss %.4f, lr %.4g", epoch, self.done, steps, self.loss, self.last_rate()
                 )
 
     def on_train_epoch_end(self, run_context) -> None:
@@ -152,7 +152,7 @@ class Watch(Callback):
         """The same for the log."""
         return [
             f"loss in training {self.loss:.4f}",
-            f"rate {self.last_rate():.4g}",
+            f"lr {self.last_rate():.4g}",
             f"{self.images_per_second:.1f} images/s",
             f"{self.ms_per_step:.2f} ms/step",
             f"{self.seconds:.1f} s",

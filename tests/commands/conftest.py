@@ -1,4 +1,7 @@
-"""Commands are tested in this process, as programs of ours would run them."""
+"""Commands are tested in this process, as programs of ours run them; afterwards the log is as it was."""
+
+import logging
+from collections.abc import Iterator
 
 import pytest
 
@@ -6,5 +9,10 @@ from mindcv_lite import program
 
 
 @pytest.fixture(autouse=True)
-def program_of_ours(monkeypatch) -> None:
+def program_of_ours(monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(program, "_owner", [program.program_name()])
+    package = logging.getLogger("mindcv_lite")
+    handlers, level, propagate = package.handlers, package.level, package.propagate
+    yield
+    package.handlers, package.propagate = handlers, propagate
+    package.setLevel(level)

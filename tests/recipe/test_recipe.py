@@ -340,7 +340,7 @@ in_channels ckpt_save_policy ema ema_decay clip_grad clip_value opt momentum wei
 loss_scale_type drop_overflow_update dynamic_loss_scale use_nesterov filter_bias_and_bn layer_decay eps scheduler lr
 min_lr warmup_epochs warmup_factor decay_epochs decay_rate multi_step_decay_milestones lr_epoch_stair num_cycles
 cycle_decay loss label_smoothing aux_factor reduction gradient_accumulation_steps enable_modelarts device_target
-multi_data_url data_url ckpt_url train_url config
+eval_shuffle multi_data_url data_url ckpt_url train_url config
 """.split()  # noqa: SIM905
 
 

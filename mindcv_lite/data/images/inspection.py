@@ -80,7 +80,7 @@ def _results(tasks: deque[Future[list[Facts]]]) -> Iterator[Facts]:
 def _stop_deferred() -> Iterator[None]:
     """Answer signals at the end of the block: amid a fork, Python loses them, or the process that was forked."""
     came: list[int] = []
-    deferred = (*SIGNALS, signal.SIGALRM)  # the last is how `errors.interrupt` puts off the others
+    deferred = (*SIGNALS, signal.SIGALRM)  # the last is how `signals.interrupt` puts off the others
     handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in deferred}
     try:
         yield
