@@ -80,7 +80,7 @@ def told_to_a_user(work) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "cannot read the recipe: No such file or directory; --config names a YAML file"),
+        (None, "--config names a YAML file, or a recipe that `python -m mindcv_lite recipes` lists"),
         (b"", "expected a recipe, lines of 'key: value', got an empty file"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "expected a recipe, YAML text in UTF-8, got other bytes"),
         (b"lr: 0.1\n\topt: sgd\n", "2: not valid YAML: found character '\\t' that cannot start any token"),

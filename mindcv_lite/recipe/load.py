@@ -12,6 +12,7 @@ from mindcv_lite.errors import UserError
 from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.keys import FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe
 from mindcv_lite.recipe.rules import check_rules
+from mindcv_lite.recipe.shipped import recipe_file
 from mindcv_lite.recipe.values import accept_neutral, checked_value, describe, describe_bounds, nearest
 from mindcv_lite.recipe.yaml_text import read_yaml, show, yaml_scalar
 
@@ -19,6 +20,7 @@ from mindcv_lite.recipe.yaml_text import read_yaml, show, yaml_scalar
 def load_recipe(argv: list[str], description: str, own: CommandLine | None = None) -> Recipe:
     """The recipe that the command line `argv` asks for: defaults, then the file of `--config`, then the flags.
 
+    `--config` names a file, or a recipe that is shipped.
     `own`: the flags of a command besides the keys of a recipe; they are on the help page, and passed over here.
     Prints the help page and exits on `--help`. Raises `UserError` on a recipe that is wrong.
     """
@@ -52,6 +54,7 @@ def _with_paths_as_text(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merged(config: str | None, given: dict[str, Any], source: str, from_text: bool = False) -> Recipe:
+    config = recipe_file(config) if config else None
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for where, entries in ((config or "", read_yaml(config) if config else {}), (source, given)):
@@ -100,7 +103,10 @@ def _command_line(description: str, own: CommandLine | None) -> _CommandLine:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument(
-        "-c", "--config", metavar="FILE", help="YAML file with any of the keys below; flags overrule it"
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="YAML file with any of the keys below, or the name of a shipped recipe; flags overrule it",
     )
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse takes -1e-5 for a flag
     for topic in TOPICS.values():

@@ -52,7 +52,10 @@ def read_yaml(path: str) -> dict[str, Any]:
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
-        raise UserError(f"{path}: cannot read the recipe: {error.strerror}; --config names a YAML file") from None
+        raise UserError(
+            f"{path}: cannot read the recipe: {error.strerror}; --config names a YAML file, or a recipe that "
+            "`python -m mindcv_lite recipes` lists"
+        ) from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: expected a recipe, YAML text in UTF-8, got other bytes") from None
     except _NOT_YAML as error:

@@ -316,10 +316,11 @@ def test_a_file_that_is_no_recipe_is_refused_with_the_reason(write, content, mes
 
 
 def test_a_missing_file_and_a_folder_are_no_recipes(tmp_path):
+    advice = "--config names a YAML file, or a recipe that `python -m mindcv_lite recipes` lists"
     text = error_of(load_recipe, ["--config", str(tmp_path / "no.yaml")], "")
-    assert text == f"{tmp_path}/no.yaml: cannot read the recipe: No such file or directory; --config names a YAML file"
+    assert text == f"{tmp_path}/no.yaml: cannot read the recipe: No such file or directory; {advice}"
     text = error_of(load_recipe, ["--config", str(tmp_path)], "")
-    assert text == f"{tmp_path}: cannot read the recipe: Is a directory; --config names a YAML file"
+    assert text == f"{tmp_path}: cannot read the recipe: Is a directory; {advice}"
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_obstacle(write):
