@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "a checkpoint to an ONNX or MINDIR file, for onnxruntime, phones and servers",
     "pack": "a folder of images to MindRecord files, as they are or made smaller, for train.py and validate.py to read",
     "predict": "what is on images: the best classes of each, on screen and as CSV",
+    "recipes": "the recipes that are shipped, and every key that a recipe may hold",
     "report": "runs of training side by side: scores, losses, speeds, curves; two networks compared image by image",
     "sort": "images that lie in one folder, such as those of ImageNet's validation, into a folder for each class",
     "summary": "what a network or a checkpoint is: its rows with shapes, parameters and multiply-adds; its model card",

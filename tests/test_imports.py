@@ -60,6 +60,8 @@ WITHOUT_MINDSPORE = (
     "models.drawing",
     "recipe.keys",
     "recipe.load",
+    "recipe.page",
+    "recipe.shipped",
     "device.compile_cache",
     "device.settings",
     "runs.results",
@@ -85,6 +87,7 @@ WITHOUT_MINDSPORE = (
     "data.tools.check",
     "doctor.environment",
     "commands.check",
+    "commands.recipes",
     "commands.report",
     "commands.sort",
 )
@@ -199,7 +202,7 @@ def test_a_script_or_command_imports_at_its_top_only_what_answers_at_once(script
         f"{PACKAGE}.program",
         f"{PACKAGE}.signals",
         f"{PACKAGE}.text_tables",
-        *(f"{PACKAGE}.recipe.{name}" for name in ("keys", "load", "rules", "values", "yaml_text")),
+        *(f"{PACKAGE}.recipe.{name}" for name in ("keys", "load", "page", "rules", "shipped", "values", "yaml_text")),
     }
     assert {name.split(".")[0] for name in names} - {PACKAGE} <= sys.stdlib_module_names
 
