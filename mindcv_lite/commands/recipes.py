@@ -12,7 +12,7 @@ from mindcv_lite.recipe.page import page
 from mindcv_lite.recipe.shipped import shipped_recipes
 from mindcv_lite.recipe.yaml_text import read_yaml
 
-COMMAND = "#   "  # what a command line begins with, in the comment that opens a recipe
+_COMMAND = "#   "  # what a command line begins with, in the comment that opens a recipe
 
 
 def main(arguments: list[str]) -> None:
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     if flags.keys:
         print(page(), end="")
     else:
-        print("\n".join(listing(shipped_recipes())))
+        print("\n".join(_listing(shipped_recipes())))
 
 
 def command_line() -> CommandLine:
@@ -29,17 +29,17 @@ def command_line() -> CommandLine:
     return parser
 
 
-def listing(recipes: dict[str, Path]) -> Iterator[str]:
+def _listing(recipes: dict[str, Path]) -> Iterator[str]:
     """The recipes in lines: name and network, and below them what the file says first."""
     for name, path in recipes.items():
         yield f"{name} ({read_yaml(str(path))['model']})"
-        yield from (f"  {line}" for line in purpose(path.read_text(encoding="utf-8")))
+        yield from (f"  {line}" for line in _purpose(path.read_text(encoding="utf-8")))
         yield ""
     folders = sorted({str(path.parent) for path in recipes.values()})
     yield f"--config takes one of these names, or the path of a file. The files are in {' and '.join(folders)}."
 
 
-def purpose(recipe: str) -> Iterator[str]:
+def _purpose(recipe: str) -> Iterator[str]:
     """The comment that opens a recipe, up to the first command line."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), recipe.splitlines())
-    return (line[2:] for line in itertools.takewhile(lambda line: not line.startswith(COMMAND), lines))
+    return (line[2:] for line in itertools.takewhile(lambda line: not line.startswith(_COMMAND), lines))

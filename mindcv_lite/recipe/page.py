@@ -10,9 +10,9 @@ from mindcv_lite.recipe.keys import ANY, FOREIGN_KEYS, KINDS, MAY_CHANGE, TOPICS
 from mindcv_lite.recipe.values import describe, describe_bounds
 from mindcv_lite.recipe.yaml_text import plain
 
-WIDTH = 120  # of a line of text; a row of a table is one line, however long
+_WIDTH = 120  # of a line of text; a row of a table is one line, however long
 
-OPENING = """
+_OPENING = """
 # Keys of a recipe
 
 A recipe is a YAML file of lines `key: value`. This page lists every key. It is made from the code, by this command in
@@ -29,7 +29,7 @@ python -m mindcv_lite recipes --keys > docs/recipe.md
   names the file, the key and the expected value.
 - `required` means that a key has no default. A bound holds for each number of a list.
 """
-FOREIGN = """
+_FOREIGN = """
 A recipe of MindCV may hold these keys. Here the accepted values change nothing. Any other value is an error, which says
 what the last column says.
 """
@@ -37,12 +37,12 @@ what the last column says.
 
 def page() -> str:
     """The page as Markdown."""
-    lines = [OPENING.strip()]
+    lines = [_OPENING.strip()]
     for topic in TOPICS.values():
         lines += ["", f"## {topic.__doc__[0].upper()}{topic.__doc__[1:]}", ""]
         lines += _table(("key", "value", "default", "meaning"), map(_row, fields(topic)))
     lines += ["", "## Keys that a resumed run may change", "", *_paragraph(_resume())]
-    lines += ["", "## Keys of MindCV that do nothing here", "", FOREIGN.strip(), ""]
+    lines += ["", "## Keys of MindCV that do nothing here", "", _FOREIGN.strip(), ""]
     lines += _table(("key", "accepted", "instead"), map(_foreign_row, FOREIGN_KEYS))
     return "\n".join(lines) + "\n"
 
@@ -66,7 +66,7 @@ def _resume() -> str:
 
 
 def _paragraph(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

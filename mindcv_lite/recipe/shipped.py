@@ -6,13 +6,13 @@ from pathlib import Path
 
 from mindcv_lite.errors import UserError
 
-PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[1]
 
 
 def shipped_recipes() -> dict[str, Path]:
     """The files of the shipped recipes by their names, in a checkout as in an installed package."""
     # In a checkout `mindcv_lite/configs` is a link to `configs`; it may be lost where links cannot be unpacked.
-    folder = next(filter(Path.is_dir, (PACKAGE / "configs", PACKAGE.parent / "configs")), PACKAGE / "configs")
+    folder = next(filter(Path.is_dir, (_PACKAGE / "configs", _PACKAGE.parent / "configs")), _PACKAGE / "configs")
     return {path.stem: path for path in sorted(folder.resolve().glob("*/*.yaml"))}
 
 

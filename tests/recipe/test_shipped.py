@@ -28,7 +28,7 @@ def test_a_checkout_that_lost_its_link_has_them_too(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "mindcv_lite").mkdir()
     (tmp_path / "mindcv_lite/configs").write_text("../configs")  # what a link is unpacked to where there are none
-    monkeypatch.setattr(shipped, "PACKAGE", tmp_path / "mindcv_lite")
+    monkeypatch.setattr(shipped, "_PACKAGE", tmp_path / "mindcv_lite")
     assert shipped_recipes()[NAME] == tmp_path / f"configs/mobilenetv3/{NAME}.yaml"
 
 
