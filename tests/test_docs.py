@@ -1,117 +1,262 @@
-"""What README.md, CONTRIBUTING.md and docs/ tell people to type and to follow: it is there, and it is understood."""
+"""What the documents and the recipes tell people to type and to follow: it is there, and it is understood."""
 
-import importlib
+import ast
+import os
 import re
-import shlex
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mindcv_lite.__main__ import COMMANDS, SCRIPTS
-from mindcv_lite.models.complexity import complexity_of
-from mindcv_lite.models.variants import VARIANTS
-from mindcv_lite.recipe.keys import FOREIGN_KEYS, KEYS
+from mindcv_lite.__main__ import COMMANDS
+from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.load import load_recipe
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_images
+from tests.documents import (
+    SHELL,
+    Block,
+    Command,
+    anchors_of,
+    commands_in,
+    inline_code,
+    lines_in,
+    links_of,
+    parts_of,
+    understand,
+)
 
-MODEL_PAGE = ROOT / "configs/mobilenetv3/README.md"
-DOCS = [MODEL_PAGE, *sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
-BLOCK = re.compile(r"^( *)```\w*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-SCRIPT = re.compile(r"(?:^|.* )python (train|validate)\.py (.*(?:--config|-c) .*)")
-COMMAND = re.compile(r"(?:^|.* )(?:python -m mindcv_lite|mindcv-lite) ([a-z]+)((?: .*)?)")
+DOCS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+RECIPES = sorted(ROOT.glob("configs/*/*.yaml"))
 
-
-def text_of(path: Path) -> str:
-    """What a reader sees: comments are left out."""
-    return re.sub(r"<!--.*?-->", "", path.read_text(), flags=re.DOTALL)
-
-
-def lines_of(pattern: re.Pattern) -> Iterator[tuple[str, str, str]]:
-    """The lines in blocks of code that are a program's: page, program, arguments."""
-    for path in DOCS:
-        for _, block in BLOCK.findall(text_of(path)):
-            for line in block.splitlines():
-                if found := pattern.fullmatch(line.strip()):
-                    yield str(path.relative_to(ROOT)), found[1], found[2]
+each_page = pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 
 
-@pytest.mark.parametrize(("page", "script", "arguments"), [*lines_of(SCRIPT)])
-def test_each_command_line_of_a_script_is_a_recipe(page, script, arguments, monkeypatch):
+def shell_lines_of(path: Path) -> list[str]:
+    """Lines of shell blocks; of a recipe, the command lines of its comments."""
+    if path.suffix == ".yaml":
+        return re.findall(r"^#   (.*)$", path.read_text(), re.MULTILINE)
+    blocks = parts_of(path.read_text())[1]
+    return [line for block in blocks if block.language in SHELL for line in lines_in(block.code)]
+
+
+COMMAND_LINES = [
+    (path.name, line, command)
+    for path in [*DOCS, *RECIPES]
+    for line in shell_lines_of(path)
+    for command in commands_in(line)
+]
+INLINE = [
+    (path.name, code, command)
+    for path in DOCS
+    for code in inline_code(path.read_text())
+    for command in commands_in(code)
+]
+
+
+# ------------------------------------------------------------------------------------------------------ command lines
+
+
+@pytest.mark.parametrize(("name", "line", "command"), COMMAND_LINES)
+def test_each_command_line_is_parsed_by_its_program(name, line, command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    own = ("--report", "report", "report_a", "report_b")  # a flag of validate.py, no key of a recipe
-    arguments = arguments.replace("$seed", "1").replace("/path/to/mindcv/", "")
-    load_recipe([word for word in shlex.split(arguments) if word not in own], "")
+    understand(command)
 
 
-@pytest.mark.parametrize(("page", "command", "arguments"), [*lines_of(COMMAND)])
-def test_each_command_line_is_one_that_the_command_takes(page, command, arguments, monkeypatch):
+@pytest.mark.parametrize(("name", "code", "command"), INLINE)
+def test_a_command_in_the_text_exists(name, code, command, monkeypatch):
+    """It may lack arguments there; with a recipe it is a whole command line."""
     monkeypatch.chdir(ROOT)
-    assert command in COMMANDS
-    if command in SCRIPTS:
-        test_each_command_line_of_a_script_is_a_recipe(page, command, arguments, monkeypatch)
-        return
-    module, words = importlib.import_module(f"mindcv_lite.commands.{command}"), shlex.split(arguments)
-    parser = module.command_line()
-    if command == "benchmark":
-        assert words[0] in module.SUBJECTS
-        load_recipe(words[1:], "", parser)
-    elif command == "tune":
-        load_recipe(["--config", "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml", *words], "", parser)
-    elif command == "predict":
-        parser.parse_intermixed_args(words)
-    else:
-        parser.parse_args(words)
+    whole = {"-c", "--config"} & {*command.arguments}
+    understand(command if whole else Command(command.program, ["..."]))
 
 
-def test_both_kinds_of_lines_are_found():
-    assert {script for _, script, _ in lines_of(SCRIPT)} == {"train", "validate"}
-    assert len({command for _, command, _ in lines_of(COMMAND)}) > 9
+@pytest.mark.parametrize("program", sorted({"train", "validate", *COMMANDS}))
+def test_each_program_is_shown_by_a_command_line(program):
+    assert program in {command.program for name, _, command in COMMAND_LINES if name.endswith(".md")}
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+# -------------------------------------------------------------------------------------------------------------- links
+
+
+@each_page
 def test_each_link_leads_to_a_file_or_a_heading(path):
-    for target in re.findall(r"\]\(([^)]*)\)", text_of(path)):
-        if not target.startswith("https://"):
-            name, _, heading = target.partition("#")
-            page = path.parent / name if name else path
-            assert page.is_file(), target
-            assert not heading or heading in headings_of(page), target
+    for target in links_of(path.read_text()):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = path.parent / file if file else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors_of(there.read_text()), target
 
 
-def headings_of(path: Path) -> set[str]:
-    """The headings of a page, as links name them."""
-    text = BLOCK.sub("", text_of(path))
-    return {
-        re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-") for line in re.findall(r"^#+ (.*)", text, re.M)
-    }
+@pytest.mark.parametrize("path", [path for path in DOCS if path.parent.name == "docs"], ids=lambda path: path.name)
+def test_another_page_leads_to_each_page_of_docs(path):
+    others = [page for page in DOCS if page != path]
+    links = {(page.parent / link.partition("#")[0]).resolve() for page in others for link in links_of(page.read_text())}
+    assert path.resolve() in links
 
 
-def test_each_key_that_mindcv_has_and_this_project_does_not_is_on_its_page():
-    text = (ROOT / "docs/mindcv.md").read_text()
-    assert [name for name in FOREIGN_KEYS if f"`{name}`" not in text] == []
+def test_the_files_that_contributing_names_exist():
+    named = [
+        code for code in inline_code((ROOT / "CONTRIBUTING.md").read_text()) if re.fullmatch(r"[\w.]+/[\w./]+", code)
+    ]
+    assert len(named) > 20
+    for code in named:
+        assert "NAME" in code or (ROOT / code).exists() or (ROOT / "mindcv_lite" / code).exists(), code
 
 
-def test_each_key_is_on_some_page():
-    text = "".join(path.read_text() for path in DOCS)
-    assert [name for name in KEYS if not re.search(rf"\b{name}\b", text)] == []
+# ------------------------------------------------------------------------------------------------------ Python blocks
+
+NEEDS_MINDSPORE = re.compile(r"mindspore|\b(train|evaluate|predict|load_checkpoint|create_model|network)\(")
 
 
-def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 170
+def program_of(path: Path) -> str:
+    """The Python blocks of a page, which are read from top to bottom, as one program."""
+    return "\n".join(block.code for block in parts_of(path.read_text())[1] if block.language == "python")
 
 
-def test_the_model_page_has_each_recipe_once_in_its_table():
-    table = MODEL_PAGE.read_text().partition("## Recipes")[2].partition("## Notes")[0]
-    named = re.findall(r"`(\w+\.yaml)`", table)
-    assert len(named) == len({*named})
-    assert {path.name for path in MODEL_PAGE.parent.glob("*.yaml")} <= {*named}
+PROGRAMS = [
+    pytest.param(program, id=path.name, marks=[pytest.mark.slow] if NEEDS_MINDSPORE.search(program) else [])
+    for path in DOCS
+    if (program := program_of(path))
+]
 
 
-@pytest.mark.parametrize("model", VARIANTS)
-def test_the_model_page_says_how_large_a_network_is(model):
-    lines = list(complexity_of(VARIANTS[model], 1000, 3, 224))
-    trainable, statistics = sum(line.trainable for line in lines), sum(line.statistics for line in lines)
-    multiply_adds = sum(line.multiply_adds for line in lines) / 1e6
-    row = f"| `{model}` | {trainable:,} | {trainable + statistics:,} | {multiply_adds:.1f} M |\n"
-    assert MODEL_PAGE.read_text().count(row) == 1
+def with_files(program: str, folder: Path, checkpoint: Callable[[], Path]) -> str:
+    """The program with paths in `folder`, where what it names is: checkpoints, images, folders of images."""
+    program = program.replace("/path/to/", "path/to/").replace("pretrained=True", "pretrained=False")  # no download
+    tree = ast.parse(program)
+    keywords = [node for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "data_dir"]
+    folders = {node.value.value for node in keywords if isinstance(node.value, ast.Constant)}
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for text in sorted(texts):
+        place = folder / text.replace("*", "x")
+        if place.suffix == ".ckpt":
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(checkpoint(), place)
+        elif place.suffix in (".jpg", ".jpeg", ".png"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            written = write_images(folder / f"made for {place.name}", {"one": {"image": 1}})
+            shutil.move(written / "one/image/0.jpg", place)
+        elif text in folders or text.startswith("path/to/"):
+            write_images(place, {"train": {"a": 8, "b": 8}, "val": {"a": 4, "b": 4}})
+    return program
+
+
+def run(program: str, folder: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def checkpoint(recipe, tmp_path_factory) -> Callable[[], Path]:
+    """Makes a checkpoint of the classes a and b, when it is asked for: that takes MindSpore."""
+    path = tmp_path_factory.mktemp("checkpoint") / "made.ckpt"
+
+    def make() -> Path:
+        from mindcv_lite.checkpoints.weights import model_card
+        from mindcv_lite.models.build import build_network
+        from mindcv_lite.runs.folder import save_weights
+
+        if not path.exists():
+            two = recipe(num_classes=2)
+            network = build_network(two.model, "O0")
+            weights = {parameter.name: parameter.asnumpy() for parameter in network.get_parameters()}
+            save_weights(path, weights, model_card(two, ("a", "b")))
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_python_of_a_page_runs(program, checkpoint, tmp_path):
+    run(with_files(program, tmp_path, checkpoint), tmp_path)
+
+
+# ------------------------------------------------------------------------------------------- that these tests can fail
+
+PAGE = r"""
+# A page, and `code`
+
+1. Train, in [docs](docs/x.md#a-heading "title") ![picture](a.png), `[no](link)`:
+
+   ```
+   for seed in 1 2; do
+     A_B=1 msrun --worker_num 8 python train.py \
+       --config mobilenet_v3_small_digits --seed $seed > log.txt
+   done
+   pip install x && taskset -c 0-3 mindcv-lite check "/a b" | tail -n 1; python -m mindcv_lite --version  # a comment
+   train.py: error: mindcv_lite is not it's name
+   ```
+
+```python
+# no heading
+print("mindcv-lite check nowhere")
+```
+
+## A page, and code
+
+<img src="b.png" width="400"> [c]
+
+[c]: c.md
+"""
+
+
+def test_a_page_is_read():
+    prose, blocks = parts_of(PAGE)
+    assert [block.language for block in blocks] == ["", "python"]
+    assert blocks[1] == Block("python", '# no heading\nprint("mindcv-lite check nowhere")')
+    assert "print" not in prose
+    assert anchors_of(PAGE) == {"a-page-and-code", "a-page-and-code-1"}
+    assert sorted(links_of(PAGE)) == ["a.png", "b.png", "c.md", "docs/x.md#a-heading"]
+    assert inline_code(PAGE) == ["code", "[no](link)"]
+    assert [command for line in lines_in(blocks[0].code) for command in commands_in(line)] == [
+        Command("train", ["--config", "mobilenet_v3_small_digits", "--seed", "1"]),
+        Command("check", ["/a b"]),
+        Command("--version", []),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python train.py --config mobilenet_v3_small_digits --sead 1",
+        "python train.py --config mobilenet_v3_small_digit",
+        "python validate.py -c mobilenet_v3_small_digits --reports DIR",
+        "python -m mindcv_lite predict a.ckpt --tops 3 b.jpg",
+        "python -m mindcv_lite chek DIR",
+        "mindcv-lite benchmark steps --config mobilenet_v3_small_digits",
+        "mindcv-lite tune --minuets 3",
+        "mindcv-lite summary",
+    ],
+)
+def test_a_wrong_command_line_is_not_understood(line):
+    (command,) = commands_in(line)
+    with pytest.raises((UserError, KeyError, AssertionError)):
+        understand(command)
+
+
+def test_what_a_program_needs_is_made_for_it(tmp_path, checkpoint):
+    made = tmp_path / "made.ckpt"
+    made.touch()
+    text = 'f("a/b.ckpt", "/path/to/images", ["c.jpg", "d/*.png"], data_dir="flowers", name="mobilenet")'
+    program = with_files(text, tmp_path, lambda: made)
+    assert program == text.replace("/path/to", "path/to")
+    names = ("a/b.ckpt", "path/to/images/train/a/0.jpg", "c.jpg", "d/x.png", "flowers/val/b/3.jpg")
+    assert all((tmp_path / name).is_file() for name in names)
+    assert not (tmp_path / "mobilenet").exists()
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        run("1 / 0", tmp_path)
+
+
+def test_a_recipe_that_a_run_leaves_stands_for_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (command,) = commands_in("python train.py --config tune/recipe.yaml --epoch_size 3")
+    understand(command)
+    with pytest.raises(UserError):
+        load_recipe(command.arguments, "")
