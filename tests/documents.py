@@ -25,7 +25,7 @@ class Block(NamedTuple):
 
 
 class Command(NamedTuple):
-    """`program`: train, validate, or the name of a command; nothing for `mindcv-lite` alone."""
+    """`program`: train.py, validate.py, or the name of a command; nothing for `mindcv-lite` alone."""
 
     program: str
     arguments: list[str]
@@ -124,7 +124,7 @@ def _command(words: list[str]) -> Command | None:
         name, *arguments = [*rest[0 if program == "mindcv-lite" else 2 :], ""]
         return Command(name, arguments[:-1])
     if rest and rest[0] in ("train.py", "validate.py"):
-        return Command(rest[0].removesuffix(".py"), rest[1:])
+        return Command(rest[0], rest[1:])
     return None
 
 
@@ -152,15 +152,18 @@ def understand(command: Command) -> None:
 
 def _own_flags(name: str) -> CommandLine | None:
     """The flags of a program; of one that takes a recipe, those that are no keys."""
-    if name in ("train", "validate") and name not in COMMANDS:
-        namespace = runpy.run_path(str(ROOT / f"{name}.py"))
-    else:
-        COMMANDS[name]  # raises KeyError
-        namespace = vars(importlib.import_module(f"mindcv_lite.commands.{name}"))
+    namespace = {}
+    if name.endswith(".py"):
+        namespace = runpy.run_path(str(ROOT / name))
+    elif name not in COMMANDS:
+        raise KeyError(name)
+    if "command_line" not in namespace and (command := name.removesuffix(".py")) in COMMANDS:
+        namespace = vars(importlib.import_module(f"mindcv_lite.commands.{command}"))
     return namespace["command_line"]() if "command_line" in namespace else None
 
 
 def _existing(word: str) -> str:
-    """A recipe in the place of one that a run leaves."""
-    made = Path(word).name == "recipe.yaml" and not Path(word).exists()
-    return "mobilenet_v3_small_finetune" if made else word
+    """A recipe in the place of one that a run leaves, or that is the reader's."""
+    path = Path(word)
+    readers = path.name == "recipe.yaml" or (path.suffix == ".yaml" and word.startswith("/path/to/"))
+    return "mobilenet_v3_small_finetune" if readers and not path.exists() else word

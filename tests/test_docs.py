@@ -75,7 +75,8 @@ def test_a_command_in_the_text_exists(name, code, command, monkeypatch):
 
 @pytest.mark.parametrize("program", sorted({"train", "validate", *COMMANDS}))
 def test_each_program_is_shown_by_a_command_line(program):
-    assert program in {command.program for name, _, command in COMMAND_LINES if name.endswith(".md")}
+    shown = {command.program.removesuffix(".py") for name, _, command in COMMAND_LINES if name.endswith(".md")}
+    assert program in shown
 
 
 # -------------------------------------------------------------------------------------------------------------- links
@@ -113,9 +114,18 @@ def test_the_files_that_contributing_names_exist():
 NEEDS_MINDSPORE = re.compile(r"mindspore|\b(train|evaluate|predict|load_checkpoint|create_model|network)\(")
 
 
+def python_of(path: Path) -> list[str]:
+    return [block.code for block in parts_of(path.read_text())[1] if block.language == "python"]
+
+
+def is_script(code: str) -> bool:
+    """Whether a block is a file to save: its docstring says how to start it, with files that are not there."""
+    return (ast.get_docstring(ast.parse(code)) or "").startswith("python ")
+
+
 def program_of(path: Path) -> str:
     """The Python blocks of a page, which are read from top to bottom, as one program."""
-    return "\n".join(block.code for block in parts_of(path.read_text())[1] if block.language == "python")
+    return "\n".join(code for code in python_of(path) if not is_script(code))
 
 
 PROGRAMS = [
@@ -173,6 +183,12 @@ def checkpoint(recipe, tmp_path_factory) -> Callable[[], Path]:
     return make
 
 
+@each_page
+def test_each_python_block_is_python(path):
+    for code in python_of(path):
+        compile(code, path.name, "exec")
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_python_of_a_page_runs(program, checkpoint, tmp_path):
     run(with_files(program, tmp_path, checkpoint), tmp_path)
@@ -216,7 +232,7 @@ def test_a_page_is_read():
     assert sorted(links_of(PAGE)) == ["a.png", "b.png", "c.md", "docs/x.md#a-heading"]
     assert inline_code(PAGE) == ["code", "[no](link)"]
     assert [command for line in lines_in(blocks[0].code) for command in commands_in(line)] == [
-        Command("train", ["--config", "mobilenet_v3_small_digits", "--seed", "1"]),
+        Command("train.py", ["--config", "mobilenet_v3_small_digits", "--seed", "1"]),
         Command("check", ["/a b"]),
         Command("--version", []),
     ]
@@ -254,9 +270,15 @@ def test_what_a_program_needs_is_made_for_it(tmp_path, checkpoint):
         run("1 / 0", tmp_path)
 
 
-def test_a_recipe_that_a_run_leaves_stands_for_a_shipped_one(tmp_path, monkeypatch):
+def test_a_script_to_save_is_not_run():
+    assert is_script('"""python classify.py image.jpg"""\nimport nowhere')
+    assert not is_script('"""Python."""')
+
+
+@pytest.mark.parametrize("recipe", ["tune/recipe.yaml", "/path/to/mindcv/x.yaml"])
+def test_a_recipe_that_the_reader_has_stands_for_a_shipped_one(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (command,) = commands_in("python train.py --config tune/recipe.yaml --epoch_size 3")
+    (command,) = commands_in(f"python train.py --config {recipe} --epoch_size 3")
     understand(command)
     with pytest.raises(UserError):
         load_recipe(command.arguments, "")
