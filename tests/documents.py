@@ -101,10 +101,10 @@ def _simple_commands(line: str) -> Iterator[list[str]]:
     words: list[str] = []
     redirects = False
     for word in lexer:
-        if set(word) <= set("();|&"):
+        if word and set(word) <= set("();|&"):
             yield words
             words, redirects = [], False
-        elif set(word) <= set("<>"):
+        elif word and set(word) <= set("<>"):
             redirects = True
         elif redirects:
             redirects = False
@@ -121,8 +121,8 @@ def _command(words: list[str]) -> Command | None:
         return None  # something else, or what a program printed
     program, *rest = words[start:]
     if program == "mindcv-lite" or rest[:2] == ["-m", "mindcv_lite"]:
-        name, *arguments = [*rest[0 if program == "mindcv-lite" else 2 :], ""]
-        return Command(name, arguments[:-1])
+        words = rest if program == "mindcv-lite" else rest[2:]
+        return Command(words[0] if words else "", words[1:])
     if rest and rest[0] in ("train.py", "validate.py"):
         return Command(rest[0], rest[1:])
     return None

@@ -206,7 +206,7 @@ PAGE = r"""
      A_B=1 msrun --worker_num 8 python train.py \
        --config mobilenet_v3_small_digits --seed $seed > log.txt
    done
-   pip install x && taskset -c 0-3 mindcv-lite check "/a b" | tail -n 1; python -m mindcv_lite --version  # a comment
+   pip install x && taskset -c 0-3 mindcv-lite check "/a b" "" | tail -n 1; python -m mindcv_lite --version  # a comment
    train.py: error: mindcv_lite is not it's name
    ```
 
@@ -233,7 +233,7 @@ def test_a_page_is_read():
     assert inline_code(PAGE) == ["code", "[no](link)"]
     assert [command for line in lines_in(blocks[0].code) for command in commands_in(line)] == [
         Command("train.py", ["--config", "mobilenet_v3_small_digits", "--seed", "1"]),
-        Command("check", ["/a b"]),
+        Command("check", ["/a b", ""]),
         Command("--version", []),
     ]
 
