@@ -2,16 +2,14 @@
 
 import importlib
 import re
-import runpy
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mindcv_lite.__main__ import COMMANDS
+from mindcv_lite.__main__ import COMMANDS, SCRIPTS
 from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.load import load_recipe
-from tests.conftest import ROOT
 
 SHELL = ("", "sh", "bash", "shell", "console")  # languages of a block that may hold command lines
 _LAUNCHERS = ("msrun", "taskset", "time", "nohup")  # what a command line may begin with, before Python
@@ -62,7 +60,7 @@ def inline_code(text: str) -> list[str]:
 
 def links_of(text: str) -> list[str]:
     """The targets of links and pictures."""
-    prose = re.sub(r"`[^`]*`", "", parts_of(text)[0])
+    prose = re.sub(r"`[^`]*`|(?s:<!--.*?-->)", "", parts_of(text)[0])
     patterns = (r"\]\(([^)\s]*)[^)]*\)", r'<(?:img|a|source)[^>]*(?:src|href|srcset)="([^"]*)"', r"^\[[^\]]+\]: *(\S+)")
     return [target for pattern in patterns for target in re.findall(pattern, prose, re.MULTILINE)]
 
@@ -152,14 +150,11 @@ def understand(command: Command) -> None:
 
 def _own_flags(name: str) -> CommandLine | None:
     """The flags of a program; of one that takes a recipe, those that are no keys."""
-    namespace = {}
-    if name.endswith(".py"):
-        namespace = runpy.run_path(str(ROOT / name))
-    elif name not in COMMANDS:
+    name = name.removesuffix(".py")
+    if name not in COMMANDS:
         raise KeyError(name)
-    if "command_line" not in namespace and (command := name.removesuffix(".py")) in COMMANDS:
-        namespace = vars(importlib.import_module(f"mindcv_lite.commands.{command}"))
-    return namespace["command_line"]() if "command_line" in namespace else None
+    module = importlib.import_module(f"mindcv_lite.{'scripts' if name in SCRIPTS else 'commands'}.{name}")
+    return module.command_line() if hasattr(module, "command_line") else None
 
 
 def _existing(word: str) -> str:

@@ -13,6 +13,9 @@ import pytest
 
 from mindcv_lite.__main__ import COMMANDS
 from mindcv_lite.errors import UserError
+from mindcv_lite.models.complexity import complexity_of
+from mindcv_lite.models.variants import VARIANTS
+from mindcv_lite.recipe.keys import FOREIGN_KEYS, KEYS
 from mindcv_lite.recipe.load import load_recipe
 from tests.conftest import ROOT, write_images
 from tests.documents import (
@@ -28,10 +31,11 @@ from tests.documents import (
     understand,
 )
 
-DOCS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+MODEL_PAGE = ROOT / "configs/mobilenetv3/README.md"
+DOCS = [MODEL_PAGE, *sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 RECIPES = sorted(ROOT.glob("configs/*/*.yaml"))
 
-each_page = pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+each_page = pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 def shell_lines_of(path: Path) -> list[str]:
@@ -73,7 +77,7 @@ def test_a_command_in_the_text_exists(name, code, command, monkeypatch):
     understand(command if whole else Command(command.program, ["..."]))
 
 
-@pytest.mark.parametrize("program", sorted({"train", "validate", *COMMANDS}))
+@pytest.mark.parametrize("program", COMMANDS)
 def test_each_program_is_shown_by_a_command_line(program):
     shown = {command.program.removesuffix(".py") for name, _, command in COMMAND_LINES if name.endswith(".md")}
     assert program in shown
@@ -192,6 +196,39 @@ def test_each_python_block_is_python(path):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_python_of_a_page_runs(program, checkpoint, tmp_path):
     run(with_files(program, tmp_path, checkpoint), tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ what pages must say
+
+
+def test_each_key_that_mindcv_has_and_this_project_does_not_is_on_its_page():
+    text = (ROOT / "docs/mindcv.md").read_text()
+    assert [name for name in FOREIGN_KEYS if f"`{name}`" not in text] == []
+
+
+def test_each_key_is_on_some_page():
+    text = "".join(path.read_text() for path in DOCS)
+    assert [name for name in KEYS if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 170
+
+
+def test_the_model_page_has_each_recipe_once_in_its_table():
+    table = MODEL_PAGE.read_text().partition("## Recipes")[2].partition("## Notes")[0]
+    named = re.findall(r"`(\w+\.yaml)`", table)
+    assert len(named) == len({*named})
+    assert {path.name for path in MODEL_PAGE.parent.glob("*.yaml")} <= {*named}
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+def test_the_model_page_says_how_large_a_network_is(model):
+    lines = list(complexity_of(VARIANTS[model], 1000, 3, 224))
+    trainable, statistics = sum(line.trainable for line in lines), sum(line.statistics for line in lines)
+    multiply_adds = sum(line.multiply_adds for line in lines) / 1e6
+    row = f"| `{model}` | {trainable:,} | {trainable + statistics:,} | {multiply_adds:.1f} M |\n"
+    assert MODEL_PAGE.read_text().count(row) == 1
 
 
 # ------------------------------------------------------------------------------------------- that these tests can fail

@@ -20,14 +20,14 @@ from mindcv_lite.recipe.rules import require_startable
 log = logging.getLogger(__name__)
 
 TRAIN = Path(__file__).parents[1] / "scripts/train.py"
-FINE_TUNE = Path(__file__).parents[2] / "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml"
+FINE_TUNE = "mobilenet_v3_small_finetune"
 
 
 def main(arguments: list[str]) -> None:
     own = command_line()
     flags, words = own.parse_known_args(arguments)
     if not any(word in ("-c", "--config") or word.startswith("--config=") for word in words):
-        words = ["--config", str(FINE_TUNE), *words]
+        words = ["--config", FINE_TUNE, *words]
     recipe = with_absolute_paths(load_recipe(words, __doc__, own))
     require_start(recipe)
     require_folder(flags.out)
