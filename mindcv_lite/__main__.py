@@ -37,7 +37,7 @@ def main() -> None:
 def run() -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(help_page())
+        print(_help_page())
         return
     if name == "--version":
         print(versions())
@@ -59,7 +59,7 @@ class _Lines(logging.StreamHandler):
         raise
 
 
-def help_page() -> str:
+def _help_page() -> str:
     """All commands, a line each."""
     program, lines = program_name(), "\n".join(f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items())
     return f"""usage: {program} COMMAND ...

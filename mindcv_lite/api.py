@@ -66,7 +66,7 @@ class Classifier:
             recipe = self.trained.recipe
             self.predictor = Predictor(self.trained, for_evaluation(start_device(recipe), recipe, len(given)))
         with TemporaryDirectory() as folder:
-            paths = [path_of(image, Path(folder, f"image_{number}.png")) for number, image in enumerate(given)]
+            paths = [_path_of(image, Path(folder, f"image_{number}.png")) for number, image in enumerate(given)]
             found = self.predictor.predict(list(dict.fromkeys(paths)), top)
         if found.flaws:
             path, flaw = next(iter(found.flaws.items()))
@@ -74,7 +74,7 @@ class Classifier:
         return [[(self.class_names[output], chance) for output, chance in found.best[path]] for path in paths]
 
 
-def path_of(image: ImageLike, unnamed: Path) -> str:
+def _path_of(image: ImageLike, unnamed: Path) -> str:
     """The file of an image; `unnamed`: where one is written that has none. Raises `UserError`."""
     if isinstance(image, (str, Path)):
         if not Path(image).is_file():

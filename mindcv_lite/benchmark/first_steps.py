@@ -14,11 +14,11 @@ def first_steps(recipe: Recipe, plan: Plan) -> dict[str, list[Round]]:
     rounds = []
     for _ in range(plan.rounds):
         with ProcessPoolExecutor(1, SpawnContext(), end_with_parent) as process:
-            rounds.append(process.submit(first_steps_here, recipe).result())
+            rounds.append(process.submit(_first_steps_here, recipe).result())
     return {"fresh processes": rounds}
 
 
-def first_steps_here(recipe: Recipe) -> Round:
+def _first_steps_here(recipe: Recipe) -> Round:
     """A round, on random data. Importing MindSpore and drawing the weights are over when its clocks start."""
     logging.disable(logging.INFO)  # the same lines in every round
     from mindcv_lite.benchmark.subjects import build_step, random_batch

@@ -44,11 +44,11 @@ def report_of(
         "workers": settings.workers,
         "config": next((where for where in recipe.origin.values() if where != "command line"), None),
         "recipe": recipe.flat(),
-        "results": [column_of(name, rounds) for name, rounds in results.items()],
+        "results": [_column_of(name, rounds) for name, rounds in results.items()],
     }
 
 
-def column_of(name: str, rounds: list[Round]) -> dict[str, Any]:
+def _column_of(name: str, rounds: list[Round]) -> dict[str, Any]:
     return {"name": name, **{row: spread(rounds, row) for row in ROWS if row in rounds[0]}, "rounds": rounds}
 
 

@@ -42,7 +42,7 @@ def pipeline(
 ) -> dict[str, list[Round]]:
     """The training input alone, from files that come `latency` seconds late; with `mindcv_dir`, MindCV's over that
     folder in turn with it."""
-    batches, recipe = training_batches(recipe, world)
+    batches, recipe = _training_batches(recipe, world)
     if latency:
         split = batches.images
         if type(split) is not Split:
@@ -67,7 +67,7 @@ def step(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
     """
     batches, class_names = None, None
     if recipe.data.has_images:
-        batches, recipe = training_batches(recipe, world)
+        batches, recipe = _training_batches(recipe, world)
         class_names = batches.images.class_names
     steps_per_epoch = batches.steps if batches else recipe.optimizer.gradient_accumulation_steps
     train_step = build_step(recipe, world, steps_per_epoch, class_names)
@@ -81,13 +81,13 @@ def step(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
     results = in_turn({name: partial(steps_on, rows, each) for name, each in contestants.items()}, plan)
     if batches:
         images = Waiting(batches.dataset().create_tuple_iterator(num_epochs=-1))
-        results["with images"] = rounds_of(train_step, images, plan)
+        results["with images"] = _rounds_of(train_step, images, plan)
         if batches.failure:
             raise batches.failure[1]
     return results
 
 
-def rounds_of(train_step: TrainStep, rows: Waiting, plan: Plan) -> list[Round]:
+def _rounds_of(train_step: TrainStep, rows: Waiting, plan: Plan) -> list[Round]:
     """Rounds of one run through the rows, after one that compiles the graph, fills the queues and does not count."""
 
     running = steps_on(rows, train_step)
@@ -126,7 +126,7 @@ def validate(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]
     return {"validation": rounds[1:]}
 
 
-def training_batches(recipe: Recipe, world: World) -> tuple[TrainingBatches, Recipe]:
+def _training_batches(recipe: Recipe, world: World) -> tuple[TrainingBatches, Recipe]:
     """The batches, and the recipe with num_classes filled in."""
     images, _ = training_splits(recipe.with_keys(val_while_train=False))
     recipe = with_num_classes(recipe, images.class_names)

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     flags = command_line().parse_args(arguments)
     given = {name: value for name, value in vars(flags).items() if name in RECIPE_KEYS and value is not None}
     keys = {name: checked_value(name, value, "command line", from_text=True) for name, value in given.items()}
-    require_files(flags.checkpoints, flags.target)
+    _require_files(flags.checkpoints, flags.target)
     has_images = bool(keys.get("data_dir")) or keys.get("dataset") == "digits"
     if flags.greedy and (not has_images or len(flags.checkpoints) < 2):
         raise UserError(
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
     alike = read_alike(flags.checkpoints, **DEFAULTS | keys, dataset_sink_mode=False)
     card = meaning_of(alike[0])
     if has_images:
-        parameters, results = with_images(alike, flags.greedy)
+        parameters, results = _with_images(alike, flags.greedy)
     else:
         parameters, results = mean_of([*map(parameters_of, alike)]), {"averaged": names_of(alike)}
     save_weights(flags.target, parameters, card | results)
@@ -76,7 +76,7 @@ def command_line() -> CommandLine:
     return parser
 
 
-def require_files(checkpoints: list[str], target: Path) -> None:
+def _require_files(checkpoints: list[str], target: Path) -> None:
     """Raise `UserError` on a wrong file name; this needs no MindSpore."""
     for path in checkpoints:
         require_checkpoint(path)
@@ -94,7 +94,7 @@ def names_of(alike: list["Trained"]) -> list[str]:
     return [Path(trained.weights.path).name for trained in alike]
 
 
-def with_images(alike: list["Trained"], greedy: bool) -> tuple["Parameters", dict[str, Any]]:
+def _with_images(alike: list["Trained"], greedy: bool) -> tuple["Parameters", dict[str, Any]]:
     """The mean, or the greedy soup, with statistics of training images; and what its model card says of that."""
     from mindcv_lite.data.datasets.open import training_splits, validation_split
     from mindcv_lite.device.start import for_evaluation, require_launcher, start_device

@@ -37,9 +37,9 @@ def main(arguments: list[str]) -> None:
     flags, _ = own.parse_known_args(rest)
     require_numbers(what, flags)
     require_paths(recipe)
-    require_subject(what, recipe)
-    compare_dir = comparable_folder(what, flags, recipe)
-    require_place_for(flags.json)
+    _require_subject(what, recipe)
+    compare_dir = _comparable_folder(what, flags, recipe)
+    _require_place_for(flags.json)
 
     # What is said meanwhile, by us or by MindCV, is not the answer.
     with contextlib.redirect_stdout(sys.stderr):
@@ -82,7 +82,7 @@ def require_numbers(what: str, flags: "Namespace") -> None:
         raise UserError(f"command line: --{given[0]}: a round of {what} is {round_there}; leave it out")
 
 
-def require_subject(what: str, recipe: Recipe) -> None:
+def _require_subject(what: str, recipe: Recipe) -> None:
     """Raise `UserError` if the recipe does not say what is needed; this needs no MindSpore."""
     if what in ("pipeline", "validate") and not recipe.data.has_images:
         raise UserError(f"data_dir is not set: --data_dir names the folder whose images {what} reads")
@@ -91,7 +91,7 @@ def require_subject(what: str, recipe: Recipe) -> None:
         raise UserError("num_classes is not set, and there are no images whose classes to count: --num_classes 1000")
 
 
-def comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | None:
+def _comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | None:
     """The folder that MindCV's pipeline is to read, if it is asked for. Raises `UserError` if that cannot be."""
     if not flags.compare:
         if flags.compare_dir:
@@ -114,7 +114,7 @@ def comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | No
     return folder
 
 
-def require_place_for(path: str | None) -> None:
+def _require_place_for(path: str | None) -> None:
     if path == "":
         raise UserError("command line: --json: expected a file to write, or -, got ''")
     if path and path != "-":

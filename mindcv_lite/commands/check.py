@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     paths = paths_of(train.images, val.images)
     survey = Survey(len(paths), inspect_all(paths))
     findings = findings_of(train, val, survey)
-    print("\n".join([*overview(train, val, survey), *listed(findings)]))
+    print("\n".join([*_overview(train, val, survey), *listed(findings)]))
     faults = sum(len(finding.lines) for finding in findings if finding.is_fault)
     if faults:
         print(f"{flags.data_dir}: {faults} fault{'s' * (faults > 1)}, from which training would suffer", flush=True)
@@ -48,7 +48,7 @@ def command_line() -> CommandLine:
     return parser
 
 
-def overview(train: "Listing", val: "Listing", survey: "Survey") -> Iterator[str]:
+def _overview(train: "Listing", val: "Listing", survey: "Survey") -> Iterator[str]:
     """Images per split and class, and their sizes."""
     for listing in filter(None, (train, val)):
         ordered = sorted(listing.counts.items(), key=lambda row: row[1])

@@ -22,10 +22,10 @@ def main(arguments: list[str]) -> None:
     if flags.to and (flags.origin or flags.labels):
         raise UserError("command line: --origin and --labels belong to a conversion to .ckpt, --to to one from .ckpt")
     if flags.to:
-        to_safetensors(flags.source, flags.target, flags.to)
+        _to_safetensors(flags.source, flags.target, flags.to)
     else:
         class_names = read_labels(flags.labels) if flags.labels else None
-        to_checkpoint(flags.source, flags.target, flags.origin, class_names)
+        _to_checkpoint(flags.source, flags.target, flags.origin, class_names)
 
 
 def command_line() -> CommandLine:
@@ -84,7 +84,7 @@ def read_labels(path: Path) -> list[str]:
     return names
 
 
-def to_checkpoint(source: Path, target: Path, wanted: str | None, class_names: list[str] | None) -> None:
+def _to_checkpoint(source: Path, target: Path, wanted: str | None, class_names: list[str] | None) -> None:
     """Write the weights in `source`, whosever they are, under our names, with a model card that says what they mean."""
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite.checkpoints.conversion.origins import (
@@ -97,7 +97,7 @@ def to_checkpoint(source: Path, target: Path, wanted: str | None, class_names: l
     )
     from mindcv_lite.runs.folder import save_weights
 
-    tensors, card = read_source(source)
+    tensors, card = _read_source(source)
     if card is not None:
         raise UserError(f"{source}: a checkpoint of this project already; --to makes one for torchvision or timm of it")
     naming = naming_of(tensors, source)
@@ -133,12 +133,12 @@ def report(target: Path, parameters: dict[str, "np.ndarray"], card: dict[str, An
     )
 
 
-def to_safetensors(source: Path, target: Path, naming: str) -> None:
+def _to_safetensors(source: Path, target: Path, naming: str) -> None:
     """Write the weights in a checkpoint of ours or MindCV's as the state dict of torchvision's or timm's network."""
     from mindcv_lite.checkpoints.ckpt_file import write_entries
     from mindcv_lite.checkpoints.conversion.origins import ORIGINS, network_there, our_parameters, their_tensors
 
-    tensors, card = read_source(source)
+    tensors, card = _read_source(source)
     model, parameters = our_parameters(tensors, "mindcv", source)
     trained = ORIGINS["mindcv"]._asdict() | (card or {})
     origin, network = network_there(model, naming, trained["conv_padding"])
@@ -151,7 +151,7 @@ def to_safetensors(source: Path, target: Path, naming: str) -> None:
             log.warning(line, name, trained[name], network, there[name])
 
 
-def read_source(source: Path) -> tuple[dict[str, "np.ndarray"], dict[str, Any] | None]:
+def _read_source(source: Path) -> tuple[dict[str, "np.ndarray"], dict[str, Any] | None]:
     """The tensors of a network in any of the files that are read, and the model card if it is a checkpoint of ours."""
     from mindcv_lite.checkpoints.conversion.torch_files import read_tensors
     from mindcv_lite.checkpoints.weights import network_part, read_weights

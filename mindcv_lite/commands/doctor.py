@@ -37,10 +37,10 @@ def main(arguments: list[str]) -> None:
         schedule(flags.device_target)
         return
     if flags.within:
-        failed = examine(flags)
+        failed = _examine(flags)
     else:
         with the_only_doctor():
-            failed = examine(flags) if "MS_ROLE" in os.environ else supervise(flags, arguments)
+            failed = _examine(flags) if "MS_ROLE" in os.environ else _supervise(flags, arguments)
     sys.exit(1 if failed else 0)
 
 
@@ -86,13 +86,13 @@ def the_only_doctor() -> Iterator[None]:
 
 def schedule(target: str) -> None:
     """What msrun's scheduler does: no check, and for as long as the ranks are at work."""
-    hush_mindspore()
+    _hush_mindspore()
     from mindcv_lite.doctor.checks import join_as_scheduler
 
     join_as_scheduler(target)
 
 
-def supervise(flags: "Namespace", arguments: list[str]) -> int:
+def _supervise(flags: "Namespace", arguments: list[str]) -> int:
     """Check one device, in a process of its own, which may die and must let the device go; the number of failures."""
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # of a terminal that is closed; not under nohup
         signal.signal(signal.SIGHUP, interrupt)
@@ -103,7 +103,7 @@ def supervise(flags: "Namespace", arguments: list[str]) -> int:
     examination = Examination(flags.json, lambda: shutil.rmtree(folder, ignore_errors=True))
     try:
         examination.describe(environment())
-        hush_mindspore()
+        _hush_mindspore()
         transcript = folder / "device.jsonl"
         command = [sys.executable, "-m", "mindcv_lite", "doctor", *arguments, "--within", str(transcript)]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
@@ -122,19 +122,19 @@ def supervise(flags: "Namespace", arguments: list[str]) -> int:
     return examination.failed
 
 
-def examine(flags: "Namespace") -> int:
+def _examine(flags: "Namespace") -> int:
     """Check the device of this process, and all ranks if msrun has started it; the number of failures."""
     from mindcv_lite.doctor.environment import environment
     from mindcv_lite.doctor.examination import Examination
 
     if flags.within and "MS_ROLE" not in os.environ:
-        end_with_supervisor(flags.within.parent)
+        _end_with_supervisor(flags.within.parent)
     examination = Examination(flags.json, transcript=flags.within)
     folder = flags.within.with_suffix("") if flags.within else None
     try:
         if not flags.within:
             examination.describe(environment())
-        hush_mindspore()
+        _hush_mindspore()
         # MindSpore changes the environment when it is imported.
         from mindcv_lite.doctor.checks import check_device, refuse_programs
 
@@ -147,12 +147,12 @@ def examine(flags: "Namespace") -> int:
     return examination.failed
 
 
-def hush_mindspore() -> None:
+def _hush_mindspore() -> None:
     """Let it log errors alone, unless the user asks for more."""
     os.environ.setdefault("GLOG_v", "3")
 
 
-def end_with_supervisor(folder: Path) -> None:
+def _end_with_supervisor(folder: Path) -> None:
     """The end of the supervisor, even if it is killed, closes our input. `folder`: of its temporary files."""
 
     def watch() -> None:

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     flags = command_line().parse_intermixed_args(arguments)
     given = {name: value for name, value in vars(flags).items() if name in RECIPE_KEYS and value is not None}
     keys = {name: checked_value(name, value, "command line", from_text=True) for name, value in given.items()}
-    require_arguments(flags.checkpoint, flags.top, flags.csv)
+    _require_arguments(flags.checkpoint, flags.top, flags.csv)
 
     # The answer goes to stdout; what is said meanwhile does not.
     with contextlib.redirect_stdout(sys.stderr):
@@ -85,7 +85,7 @@ def command_line() -> CommandLine:
     return parser
 
 
-def require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
+def _require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
     """Raise `UserError` on what cannot be read or written; this needs no MindSpore."""
     require_checkpoint(checkpoint)
     if top < 1:

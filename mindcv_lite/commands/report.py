@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     from mindcv_lite.runs.results import RESULTS, read_results
 
     if flags.out:
-        require_picture(flags.out)
+        _require_picture(flags.out)
         require_packages("--out", "plot", "matplotlib")
     folders, runs = names_of(flags.folders), {}
     for name, folder in folders.items():
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
         if not runs[name]:
             raise UserError(f"{folder / RESULTS}: no epoch is done yet")
     if flags.markdown:
-        rows = [ZOO_HEAD, ("---",) * len(ZOO_HEAD), *(zoo_row(folders[name], runs[name]) for name in runs)]
+        rows = [ZOO_HEAD, ("---",) * len(ZOO_HEAD), *(_zoo_row(folders[name], runs[name]) for name in runs)]
         print("\n".join(f"| {' | '.join(row)} |" for row in rows))
     else:
         print("\n".join(aligned([HEAD, *((printable(name), *summary(results)) for name, results in runs.items())])))
@@ -93,7 +93,7 @@ def command_line() -> CommandLine:
     return parser
 
 
-def require_picture(path: Path) -> None:
+def _require_picture(path: Path) -> None:
     """Raise `UserError` unless `path` can be the name of a picture."""
     if path.suffix.lower() not in PICTURES:
         raise UserError(f"{path}: --out names a file that ends in {', '.join(PICTURES)}")
@@ -113,7 +113,7 @@ def names_of(folders: Sequence[Path]) -> dict[str, Path]:
 def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
     """A run in the columns of the table."""
     *_, last = results
-    best, scores = best_of(results), (["-"] * 4, "-")
+    best, scores = _best_of(results), (["-"] * 4, "-")
     if best:
         *_, latest = (each for each in results if each.top1 is not None)
         tops = f"{best.top1:.2%}", str(best.epoch), f"{latest.top1:.2%}", interval(latest.top1 or 0, latest.val_images)
@@ -123,8 +123,8 @@ def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
         *scores[0],
         shown(last.train_loss, ".4f"),
         scores[1],
-        shown(median_of(results, "images_per_second"), ".1f"),
-        shown(median_of(results, "ms_per_step"), ".2f"),
+        shown(_median_of(results, "images_per_second"), ".1f"),
+        shown(_median_of(results, "ms_per_step"), ".2f"),
         shown(graph_compile(results), ".1f", " s"),
         duration(sum(each.seconds or 0 for each in results)),
     )
@@ -141,7 +141,7 @@ def repeats(folders: Mapping[str, Path], runs: Mapping[str, Sequence["EpochResul
     """A line for runs of the same length and recipe but for the seed: mean and standard deviation of their top-1."""
     alike: dict[tuple, dict[int, Sequence[EpochResult]]] = {}
     for name, results in runs.items():
-        if len(runs) > 1 and best_of(results) and (recipe := recipe_in(folders[name] / "recipe.yaml")):
+        if len(runs) > 1 and _best_of(results) and (recipe := _recipe_in(folders[name] / "recipe.yaml")):
             rest = recipe.with_keys(seed=0, ckpt_save_dir="").text(), results[-1].epoch, results[-1].devices
             alike.setdefault(rest, {})[recipe.system.seed] = results
     for by_seed in alike.values():
@@ -170,30 +170,30 @@ def comparison(folders: Mapping[str, Path]) -> Iterator[str]:
     yield f"{verdict} (McNemar's exact test: p = {found.p_value:.3g})"
 
 
-def zoo_row(folder: Path, results: Sequence["EpochResult"]) -> tuple[str, ...]:
+def _zoo_row(folder: Path, results: Sequence["EpochResult"]) -> tuple[str, ...]:
     """A run in the columns of a model zoo's table, with the score of its best epoch; `-`: not known."""
-    path, best = folder / "recipe.yaml", best_of(results)
-    recipe = recipe_in(path)
+    path, best = folder / "recipe.yaml", _best_of(results)
+    recipe = _recipe_in(path)
     jit_levels = dict.fromkeys(each.jit_level for each in results if each.jit_level)
     accuracy = [f"{100 * (score or 0):.2f}" for score in (best.top1, best.top5)] if best else ["-", "-"]
     side = recipe.augmentation.image_resize if recipe else None
     return (
         recipe.model.model if recipe else "-",
-        shown(millions_of_parameters(recipe) if recipe else None, ".2f"),
+        shown(_millions_of_parameters(recipe) if recipe else None, ".2f"),
         cards(results[-1]),
         str(recipe.data.batch_size) if recipe else "-",
         f"{side}x{side}" if side else "-",
         ", ".join(jit_levels) or "-",
         shown(graph_compile(results), ".0f", "s"),
-        shown(median_of(results, "ms_per_step"), ".2f"),
-        shown(median_of(results, "images_per_second"), ".2f"),
+        shown(_median_of(results, "ms_per_step"), ".2f"),
+        shown(_median_of(results, "images_per_second"), ".2f"),
         *accuracy,
         link("yaml", path if recipe else None),
-        link("weights", weights_in(folder, validated=best is not None)),
+        link("weights", _weights_in(folder, validated=best is not None)),
     )
 
 
-def recipe_in(path: Path) -> Recipe | None:
+def _recipe_in(path: Path) -> Recipe | None:
     """The recipe of a run; None, and a line on stderr, where there is none that this version can read."""
     if not path.is_file():
         return None
@@ -204,7 +204,7 @@ def recipe_in(path: Path) -> Recipe | None:
         return None
 
 
-def millions_of_parameters(recipe: Recipe) -> float | None:
+def _millions_of_parameters(recipe: Recipe) -> float | None:
     """With BatchNorm's statistics, as MindCV counts them. None: the recipe leaves the number of classes open."""
     from mindcv_lite.models.complexity import complexity_of
     from mindcv_lite.models.variants import VARIANTS
@@ -223,7 +223,7 @@ def cards(result: "EpochResult") -> str:
     return str(result.devices) if result.device == "Ascend" else f"{result.devices} ({result.device})"
 
 
-def weights_in(folder: Path, validated: bool) -> Path | None:
+def _weights_in(folder: Path, validated: bool) -> Path | None:
     """The weights of the best epoch; those of the latest, where no epoch was validated."""
     pattern = "mobilenet_v3_*_best.ckpt" if validated else "mobilenet_v3_*-*_*.ckpt"
     step = re.compile(r"_(\d+)\.ckpt$")
@@ -234,13 +234,13 @@ def link(text: str, path: Path | None) -> str:
     return f"[{text}]({quote(os.fsencode(path))})" if path else "-"
 
 
-def best_of(results: Sequence["EpochResult"]) -> "EpochResult | None":
+def _best_of(results: Sequence["EpochResult"]) -> "EpochResult | None":
     """The epoch of the highest top-1. None: no epoch was validated."""
     validated = [each for each in results if each.top1 is not None]
     return max(validated, key=lambda each: each.top1 or 0, default=None)
 
 
-def median_of(results: Sequence["EpochResult"], column: str) -> float | None:
+def _median_of(results: Sequence["EpochResult"], column: str) -> float | None:
     """The median of the epochs; None: no epoch tells."""
     known = [value for each in results if (value := getattr(each, column)) is not None]
     return median(known) if known else None

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     flags = command_line().parse_args(arguments)
     try:
         labels = read_labels(flags.labels)
-        moves, left = planned(flags.folder, labels, flags.labels)
+        moves, left = _planned(flags.folder, labels, flags.labels)
         for source, target in moves.items():
             target.parent.mkdir(exist_ok=True)
             source.rename(target)
@@ -50,7 +50,7 @@ def command_line() -> CommandLine:
 
 def read_labels(path: Path) -> dict[str, str]:
     """The class of each image, by its name, which may lack the extension. Raises `UserError`, `OSError`."""
-    reader = read_table if not path.is_dir() else read_kit if (path / NUMBERS).is_file() else read_annotations
+    reader = _read_table if not path.is_dir() else _read_kit if (path / NUMBERS).is_file() else _read_annotations
     labels: dict[str, str] = {}
     for image, name in reader(path):
         if name.startswith(".") or "/" in name or not 0 < len(os.fsencode(name)) < 256:
@@ -62,7 +62,7 @@ def read_labels(path: Path) -> dict[str, str]:
     return labels
 
 
-def read_table(path: Path) -> Iterator[tuple[str, str]]:
+def _read_table(path: Path) -> Iterator[tuple[str, str]]:
     """Lines `image class` or `image,class`; the first may be a heading."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -81,7 +81,7 @@ def read_table(path: Path) -> Iterator[tuple[str, str]]:
         yield row[0].strip(), row[1].split()[0] if kaggle else row[1].strip()
 
 
-def read_kit(path: Path) -> Iterator[tuple[str, str]]:
+def _read_kit(path: Path) -> Iterator[tuple[str, str]]:
     """ImageNet's own labels: a number for each image, in order, and the wnid of each number in meta.mat. (A number is
     not the place of its wnid among the sorted ones.)"""
     from scipy.io import loadmat  # comes with MindSpore
@@ -100,7 +100,7 @@ def read_kit(path: Path) -> Iterator[tuple[str, str]]:
         yield f"ILSVRC2012_val_{place:08d}", wnid
 
 
-def read_annotations(path: Path) -> Iterator[tuple[str, str]]:
+def _read_annotations(path: Path) -> Iterator[tuple[str, str]]:
     """A file <image>.xml for each image, which names the class of each object on it."""
     for file in sorted(path.glob("*.xml")):
         try:
@@ -112,7 +112,7 @@ def read_annotations(path: Path) -> Iterator[tuple[str, str]]:
         yield file.stem, classes[0]
 
 
-def planned(folder: Path, labels: dict[str, str], where: Path) -> tuple[dict[Path, Path], list[str]]:
+def _planned(folder: Path, labels: dict[str, str], where: Path) -> tuple[dict[Path, Path], list[str]]:
     """Where each image that is not in its place goes, and the names of the files that have no label.
 
     Raises `UserError` if one is missing, or there already under that name; `OSError`.

@@ -29,10 +29,10 @@ def main(arguments: list[str]) -> None:
     flags = vars(command_line().parse_args(arguments))
     subject, picture = flags.pop("subject"), flags.pop("picture")
     if picture:
-        require_svg(picture)
+        _require_svg(picture)
     values = {name: checked_value(name, text, "command line", True) for name, text in flags.items() if text is not None}
     keys = {name: value for name, value in values.items() if value is not None}  # None: left out, as in a recipe
-    if is_network(subject):
+    if _is_network(subject):
         print("\n".join(summary(subject, USUAL | keys)))
         if picture:
             draw(subject, USUAL | keys, picture)
@@ -64,14 +64,14 @@ def command_line() -> CommandLine:
     return parser
 
 
-def require_svg(path: Path) -> None:
+def _require_svg(path: Path) -> None:
     """Raise `UserError` unless `path` can be the name of an SVG file."""
     if path.suffix.lower() != ".svg":
         raise UserError(f"{path}: --picture names a file that ends in .svg")
     require_file(path)
 
 
-def is_network(subject: str) -> bool:
+def _is_network(subject: str) -> bool:
     """Whether `subject` is the name of a network. Raises `UserError` if it is no checkpoint either."""
     from mindcv_lite.models.variants import VARIANTS
 

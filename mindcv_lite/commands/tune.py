@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> None:
     flags, words = own.parse_known_args(arguments)
     if not any(word in ("-c", "--config") or word.startswith("--config=") for word in words):
         words = ["--config", FINE_TUNE, *words]
-    recipe = with_absolute_paths(load_recipe(words, __doc__, own))
-    require_start(recipe)
+    recipe = _with_absolute_paths(load_recipe(words, __doc__, own))
+    _require_start(recipe)
     require_folder(flags.out)
 
     from mindcv_lite.training.tuning.findings import (
@@ -75,13 +75,13 @@ def folder_name(text: str) -> Path:
     return Path(text)
 
 
-def with_absolute_paths(recipe: Recipe) -> Recipe:
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe, to be used from wherever one likes."""
     paths = {"data_dir": recipe.data.data_dir, "ckpt_path": recipe.model.ckpt_path}
     return recipe.with_keys(**{name: str(Path(path).resolve()) for name, path in paths.items() if path})
 
 
-def require_start(recipe: Recipe) -> None:
+def _require_start(recipe: Recipe) -> None:
     """Raise `UserError` on what is no start of a search; this needs no MindSpore."""
     require_startable(recipe)
     if not recipe.data.has_images:

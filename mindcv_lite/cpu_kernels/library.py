@@ -24,15 +24,15 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fPIC", "-share
 def compiled_operators() -> Path | None:
     """The shared library of the operators; None, and a line in the log that says why, where it cannot be made."""
     try:
-        library = found_or_compiled()
+        library = _found_or_compiled()
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        log.info("depthwise convolutions and BatchNorm are MindSpore's own, which are slower: %s", reason_of(error))
+        log.info("depthwise convolutions and BatchNorm are MindSpore's own, which are slower: %s", _reason_of(error))
         return None
     log.info("depthwise convolutions and BatchNorm are those of %s", library)
     return library
 
 
-def found_or_compiled() -> Path:
+def _found_or_compiled() -> Path:
     """Raises an error that says why there is no library that can be loaded."""
     if platform.system() != "Linux":
         raise RuntimeError("faster ones are for Linux")
@@ -41,7 +41,7 @@ def found_or_compiled() -> Path:
     if ":" in str(folder):
         raise RuntimeError(f"{folder}: MindSpore takes no library with a colon in its path")
     name = f"operators-{key_of(compiler)}"
-    library = next(filter(is_whole, folder.glob(f"{name}-*.so")), None) or compile_to(folder, name, compiler)
+    library = next(filter(is_whole, folder.glob(f"{name}-*.so")), None) or _compile_to(folder, name, compiler)
     ctypes.CDLL(str(library))  # raises OSError where libraries must not be run, for one
     return library
 
@@ -74,7 +74,7 @@ def processor() -> str:
     return platform.machine() + next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def compile_to(folder: Path, name: str, compiler: list[str]) -> Path:
+def _compile_to(folder: Path, name: str, compiler: list[str]) -> Path:
     """Compile elsewhere, then move the library to its name, which ends with its digest: several processes may do so at
     once."""
     log.info("compiling operators for this processor, once; it takes some seconds")
@@ -109,7 +109,7 @@ def run(command: list[str], **environment: str) -> str:
     return done.stdout
 
 
-def reason_of(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     """What went wrong, in a line."""
     if isinstance(error, subprocess.TimeoutExpired):
         return f"{error.cmd[0]} took more than {error.timeout:.0f} s"

@@ -60,7 +60,7 @@ class KeptGraphs:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / f"rank{rank}-{key}.graphs"
         with locked(folder):  # lest another process takes the new folder for one that was left behind
-            remove_left_over(folder)
+            _remove_left_over(folder)
             self.process = TemporaryDirectory(prefix="process-", dir=folder, ignore_cleanup_errors=True)
             self.lock = os.open(self.process.name, os.O_RDONLY)
             lock(self.lock)
@@ -139,7 +139,7 @@ class KeptGraphs:
                 path.unlink()
 
 
-def remove_left_over(folder: Path) -> None:
+def _remove_left_over(folder: Path) -> None:
     """Remove the folders of processes that were killed: those that no process holds."""
     for left_over in folder.glob("process-*"):
         with suppress(OSError), locked(left_over, wait=False) as held:

@@ -36,7 +36,7 @@ def integers() -> Answer:
     expected = (x * 3, x + 1, x & 0xFFFF, x ^ (x * 5), x // 65536, x % 7)
     names = ("x * 3", "x + 1", "x & 65535", "x ^ 5 x", "x // 65536", "x % 7")
     for name, got, right in zip(names, Integers()(Tensor(x)), expected, strict=True):
-        require_equal(f"int32 {name}", got.asnumpy(), right)
+        _require_equal(f"int32 {name}", got.asnumpy(), right)
     tripled, plus_one, *_ = (each.asnumpy() for each in Integers()(Tensor(np.array([LARGEST], np.int32))))
     wraps = (tripled[0], plus_one[0]) == (LARGEST - 2, -(2**31))
     return (
@@ -55,7 +55,7 @@ def noise_bits() -> Answer:
     """The hash that dropout and random erasing draw from."""
     for seed in (7, LARGEST, -5):
         seed = np.array(seed, np.int32)
-        require_equal(f"noise of seed {seed}", Bits()(Tensor(seed)).asnumpy(), noise.expected_bits((4096,), seed))
+        _require_equal(f"noise of seed {seed}", Bits()(Tensor(seed)).asnumpy(), noise.expected_bits((4096,), seed))
     return "4096 numbers of 3 seeds as NumPy's", {}
 
 
@@ -76,7 +76,7 @@ def fault_of(group: str) -> str | None:
         return f"{type(error).__name__}: {first_line(error)}"
 
 
-def require_equal(what: str, got: np.ndarray, expected: np.ndarray) -> None:
+def _require_equal(what: str, got: np.ndarray, expected: np.ndarray) -> None:
     differing = np.flatnonzero(got != expected)
     if differing.size:
         first = differing[0]
@@ -124,14 +124,14 @@ def write_reference(path: str) -> None:
 def answers_of(network: nn.Cell) -> np.ndarray:
     random = np.random.default_rng(0)
     for name, parameter in sorted(network.parameters_dict().items()):
-        parameter.set_data(Tensor(drawn_weight(name, parameter.shape, random), mindspore.float32))
+        parameter.set_data(Tensor(_drawn_weight(name, parameter.shape, random), mindspore.float32))
     images = random.integers(0, 256, (4, 224, 224, 3), np.uint8)
     inference = Inference(network, recipe_of().augmentation)
     inference.set_train(False)
     return inference(Tensor(images)).asnumpy()
 
 
-def drawn_weight(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+def _drawn_weight(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
     """Weights of such a size that the numbers in the network neither grow nor fade."""
     noise = random.standard_normal(shape)
     if len(shape) > 1:

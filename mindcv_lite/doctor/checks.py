@@ -47,9 +47,9 @@ def check_device(examination: Examination, target: str, folder: Path | None, qui
     check = partial(examination.run, limit=LIMIT)
     if not check("device", begin) or not bench:
         return
-    check("integers", quiet(integers))
-    check("noise", quiet(noise_bits))
-    check("primitives", quiet(primitives))
+    check("integers", _quiet(integers))
+    check("noise", _quiet(noise_bits))
+    check("primitives", _quiet(primitives))
     check("network, float32", lambda heard: logits(bench.world, "O0", bench.folder))
     check("network, float16", lambda heard: logits(bench.world, "O3", bench.folder))
     check("sums over ranks", lambda heard: exact_sums(bench.world))
@@ -80,14 +80,14 @@ def check_device(examination: Examination, target: str, folder: Path | None, qui
         examination.say_all(speed.table())
 
 
-def quiet(check: Callable[[], Answer]) -> Check:
+def _quiet(check: Callable[[], Answer]) -> Check:
     return lambda heard: check()
 
 
 def start(examination: Examination, target: str, folder: Path | None) -> Bench:
     """Take the device, join the other ranks, and write the images."""
     if folder:
-        work_in(folder, examination)
+        _work_in(folder, examination)
     _, reason = available_target(target)
     if reason:  # a training would take the CPU
         raise Failed(f"{reason.removesuffix(': taking the CPU')}; --device_target CPU checks the CPU")
@@ -96,14 +96,14 @@ def start(examination: Examination, target: str, folder: Path | None) -> Bench:
     examination.world, examination.rank = world, world.rank
     bench = Bench(world, folder or common_folder(world), launched)
     if not folder:
-        work_in(bench.folder, examination)
+        _work_in(bench.folder, examination)
     for purpose in ("training", "error", "replace"):
         write_images(bench.images(purpose), train=STEPS * SMALL["batch_size"] * world.size, val=29, size=(80, 72))
     world.wait_for_all()
     return bench
 
 
-def work_in(folder: Path, examination: Examination) -> None:
+def _work_in(folder: Path, examination: Examination) -> None:
     """MindSpore leaves files of its own in the working directory: let it be one that is removed in the end."""
     examination.clean_up = partial(shutil.rmtree, folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
@@ -143,7 +143,7 @@ def check_programs(examination: Examination, folder: Path) -> None:
         examination.title("programs")
         write_images(folder / "images/training", train=2 * STEPS * SMALL["batch_size"], val=29, size=(80, 72))
         for name, program in PROGRAMS.items():
-            examination.run(name, quiet(partial(program, folder, target, LIMIT)), 3 * LIMIT)
+            examination.run(name, _quiet(partial(program, folder, target, LIMIT)), 3 * LIMIT)
 
 
 def refuse_programs(examination: Examination) -> None:

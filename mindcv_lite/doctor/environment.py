@@ -170,24 +170,24 @@ def mindspore_finding(version: str) -> Finding:
 
 def npus(machine: Machine) -> Iterator[Finding]:
     """Devices, driver and firmware."""
-    if not uses_ascend(machine):
+    if not _uses_ascend(machine):
         text = f"no NPU, no driver, no CANN: training uses the CPU; to install them: {GUIDE}"
         yield Finding("NPUs", "noted", text, {"npus": 0})
         return
-    yield devices_finding(machine)
-    yield driver_finding(machine)
-    yield firmware_finding(machine)
+    yield _devices_finding(machine)
+    yield _driver_finding(machine)
+    yield _firmware_finding(machine)
     program = shutil.which("npu-smi", path=machine.variables.get("PATH", ""))
     if program and machine.has_first_rank:  # eight at once might all have to wait too long
-        yield npu_smi_finding(program)
+        yield _npu_smi_finding(program)
 
 
-def uses_ascend(machine: Machine) -> bool:
+def _uses_ascend(machine: Machine) -> bool:
     """Whether anything at all of Ascend is here."""
     return bool(machine.npus or machine.driver or machine.toolkit or "ASCEND_HOME_PATH" in machine.variables)
 
 
-def devices_finding(machine: Machine) -> Finding:
+def _devices_finding(machine: Machine) -> Finding:
     numbered = [f"/dev/davinci{number}" for number in machine.npus]
     figures = {"npus": len(numbered)}
     if not numbered:
@@ -199,21 +199,21 @@ def devices_finding(machine: Machine) -> Finding:
         return Finding("NPUs", "failed", f"{len(numbered)}, but {' and '.join(missing)} missing: {advice}", figures)
     closed = [name for name in (*numbered, *needed) if not os.access(machine.at(name), os.R_OK | os.W_OK)]
     if closed:
-        group = group_of(machine.at(closed[0]))
+        group = _group_of(machine.at(closed[0]))
         advice = f"sudo usermod -a -G {group} $USER, then log in again"
         text = f"{len(numbered)}, but this user may not open {closed[0]}, of the group {group}: {advice}"
         return Finding("NPUs", "failed", text, figures)
     return Finding("NPUs", "ok", f"{len(numbered)}: {' '.join(numbered)}", figures)
 
 
-def group_of(path: Path) -> str:
+def _group_of(path: Path) -> str:
     try:
         return path.group()
     except KeyError:  # a container does not know the groups of its host
         return str(path.stat().st_gid)
 
 
-def driver_finding(machine: Machine) -> Finding:
+def _driver_finding(machine: Machine) -> Finding:
     version = machine.driver.get("version")
     if version:
         return Finding("driver", "ok", version)
@@ -221,7 +221,7 @@ def driver_finding(machine: Machine) -> Finding:
     return Finding("driver", "failed", f"none found; first step of {GUIDE}; {where}")
 
 
-def firmware_finding(machine: Machine) -> Finding:
+def _firmware_finding(machine: Machine) -> Finding:
     """The driver's file says which firmware it takes: `compatible_version_fw=[7.0.0,7.5.99]`, or several of these."""
     version, taken = machine.firmware.get("version"), machine.driver.get("compatible_version_fw", "")
     if not version:
@@ -232,9 +232,9 @@ def firmware_finding(machine: Machine) -> Finding:
     return Finding("firmware", "ok", version)
 
 
-def npu_smi_finding(program: str) -> Finding:
+def _npu_smi_finding(program: str) -> Finding:
     """Health and memory, by the driver's own program."""
-    output, status = output_of([program, "info"])
+    output, status = _output_of([program, "info"])
     if status is None:
         return Finding("npu-smi", "failed", f"no answer in {SECONDS} s: the driver hangs; see `dmesg`, or reboot")
     chips = CHIP.findall(output)
@@ -248,7 +248,7 @@ def npu_smi_finding(program: str) -> Finding:
     return Finding("npu-smi", "ok", text, figures)
 
 
-def output_of(command: list[str]) -> tuple[str, int | None]:
+def _output_of(command: list[str]) -> tuple[str, int | None]:
     """What a program says, and its exit status: None if it does not end in time. It is not waited for any longer: in
     the kernel it may be beyond any signal."""
     with tempfile.TemporaryFile() as file:
@@ -266,7 +266,7 @@ def output_of(command: list[str]) -> tuple[str, int | None]:
 
 def cann(machine: Machine) -> Iterator[Finding]:
     """The toolkit, the binary kernels, and the variables by which MindSpore finds both."""
-    if not uses_ascend(machine):
+    if not _uses_ascend(machine):
         return
     told, toolkit = machine.variables.get("ASCEND_HOME_PATH"), machine.toolkit
     if told and not machine.at(told).is_dir():
@@ -275,14 +275,14 @@ def cann(machine: Machine) -> Iterator[Finding]:
     if toolkit is None:
         yield Finding("CANN toolkit", "failed", f"none found: install toolkit and kernels, by {GUIDE}")
         return
-    yield toolkit_finding(machine, toolkit)
-    yield kernels_finding(machine, toolkit)
-    yield paths_finding(machine, toolkit)
+    yield _toolkit_finding(machine, toolkit)
+    yield _kernels_finding(machine, toolkit)
+    yield _paths_finding(machine, toolkit)
 
 
-def toolkit_finding(machine: Machine, toolkit: Path) -> Finding:
+def _toolkit_finding(machine: Machine, toolkit: Path) -> Finding:
     """Whether MindSpore takes this CANN. MindSpore goes by the compiler's version, the user by the release's name."""
-    release, compiler = cann_release(machine, toolkit), cann_compiler(machine, toolkit)
+    release, compiler = _cann_release(machine, toolkit), _cann_compiler(machine, toolkit)
     text = f"{release or 'of unknown version'} (compiler {compiler or 'unknown'}) in {machine.shown(toolkit)}"
     figures = {"release": release, "compiler": compiler}
     taken = CANN_OF_MINDSPORE.get(machine.mindspore.partition(".post")[0])
@@ -295,7 +295,7 @@ def toolkit_finding(machine: Machine, toolkit: Path) -> Finding:
     return Finding("CANN toolkit", "ok", text, figures)
 
 
-def cann_release(machine: Machine, toolkit: Path) -> str:
+def _cann_release(machine: Machine, toolkit: Path) -> str:
     """The name of the release, such as 8.0.0 or 8.2.RC1."""
     for name in (*(f"{arch}-linux/ascend_toolkit_install.info" for arch in ("aarch64", "x86_64")), "version.info"):
         if version := machine.fields(toolkit / name).get("version"):
@@ -304,18 +304,18 @@ def cann_release(machine: Machine, toolkit: Path) -> str:
     return listed.strip("[]").rpartition(":")[2]
 
 
-def cann_compiler(machine: Machine, toolkit: Path) -> str:
+def _cann_compiler(machine: Machine, toolkit: Path) -> str:
     """The version of the compiler, such as 7.6.0.1.220, where MindSpore reads it."""
     listed = machine.fields(toolkit / "version.cfg").get("compiler_running_version", "")
     return machine.fields(toolkit / "compiler/version.info").get("version") or listed.strip("[]").partition(":")[0]
 
 
-def kernels_finding(machine: Machine, toolkit: Path) -> Finding:
+def _kernels_finding(machine: Machine, toolkit: Path) -> Finding:
     """The binary kernels, opp_kernel up to CANN 8.3 and ops from 8.5 on, which must be of the toolkit's release."""
     old = machine.fields(toolkit / "opp_kernel/version.info")
     new = (machine.fields(toolkit / f"{arch}-linux/ascend_ops_install.info") for arch in ("aarch64", "x86_64"))
     version = next((fields["version"] for fields in new if fields.get("version")), old.get("version_dir"))
-    release = cann_release(machine, toolkit)
+    release = _cann_release(machine, toolkit)
     package = "Ascend-cann-kernels-<chip> (from CANN 8.5 on: Ascend-cann-<chip>-ops)"
     if not version:
         return Finding("CANN kernels", "failed", f"none found: install {package} of {release}, by {GUIDE}")
@@ -324,7 +324,7 @@ def kernels_finding(machine: Machine, toolkit: Path) -> Finding:
     return Finding("CANN kernels", "ok", version)
 
 
-def paths_finding(machine: Machine, toolkit: Path) -> Finding:
+def _paths_finding(machine: Machine, toolkit: Path) -> Finding:
     """What MindSpore looks for in the environment (`AscendEnvChecker._check_env`), which CANN's `set_env.sh` sets."""
     needed = {"ASCEND_OPP_PATH": "/opp", "LD_LIBRARY_PATH": "/lib64", "PYTHONPATH": "opp/built-in/op_impl/ai_core/tbe"}
     lacking = [name for name, part in needed.items() if part not in machine.variables.get(name, "")]
@@ -338,14 +338,14 @@ def paths_finding(machine: Machine, toolkit: Path) -> Finding:
 
 def published(machine: Machine) -> Iterator[Finding]:
     """How this machine differs from the one of the published figures."""
-    if not uses_ascend(machine):
+    if not _uses_ascend(machine):
         return
     toolkit = machine.toolkit
     here = {
         "MindSpore": machine.mindspore,
         "driver": machine.driver.get("version", ""),
         "firmware": machine.firmware.get("version", ""),
-        "CANN toolkit": cann_release(machine, toolkit) if toolkit else "",
+        "CANN toolkit": _cann_release(machine, toolkit) if toolkit else "",
     }
     same = [name for name in PUBLISHED if here[name] and PUBLISHED[name].startswith(here[name])]
     others = [f"{name} {here[name] or 'unknown'} (there {PUBLISHED[name]})" for name in PUBLISHED if name not in same]
@@ -363,7 +363,7 @@ def host(machine: Machine) -> Iterator[Finding]:
     figures = {"total": total, "available": free, "limit": min(limit, total)}
     yield Finding("memory", "noted", f"{size(free)} of {size(total)} available{held}", figures)
 
-    bound, processors, quota = len(os.sched_getaffinity(0)), os.cpu_count() or 1, cpu_quota(machine)
+    bound, processors, quota = len(os.sched_getaffinity(0)), os.cpu_count() or 1, _cpu_quota(machine)
     ranks = machine.variables.get("MS_WORKER_NUM", "") if "MS_ROLE" in machine.variables else ""
     text = f"{bound} of {processors} for this process" + (f", one of {ranks} ranks" if ranks else "")
     figures = {"bound": bound, "processors": processors, "quota": quota}
@@ -372,7 +372,7 @@ def host(machine: Machine) -> Iterator[Finding]:
     yield Finding("processors", "noted", text, figures)
 
 
-def cpu_quota(machine: Machine) -> float | None:
+def _cpu_quota(machine: Machine) -> float | None:
     """How many processors' time the container may take; None if there is no limit."""
     v1 = (machine.read(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
     quota, period, *_ = (*(machine.read("/sys/fs/cgroup/cpu.max") or " ".join(v1)).split(), "", "")
@@ -383,18 +383,18 @@ def disks(machine: Machine) -> Iterator[Finding]:
     """Room where a run writes."""
     get, home = machine.variables.get, machine.variables.get("HOME", "/")
     places = {"working folder": os.getcwd(), "cache": cache_folder(""), "temporary files": tempfile.gettempdir()}
-    if uses_ascend(machine):
+    if _uses_ascend(machine):
         places["CANN's kernels"] = get("ASCEND_CACHE_PATH") or f"{home}/atc_data"
         places["CANN's log"] = get("ASCEND_PROCESS_LOG_PATH") or f"{home}/ascend/log"
     if path := get("MS_COMPILER_CACHE_PATH"):
         places["MindSpore's graphs"] = path
     for name, path in places.items():
-        yield disk_finding(f"disk: {name}", Path(path), machine.shown(path))
+        yield _disk_finding(f"disk: {name}", Path(path), machine.shown(path))
     usage = shutil.disk_usage("/dev/shm")
     yield Finding("shared memory", "noted", f"{size(usage.free)} of {size(usage.total)} free", {"free": usage.free})
 
 
-def disk_finding(name: str, path: Path, shown: str) -> Finding:
+def _disk_finding(name: str, path: Path, shown: str) -> Finding:
     """`path` need not exist yet."""
     there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free

@@ -92,7 +92,7 @@ class Examination:
 
     def add(self, finding: Finding, seconds: float | None = None) -> None:
         """Say a finding, and keep it."""
-        finding = replace(finding, text=presentable(finding.text))
+        finding = replace(finding, text=_presentable(finding.text))
         if seconds is not None:
             finding = replace(finding, figures={**finding.figures, "check_seconds": round(seconds, 2)})
         self.findings.append(finding)
@@ -136,7 +136,7 @@ class Examination:
     def _add_with_last_lines(self, finding: Finding, began: float, heard: Heard) -> None:
         self.add(finding, time.perf_counter() - began)
         for line in heard.last_lines(SAID) if finding.verdict == "failed" else ():
-            self.say(f"    {presentable(line)}")
+            self.say(f"    {_presentable(line)}")
 
     @property
     def _has_other_ranks(self) -> bool:
@@ -227,7 +227,7 @@ def found(name: str, verdict: Verdict, check: Callable[[], Answer]) -> Finding:
         return Finding(name, "failed", f"{kind}: {first_line(error)}", {"error": kind})
 
 
-def presentable(text: str) -> str:
+def _presentable(text: str) -> str:
     """On one line, without the path of the user's home."""
     home = str(Path.home())
     return " ".join(text.split()).replace(home, "~" if len(home) > 1 else home)

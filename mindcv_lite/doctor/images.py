@@ -20,12 +20,12 @@ def write_images(data_dir: Path, train: int, val: int, size: tuple[int, int], na
     with tempfile.TemporaryDirectory(dir=data_dir.parent) as unfinished:
         for split, count in (("train", train), ("val", val)):
             for number in range(count):
-                write_image(Path(unfinished, "images", split), number, size, names)
+                _write_image(Path(unfinished, "images", split), number, size, names)
         with suppress(OSError):  # another process was faster
             os.rename(Path(unfinished, "images"), data_dir)
 
 
-def write_image(split: Path, number: int, size: tuple[int, int], names: int) -> None:
+def _write_image(split: Path, number: int, size: tuple[int, int], names: int) -> None:
     label = number % len(CLASSES)
     folder = split / CLASSES[label]
     folder.mkdir(parents=True, exist_ok=True)

@@ -44,14 +44,14 @@ def order_of_images(recipe: Recipe, images: Split, world: World) -> Answer:
             batches.over = True
         seen = witness.seen.asnumpy().reshape(epochs - first, -1)
         for epoch, came in enumerate(seen, first):
-            expected = expected_order(epoch, len(images), recipe, world)
+            expected = _expected_order(epoch, len(images), recipe, world)
             if not np.array_equal(came, expected):
                 raise Failed(f"epoch {epoch + 1}: {differences(came, len(images), recipe, world)}")
     how = "whole epochs sent ahead" if world.settings.sink else "fed batch by batch"
     return f"{epochs} epochs, and {epochs - 1} resumed after the first, {how}: each image in its place", {}
 
 
-def expected_order(epoch: int, count: int, recipe: Recipe, world: World) -> np.ndarray:
+def _expected_order(epoch: int, count: int, recipe: Recipe, world: World) -> np.ndarray:
     data = recipe.data
     order = epoch_order(count, recipe.system.seed, epoch, data.shuffle, data.num_samples)
     return shard(order, data.batch_size, world.rank, world.size, data.drop_remainder)[0]
@@ -60,6 +60,6 @@ def expected_order(epoch: int, count: int, recipe: Recipe, world: World) -> np.n
 def differences(came: np.ndarray, count: int, recipe: Recipe, world: World) -> str:
     """What came in place of an epoch's images, if that is known."""
     for epoch in range(recipe.schedule.epoch_size + 2):
-        if np.array_equal(came, expected_order(epoch, count, recipe, world)):
+        if np.array_equal(came, _expected_order(epoch, count, recipe, world)):
             return f"the device saw the images of epoch {epoch + 1}"
     return f"the device saw other images or another order, beginning with {came[:8].tolist()}"

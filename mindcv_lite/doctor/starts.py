@@ -32,11 +32,11 @@ def two_starts(folder: Path, target: str, limit: float) -> Answer:
         status, output = outcome([sys.executable, script("train"), "-c", recipe], folder, limit)
         seconds.append(time.perf_counter() - began)
         if status:
-            raise Failed(f"start {number} ended with exit status {status}: {last_line(output)}")
+            raise Failed(f"start {number} ended with exit status {status}: {_last_line(output)}")
         losses.append([result.train_loss for result in read_results(folder / f"start_{number}" / RESULTS)])
     known = re.search(r"compile_cache: (\d+) graphs of an earlier start", output)
     if not known or known[1] == "0":
-        said = next((line for line in output.splitlines() if "compile_cache" in line), last_line(output))
+        said = next((line for line in output.splitlines() if "compile_cache" in line), _last_line(output))
         raise Failed(f"the second start took no graph of the first: {said}")
     difference, bound = difference_of(*losses), 0 if target == "CPU" else BOUND
     if not difference <= bound:
@@ -50,24 +50,24 @@ def two_starts(folder: Path, target: str, limit: float) -> Answer:
 
 def two_ranks(folder: Path, target: str, limit: float) -> Answer:
     """This command under msrun: equal weights, exact counts, each rank's order of images."""
-    require_devices(2, target)
+    _require_devices(2, target)
     port, transcript = free_port(), folder / "ranks.jsonl"
     logs = folder / f"logs_{port}"
     words = ["-m", "mindcv_lite", "doctor", "--quick", "--device_target", target, "--within", transcript]
     status, output = outcome(msrun(2, port, logs, *words), folder, 2 * limit)  # of which each check may take `limit`
-    findings = findings_in(transcript)
+    findings = _findings_in(transcript)
     passed = [finding.name for finding in findings if finding.verdict == "ok"]
     failed = [f"{finding.name}: {finding.text}" for finding in findings if finding.verdict == "failed"]
     if status or failed:
         log = logs / "worker_0.log"
-        said = last_line(log.read_text(errors="replace") if log.exists() else output)
+        said = _last_line(log.read_text(errors="replace") if log.exists() else output)
         raise Failed(f"msrun ended with exit status {status}: {failed[0] if failed else said}")
     if "sums over ranks" not in passed:
         raise Failed(f"msrun reports success, but two ranks added nothing up; what was ok: {passed}")
     return f"msrun with 2 ranks, --quick: {len(passed)} checks ok on both", {"ok": passed}
 
 
-def findings_in(transcript: Path) -> list[Finding]:
+def _findings_in(transcript: Path) -> list[Finding]:
     """What rank 0 of another doctor found."""
     lines = transcript.read_text().splitlines() if transcript.exists() else []
     return [Finding(**line) for line in map(json.loads, lines) if "verdict" in line]
@@ -75,7 +75,7 @@ def findings_in(transcript: Path) -> list[Finding]:
 
 def dying_rank(folder: Path, target: str, limit: float) -> Answer:
     """One of two ranks is killed after the first epoch: all must end, and what was saved must stand."""
-    require_devices(2, target)
+    _require_devices(2, target)
     port, name = free_port(), "dying"
     # More epochs than will be trained, but few enough to end soon if this process is killed; of the head alone, whose
     # graph compiles sooner.
@@ -87,7 +87,7 @@ def dying_rank(folder: Path, target: str, limit: float) -> Answer:
     with started(words, folder) as program:
         if not came_true(lambda: results.exists() or program.poll() is not None, limit) or program.poll() is not None:
             log = logs / "worker_0.log"
-            said = last_line(log.read_text(errors="replace")) if log.exists() else "msrun wrote no log"
+            said = _last_line(log.read_text(errors="replace")) if log.exists() else "msrun wrote no log"
             raise Failed(f"two ranks did not come through their first epoch in {limit:.0f} s: {said}")
         if not (victims := program.processes("RANK_ID=1", "MS_ROLE=MS_WORKER")):
             raise Failed("two ranks are training, but none of their processes is rank 1")
@@ -110,7 +110,7 @@ SILENCE = 10  # seconds after which MindSpore takes a rank for dead; 30 unless s
 TO_END = 30.0  # seconds in which processes end that were told to
 
 
-def require_devices(count: int, target: str) -> None:
+def _require_devices(count: int, target: str) -> None:
     if target == "Ascend" and (found := npus() or 0) < count:
         raise NotRun(f"this needs {count} NPUs, {found} found")
 
@@ -125,7 +125,7 @@ def saved(folder: Path, name: str, target: str, **keys: Any) -> Path:
     return path
 
 
-def last_line(output: str) -> str:
+def _last_line(output: str) -> str:
     lines = [line for line in output.splitlines() if line.strip()]
     return lines[-1][-300:] if lines else "nothing was said"
 

@@ -44,14 +44,14 @@ class Trainings:
 
     def _trained(self, name: str, **keys: Any) -> Answer:
         run, world = train(self.bench.recipe(name, val_while_train=True, **keys)), self.bench.world
-        require_equal_weights(run, world)
+        _require_equal_weights(run, world)
         # Rank 0 alone knows the losses; all ranks must have a first way, or none, or some would wait for the others.
-        is_good = world.sum(np.array([loss_fell(run)], np.float64))[0] == world.size
+        is_good = world.sum(np.array([_loss_fell(run)], np.float64))[0] == world.size
         first, self.first = self.first, self.first or (run if is_good else None)
         text = learned(run)
         figures: dict[str, Any] = {"losses": run.losses}
         if first:
-            figures["difference"] = require_losses_of(first, run)
+            figures["difference"] = _require_losses_of(first, run)
             text += f", {figures['difference']:.2%} from those of the first way (at most {BOUND:.0%})"
         return text, figures
 
@@ -59,7 +59,7 @@ class Trainings:
         """The last epoch once more, from the state before it."""
         first, world = self._first(), self.bench.world
         state = first.folder / PREVIOUS
-        require_common(state, world)
+        _require_common(state, world)
         recipe = first.record.recipe.with_keys(resume=str(state), ckpt_save_dir=str(self.bench.folder / "resumed"))
         again = train(recipe)
         expected, got = first.weights, again.weights
@@ -80,7 +80,7 @@ class Trainings:
         first = self._first()
         model, step = first.record.recipe.model.model, int(first.record.step.step.asnumpy())
         checkpoint = first.folder / f"{model}-{first.record.recipe.schedule.epoch_size}_{step}.ckpt"
-        require_common(checkpoint, self.bench.world)
+        _require_common(checkpoint, self.bench.world)
         score = validate(first.record.recipe.with_keys(ckpt_path=str(checkpoint)))
         for result in first.results[-1:]:  # which rank 0 has
             assert result.top1 is not None
@@ -106,17 +106,17 @@ def learned(run: Run) -> str:
     """The losses as text. Raises `Failed` unless the loss fell, and that on rank 0 alone: after it no rank may wait for
     another."""
     text = f"losses {' '.join(f'{loss:.4f}' for loss in run.losses)}"
-    if not loss_fell(run):
+    if not _loss_fell(run):
         raise Failed(f"{text}: the loss did not fall on images of three plain colours")
     return text
 
 
-def loss_fell(run: Run) -> bool:
+def _loss_fell(run: Run) -> bool:
     """Whether the last loss is below the first; False if either is NaN, True on ranks that do not know them."""
     return not run.losses or run.losses[-1] < run.losses[0]
 
 
-def require_losses_of(first: Run, run: Run) -> float:
+def _require_losses_of(first: Run, run: Run) -> float:
     difference = difference_of(first.losses, run.losses)
     if not difference <= BOUND:
         raise Failed(
@@ -132,13 +132,13 @@ def difference_of(expected: list[float], got: list[float]) -> float:
     return max((abs(b - a) / abs(a) if math.isfinite(b) else math.inf for a, b in pairs), default=0.0)
 
 
-def require_common(path: Path, world: World) -> None:
+def _require_common(path: Path, world: World) -> None:
     """Raise `NotRun`, on all ranks alike, unless every rank sees the file that rank 0 has written."""
     if world.sum(np.array([path.exists()], np.float64))[0] < world.size:
         raise NotRun("the ranks have no folder in common: set TMPDIR to a folder that all machines see")
 
 
-def require_equal_weights(run: Run, world: World) -> None:
+def _require_equal_weights(run: Run, world: World) -> None:
     """Raise `Failed`, on all ranks alike, unless all have the same weights after the last epoch."""
     checksum = zlib.crc32(b"".join(value.tobytes() for value in run.weights.values()))
     digits = np.array([checksum >> 16, checksum & 0xFFFF], np.float32)
@@ -157,7 +157,7 @@ def ema_clipping_and_scale(bench: Bench) -> Answer:
     first_scale = 2.0**24 if bench.has_npu else 2.0**16
     scale = {"loss_scale_type": "dynamic", "loss_scale": first_scale}
     run = train(bench.recipe("ema", ema=True, clip_grad=True, clip_value=0.5, val_while_train=False, **scale))
-    require_equal_weights(run, bench.world)
+    _require_equal_weights(run, bench.world)
     text = learned(run)
     require_average(run, bench.world)
     skipped = require_skipped(run, first_scale, some=bench.has_npu)
@@ -198,7 +198,7 @@ def require_skipped(run: Run, first_scale: float, some: bool) -> str:
 
 def accumulation(bench: Bench) -> Answer:
     run = train(bench.recipe("accumulation", gradient_accumulation_steps=4, val_while_train=False))
-    require_equal_weights(run, bench.world)
+    _require_equal_weights(run, bench.world)
     batches, epochs = run.record.watch.batches, run.record.recipe.schedule.epoch_size
     updates, expected = int(run.record.step.optimizer.global_step.asnumpy()[0]), epochs * batches.updates
     if updates != expected:
@@ -209,7 +209,7 @@ def accumulation(bench: Bench) -> Answer:
 def erasing_and_mixing(bench: Bench) -> Answer:
     keys = {"re_prob": 0.5, "re_value": "random", "mixup": 0.2, "cutmix": 1.0, "val_while_train": False}
     run = train(bench.recipe("mixing", **keys))
-    require_equal_weights(run, bench.world)
+    _require_equal_weights(run, bench.world)
     return learned(run), {"losses": run.losses}
 
 

@@ -61,7 +61,7 @@ class Predictor:
         unread = {number: path for number, path in enumerate(paths) if number not in read}
         return Classification(
             {path: best[number] for number, path in read.items()},
-            {path: split.flaws.get(number) or flaw_of(path) for number, path in unread.items()},
+            {path: split.flaws.get(number) or _flaw_of(path) for number, path in unread.items()},
             len(split.turned & read.keys()),
         )
 
@@ -72,7 +72,7 @@ def best_classes(logits: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
     return [list(zip(*row, strict=True)) for row in zip(outputs, probabilities, strict=True)]
 
 
-def flaw_of(path: str) -> str:
+def _flaw_of(path: str) -> str:
     """Why an image that came to nothing could not be read."""
     return inspect(path).flaw or "MindSpore cannot decode it"
 
@@ -97,6 +97,6 @@ class ImagesOrBlack(Split):
                 if is_turned(image):
                     self.turned.add(index)
         except (*NOT_DECODED, MemoryError):
-            self.flaws[index] = flaw_of(path)
+            self.flaws[index] = _flaw_of(path)
             return BLACK
         return content

@@ -59,7 +59,7 @@ def export(trained: Trained, target: Path, include_preprocess: bool = False, sof
     if not np.isfinite(expected).all():
         raise UserError(f"{trained.weights.path}: its answers are not finite: the weights of a run that failed")
 
-    metadata = metadata_of(trained)
+    metadata = _metadata_of(trained)
     if target.suffix == ".onnx":
         parameters = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
         content = onnx_file(network_graph(recipe, parameters, include_preprocess, softmax), images, metadata)
@@ -76,7 +76,7 @@ def export(trained: Trained, target: Path, include_preprocess: bool = False, sof
     log.info("%s: %s (batch, %s) -> %s (batch, %d)", target, images.dtype, shape, kind, expected.shape[1])
 
 
-def metadata_of(trained: Trained) -> dict[str, str]:
+def _metadata_of(trained: Trained) -> dict[str, str]:
     """The model card for a file's metadata: texts as they are, all else as JSON."""
     card = model_card(trained.recipe, trained.class_names, mindcv_lite=__version__)
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in card.items()}

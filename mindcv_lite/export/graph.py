@@ -42,7 +42,7 @@ class Graph:
 
     def convolution(self, name: str, x: str, stride: int = 1, group: int = 1, same: bool = False) -> str:
         kernel = self.constants[f"{name}.weight"].shape[-1]
-        before, after = same_padding(self.side, kernel, stride) if same else (kernel // 2, kernel // 2)
+        before, after = _same_padding(self.side, kernel, stride) if same else (kernel // 2, kernel // 2)
         self.side = (self.side + before + after - kernel) // stride + 1
         shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [before] * 2 + [after] * 2}
         return self.layer("Conv", name, x, **shape, group=group)
@@ -52,7 +52,7 @@ class Graph:
         return len(self.constants[f"{name}.bias"])
 
 
-def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
     """TensorFlow's SAME: as many outputs as strides begin in `side`; an odd one goes behind. Left and right alike."""
     total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
     return total // 2, total - total // 2
@@ -70,8 +70,8 @@ def network_graph(
     x = INPUT
     if include_preprocess:
         x = add_normalize(graph, x, recipe.augmentation.mean, recipe.augmentation.std)
-    x = add_features(graph, x, recipe.model.model, recipe.model.conv_padding)
-    x = add_classifier(graph, x, OPERATORS[VARIANTS[recipe.model.model].activation])
+    x = _add_features(graph, x, recipe.model.model, recipe.model.conv_padding)
+    x = _add_classifier(graph, x, OPERATORS[VARIANTS[recipe.model.model].activation])
     if softmax:
         graph.add("Softmax", "probabilities", x, axis=-1)
     return graph
@@ -87,7 +87,7 @@ def add_normalize(graph: Graph, x: str, mean: tuple[float, ...], std: tuple[floa
     return graph.add("Div", "normalised", x, "std")
 
 
-def add_features(graph: Graph, x: str, model: str, conv_padding: str) -> str:
+def _add_features(graph: Graph, x: str, model: str, conv_padding: str) -> str:
     """Stem, rows and last convolution: (batch, channels, side, side) -> (batch, last, side / 32, side / 32)."""
     variant = VARIANTS[model]
     activation = OPERATORS[variant.activation]
@@ -95,13 +95,13 @@ def add_features(graph: Graph, x: str, model: str, conv_padding: str) -> str:
     x = graph.add(activation, "features.2", x)
     channels = graph.outputs_of("features.0")
     for place, row in enumerate(variant.rows, ROWS_BEGIN):
-        x, channels = add_bottleneck(graph, f"features.{place}", x, channels, row, conv_padding != "symmetric")
+        x, channels = _add_bottleneck(graph, f"features.{place}", x, channels, row, conv_padding != "symmetric")
     last = ROWS_BEGIN + len(variant.rows)
     x = graph.convolution(f"features.{last}", x)
     return graph.add(activation, f"features.{last + 2}", x)
 
 
-def add_bottleneck(graph: Graph, name: str, x: str, channels: int, row: Row, same: bool) -> tuple[str, int]:
+def _add_bottleneck(graph: Graph, name: str, x: str, channels: int, row: Row, same: bool) -> tuple[str, int]:
     """One row of the table. Returns its output and the channels of it.
 
     A BatchNorm that was folded, an activation and a squeeze-excite count in the names of the layers.
@@ -117,7 +117,7 @@ def add_bottleneck(graph: Graph, name: str, x: str, channels: int, row: Row, sam
     y = graph.add(activation, f"{name}.layers.{layer + 2}", y)
     layer += 3
     if row.squeeze:
-        y = add_squeeze_excite(graph, f"{name}.layers.{layer}", y)
+        y = _add_squeeze_excite(graph, f"{name}.layers.{layer}", y)
         layer += 1
     y = graph.convolution(f"{name}.layers.{layer}", y)
     out = graph.outputs_of(f"{name}.layers.{layer}")
@@ -126,7 +126,7 @@ def add_bottleneck(graph: Graph, name: str, x: str, channels: int, row: Row, sam
     return y, out
 
 
-def add_squeeze_excite(graph: Graph, name: str, x: str) -> str:
+def _add_squeeze_excite(graph: Graph, name: str, x: str) -> str:
     s = graph.add("GlobalAveragePool", f"{name}.mean", x)  # (batch, channels, 1, 1)
     s = graph.layer("Conv", f"{name}.conv_reduce", s)
     s = graph.add("Relu", f"{name}.relu", s)
@@ -135,7 +135,7 @@ def add_squeeze_excite(graph: Graph, name: str, x: str) -> str:
     return graph.add("Mul", name, x, s)
 
 
-def add_classifier(graph: Graph, x: str, activation: str) -> str:
+def _add_classifier(graph: Graph, x: str, activation: str) -> str:
     """(batch, last, height, width) -> logits (batch, classes)."""
     x = graph.add("GlobalAveragePool", "mean_of_features", x)
     x = graph.add("Flatten", "flattened", x)  # (batch, last)

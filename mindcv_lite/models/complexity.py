@@ -74,7 +74,7 @@ def complexity_of(variant: Variant, num_classes: int, in_channels: int, image_si
     stem = [Convolution(in_channels, channels, side, kernel=3)]
     yield Line("stem", stem, (channels, side, side), field, kernel=3, stride=2, activation=outer)
     for number, row in enumerate(variant.scaled_rows(), 1):
-        convolutions = convolutions_of(row, channels, side)
+        convolutions = _convolutions_of(row, channels, side)
         channels, side = row.out, strided(side, row.stride)
         field, jump = field + (row.kernel - 1) * jump, jump * row.stride
         layout = row.kernel, row.stride, row.expanded, squeezed(row), row.activation
@@ -87,7 +87,7 @@ def complexity_of(variant: Variant, num_classes: int, in_channels: int, image_si
     yield Line("logits", [Convolution(hidden, num_classes, side=1, norm=False)], (num_classes,))
 
 
-def convolutions_of(row: Row, channels: int, side: int) -> list[Convolution]:
+def _convolutions_of(row: Row, channels: int, side: int) -> list[Convolution]:
     """The convolutions of a bottleneck whose input is (channels, side, side)."""
     width, out = row.expanded, strided(side, row.stride)
     found = [Convolution(channels, width, side)] if width != channels else []
@@ -114,10 +114,10 @@ NUMBERS = ("parameters", "statistics", "multiply-adds", "receptive field")
 
 def table(lines: list[Line]) -> Iterator[str]:
     """Aligned under their headings, the numbers to the right."""
-    return aligned([TEXTS + NUMBERS, *map(cells_of, lines)], texts=len(TEXTS))
+    return aligned([TEXTS + NUMBERS, *map(_cells_of, lines)], texts=len(TEXTS))
 
 
-def cells_of(line: Line) -> tuple[str, ...]:
+def _cells_of(line: Line) -> tuple[str, ...]:
     layout = line.kernel, line.stride, line.expanded, line.squeezed, line.activation
     numbers = line.trainable, line.statistics, line.multiply_adds
     return (

@@ -128,7 +128,7 @@ class MobileNetV3(nn.Cell):
         self.classifier = nn.SequentialCell(
             nn.Dense(last, hidden), activation(), Dropout(drop_rate), nn.Dense(hidden, num_classes)
         )
-        initialise(self)
+        _initialise(self)
 
     def construct(self, x: Tensor, dropout_seed: Tensor | None = None) -> Tensor:
         """`dropout_seed`: in training, an int32 that is another one in each step."""
@@ -179,7 +179,7 @@ class SqueezeExcite(nn.Cell):
         return self.scale_channels(x, s)
 
 
-def initialise(network: nn.Cell) -> None:
+def _initialise(network: nn.Cell) -> None:
     """Draw the weights as MindCV does: He (fan out) for convolutions, N(0, 0.01) for dense layers, zero biases."""
     for _, cell in network.cells_and_names():
         if isinstance(cell, nn.Conv2d):

@@ -78,7 +78,7 @@ def check_rules(recipe: Recipe, source: str) -> None:
 def require_startable(recipe: Recipe) -> None:
     """Raise `UserError` if a file, folder or package that the recipe needs is not there; this needs no MindSpore."""
     require_paths(recipe)
-    require_teachers(recipe)
+    _require_teachers(recipe)
     require_extras(recipe)
 
 
@@ -104,7 +104,7 @@ def require_paths(recipe: Recipe) -> None:
         raise UserError(f"{resume}: no such .ckpt file; --resume alone goes on with the run in ckpt_save_dir")
 
 
-def require_teachers(recipe: Recipe) -> None:
+def _require_teachers(recipe: Recipe) -> None:
     """Raise `UserError` if a teacher is no checkpoint; this needs no MindSpore."""
     for path in recipe.loss.teachers:
         require_checkpoint(path)

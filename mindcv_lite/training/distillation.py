@@ -90,11 +90,11 @@ def read_teachers(recipe: Recipe, class_names: Sequence[str], world: World) -> T
     if not paths:
         return None
     assert recipe.model.num_classes, "the recipe's num_classes is filled in from the images"
-    each = world.all_or_none(lambda: [read_teacher(path, recipe, class_names, world) for path in paths])
+    each = world.all_or_none(lambda: [_read_teacher(path, recipe, class_names, world) for path in paths])
     return Teachers(each, recipe.loss.teacher_temperature, recipe.model.num_classes)
 
 
-def read_teacher(path: str, student: Recipe, class_names: Sequence[str], world: World) -> Teacher:
+def _read_teacher(path: str, student: Recipe, class_names: Sequence[str], world: World) -> Teacher:
     """A teacher whose outputs are the classes `class_names`, in their order."""
     trained = read_trained(path)
     recipe, wanted = trained.recipe, student.model.in_channels
@@ -103,7 +103,7 @@ def read_teacher(path: str, student: Recipe, class_names: Sequence[str], world: 
             f"{path} cannot teach: its in_channels is {recipe.model.in_channels}, the recipe's {wanted}, and a teacher "
             "sees the images of the network that it teaches"
         )
-    outputs = outputs_for(trained, class_names, Path(student.data.data_dir, student.data.train_split))
+    outputs = _outputs_for(trained, class_names, Path(student.data.data_dir, student.data.train_split))
     recipe = recipe.with_keys(num_classes=len(outputs))
     # Rows of the last layer: so no graph has to put the answers in order.
     rows = {name: Parameter(Tensor(trained.weights.parameters[name].asnumpy()[outputs]), name=name) for name in HEAD}
@@ -112,7 +112,7 @@ def read_teacher(path: str, student: Recipe, class_names: Sequence[str], world: 
     return Teacher(path, network, recipe, student.augmentation)
 
 
-def outputs_for(teacher: Trained, class_names: Sequence[str], where: Path) -> list[int]:
+def _outputs_for(teacher: Trained, class_names: Sequence[str], where: Path) -> list[int]:
     """The output of a teacher for each of the classes, which are those of the images in `where`."""
     path, names = teacher.weights.path, teacher.weights.class_names
     if names is None and teacher.weights.num_classes == len(WNIDS):

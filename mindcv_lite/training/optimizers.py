@@ -73,7 +73,7 @@ class RateTable(LearningRateSchedule):
         return RateTable(lambda updates: rates[updates] * factor(updates), self.length)
 
 
-def bias_correction(update: np.ndarray) -> np.ndarray:
+def _bias_correction(update: np.ndarray) -> np.ndarray:
     """The factor of Adam's rate that makes up for moments that start from 0, in their efficient order (Kingma and Ba
     2015, https://arxiv.org/abs/1412.6980, section 2); updates are counted from 0.
 
@@ -100,7 +100,7 @@ def build_optimizer(parameters: Sequence[Parameter], recipe: Recipe, rate: RateT
     if settings.opt == "lamb" and target == "CPU":
         raise UserError("opt is lamb, which MindSpore does not have on the CPU; use adamw")
     if settings.opt == "adamw":  # MindSpore leaves its first updates up to 6.6 times too long
-        rate = rate.times(bias_correction)
+        rate = rate.times(_bias_correction)
     return OPTIMIZERS[settings.opt](parameter_groups(parameters, recipe, rate), rate, settings)
 
 

@@ -156,7 +156,7 @@ class RunRecorder(Callback):
         with self.world.compiling(self.eval_copy):
             self.eval_copy()
         weights = {name: parameter.asnumpy() for name, parameter in self.eval_copy.parameters.items()}
-        require_finite(weights)
+        _require_finite(weights)
         score, failure = None, None
         try:
             score = self.score() if self.score and (epoch % output.val_interval == 0 or last) else None
@@ -218,7 +218,7 @@ class RunRecorder(Callback):
             self.events.add_result(result)
 
 
-def require_finite(weights: Mapping[str, np.ndarray]) -> None:
+def _require_finite(weights: Mapping[str, np.ndarray]) -> None:
     """Raise `TrainingError` that names a weight that is not finite: such weights are not worth a file."""
     for name, value in weights.items():
         if not np.isfinite(value).all():

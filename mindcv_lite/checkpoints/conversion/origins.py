@@ -98,7 +98,7 @@ def layers_of(rows: tuple[Row, ...]) -> Iterator[Layer]:
     for stage, members in enumerate(stages):
         for place, row in enumerate(members):
             names = f"features.{block + 2}.layers", f"features.{block}.block", f"blocks.{stage}.{place}"
-            yield from bottleneck_layers(row, row.expanded != channels, *names)
+            yield from _bottleneck_layers(row, row.expanded != channels, *names)
             channels, block = row.out, block + 1
     last = f"blocks.{len(stages)}.0"
     yield Layer("convolution", f"features.{block + 2}", f"features.{block}.0", f"{last}.conv")
@@ -107,7 +107,7 @@ def layers_of(rows: tuple[Row, ...]) -> Iterator[Layer]:
     yield LOGITS
 
 
-def bottleneck_layers(row: Row, expands: bool, mindcv: str, torchvision: str, timm: str) -> Iterator[Layer]:
+def _bottleneck_layers(row: Row, expands: bool, mindcv: str, torchvision: str, timm: str) -> Iterator[Layer]:
     """The layers of one bottleneck, by timm's names of its parts; MindCV counts activations, torchvision does not."""
     expand, project = (["conv_pw"], "conv_pwl") if expands else ([], "conv_pw")
     squeeze = ["se"] if row.squeeze else []

@@ -93,7 +93,7 @@ class Standard:
         raise UserError(f"{path}: no such file; {advice}")
 
 
-def read_cifar(label_bytes: int, paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+def _read_cifar(label_bytes: int, paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Files of records: one label or more, of which the last is the finest, and 32 x 32 reds, greens and blues."""
     size = label_bytes + 3 * 32 * 32
     contents = [np.fromfile(path, np.uint8) for path in paths]
@@ -104,7 +104,7 @@ def read_cifar(label_bytes: int, paths: list[Path]) -> tuple[np.ndarray, np.ndar
     return records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, label_bytes - 1]
 
 
-def read_mnist(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+def _read_mnist(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """A file of images and a file of their labels."""
     images, labels = _read_idx(paths[0], (28, 28)), _read_idx(paths[1], ())
     if len(images) != len(labels):
@@ -128,18 +128,18 @@ STANDARD = {
     "cifar10": Standard(
         "CIFAR-10, binary version", "cifar-10-batches-bin",
         tuple(f"data_batch_{number}.bin" for number in range(1, 6)), ("test_batch.bin",),
-        partial(read_cifar, 1), "batches.meta.txt",
+        partial(_read_cifar, 1), "batches.meta.txt",
         ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     ),
     "cifar100": Standard(
         "CIFAR-100, binary version", "cifar-100-binary",
         ("train.bin",), ("test.bin",),
-        partial(read_cifar, 2), "fine_label_names.txt",
+        partial(_read_cifar, 2), "fine_label_names.txt",
     ),
     "mnist": Standard(
         "MNIST", "",
         ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-        read_mnist, "", tuple("0123456789"),
+        _read_mnist, "", tuple("0123456789"),
     ),
 }
 # fmt: on

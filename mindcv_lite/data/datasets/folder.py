@@ -147,7 +147,7 @@ def images_at(paths: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}  # no set: it has no order
     left_out: list[str] = []
     for path in paths:
-        if os.path.isfile(path) or leads_nowhere(path):
+        if os.path.isfile(path) or _leads_nowhere(path):
             images, others = [path], []
         elif os.path.isdir(path):
             images, others = images_below(Path(path))
@@ -171,12 +171,12 @@ def _images_matching(pattern: str) -> tuple[list[str], list[str]]:
             inside, beside = images_below(Path(match))
             images, others = images + inside, others + beside
         else:
-            is_image = match.lower().endswith(EXTENSIONS) and (os.path.isfile(match) or leads_nowhere(match))
+            is_image = match.lower().endswith(EXTENSIONS) and (os.path.isfile(match) or _leads_nowhere(match))
             (images if is_image else others).append(match)
     return images, others
 
 
-def leads_nowhere(path: str) -> bool:
+def _leads_nowhere(path: str) -> bool:
     """Whether `path` is a link whose target is gone."""
     return os.path.islink(path) and not os.path.exists(path)
 

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from typing import Protocol
 
 from mindcv_lite.data.datasets import folder, packed
-from mindcv_lite.data.datasets.cifar_mnist import STANDARD, Standard
+from mindcv_lite.data.datasets.cifar_mnist import STANDARD
 from mindcv_lite.data.datasets.classes import outputs_of, places_of
 from mindcv_lite.data.datasets.digits import digits_folder
 from mindcv_lite.data.datasets.folder import FEW, Split, small_classes
@@ -79,7 +79,17 @@ def _located(data: Data) -> Data:
     return replace(data, data_dir=digits_folder(data.data_dir)) if data.dataset == "digits" else data
 
 
-def _kind_of(data: Data) -> ModuleType | Standard:
+class _Dataset(Protocol):
+    """What reads the splits of a data_dir: the modules `folder` and `packed`, or standard files."""
+
+    def read_split(self, data_dir: str, split: str, outputs: Sequence[int] | None = None, /) -> Split: ...
+
+    def class_names_of(self, data_dir: str, split: str, /) -> tuple[str, ...]: ...
+
+    def has_split(self, data_dir: str, split: str, /) -> bool: ...
+
+
+def _kind_of(data: Data) -> _Dataset:
     """What reads the splits there."""
     if data.dataset in STANDARD:
         return STANDARD[data.dataset]

@@ -105,15 +105,15 @@ class Survey:
 
 def findings_of(train: Listing, val: Listing, survey: Survey) -> list[Finding]:
     """All that was found; the survey is of the images to train on, then of those to validate on."""
-    findings = [*split_findings(train, val)]
+    findings = [*_split_findings(train, val)]
     for listing in (train, val):
-        findings += [*class_findings(listing), *left_out_findings(listing)]
-    findings += [*image_findings(survey, paths_of(train.images, val.images))]
-    findings += [*duplicate_findings(survey, train.images, val.images)]
+        findings += [*_class_findings(listing), *_left_out_findings(listing)]
+    findings += [*_image_findings(survey, paths_of(train.images, val.images))]
+    findings += [*_duplicate_findings(survey, train.images, val.images)]
     return [finding for finding in findings if finding.lines]
 
 
-def class_findings(listing: Listing) -> Iterator[Finding]:
+def _class_findings(listing: Listing) -> Iterator[Finding]:
     """What the classes of a split lack."""
     folder, counts = listing.folder, listing.counts
     yield Finding("folders that cannot be listed", listing.unlisted, True)
@@ -122,7 +122,7 @@ def class_findings(listing: Listing) -> Iterator[Finding]:
     yield Finding(f"classes of fewer than {FEW} images", few)
 
 
-def split_findings(train: Listing, val: Listing) -> Iterator[Finding]:
+def _split_findings(train: Listing, val: Listing) -> Iterator[Finding]:
     """A split that is missing, or classes that only one of the two has."""
     yield Finding("splits missing, without which there is no training", [] if train else [str(train.folder)], True)
     yield Finding("splits missing, without which there is no validation", [] if val else [str(val.folder)])
@@ -132,7 +132,7 @@ def split_findings(train: Listing, val: Listing) -> Iterator[Finding]:
         yield Finding(f"classes unknown in {train.folder}", sorted(other - one), True)
 
 
-def left_out_findings(listing: Listing) -> Iterator[Finding]:
+def _left_out_findings(listing: Listing) -> Iterator[Finding]:
     """What training does not read, by reason."""
     hidden, beside, nothing, others = [], [], [], []
     for path in listing.left_out:
@@ -149,7 +149,7 @@ def left_out_findings(listing: Listing) -> Iterator[Finding]:
     yield Finding("files that are no images, left out", others)
 
 
-def image_findings(survey: Survey, paths: Sequence[str]) -> Iterator[Finding]:
+def _image_findings(survey: Survey, paths: Sequence[str]) -> Iterator[Finding]:
     """Images that cannot be decoded, and those that may not look as expected."""
     yield Finding(
         "images that cannot be decoded", [f"{paths[place]}: {why}" for place, why in survey.flaws.items()], True
@@ -158,7 +158,7 @@ def image_findings(survey: Survey, paths: Sequence[str]) -> Iterator[Finding]:
         yield Finding(f"images {trait}", [paths[place] for place in places])
 
 
-def duplicate_findings(survey: Survey, train: Split, val: Split) -> Iterator[Finding]:
+def _duplicate_findings(survey: Survey, train: Split, val: Split) -> Iterator[Finding]:
     """Images that are there twice: in both splits, under two classes, or in one class."""
     paths = paths_of(train, val)
     classes = [images.class_names[label] for images in (train, val) for label in images.labels.tolist()]

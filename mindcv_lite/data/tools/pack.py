@@ -72,8 +72,8 @@ def pack(data_dir: Path, target: Path, splits: list[str], options: Options) -> N
     Raises `UserError` if they cannot be read or written; what is finished then stays for the next try.
     """
     images = {split: read_split(str(data_dir), split) for split in splits}
-    shares = {split: shares_of(split, images[split], options.files) for split in splits}
-    with workplace(target, fingerprint(images, options)) as folder:
+    shares = {split: _shares_of(split, images[split], options.files) for split in splits}
+    with workplace(target, _fingerprint(images, options)) as folder:
         write_all(folder, [share for each in shares.values() for share in each], options)
         done = {split: [json.loads((folder / share.done).read_text()) for share in shares[split]] for split in splits}
         facts = {split: facts_of(images[split], data_dir / split, done[split]) for split in splits}
@@ -86,7 +86,7 @@ def pack(data_dir: Path, target: Path, splits: list[str], options: Options) -> N
     report(target, done, options)
 
 
-def shares_of(split: str, images: Split, files: int | None) -> list[Share]:
+def _shares_of(split: str, images: Split, files: int | None) -> list[Share]:
     """The images of a split, in order, by file."""
     count = min(len(images), files or min(MOST_FILES, max(FEWEST_FILES, len(images) // IMAGES_PER_FILE)))
     ends, name = np.linspace(0, len(images), count + 1).astype(int), quote(os.fsencode(split), safe="")
@@ -96,7 +96,7 @@ def shares_of(split: str, images: Split, files: int | None) -> list[Share]:
     ]
 
 
-def fingerprint(images: dict[str, Split], options: Options) -> str:
+def _fingerprint(images: dict[str, Split], options: Options) -> str:
     """What must be the same for finished files of an earlier try to be of use."""
     digest = hashlib.sha256(repr(("images", LAYOUT, astuple(options))).encode())
     for split, each in images.items():
@@ -187,7 +187,7 @@ def write_all(folder: Path, shares: list[Share], options: Options) -> None:
         # Ctrl-C goes to all processes: they inherit that they shall not mind it, and this one ends them.
         answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            tasks = [pool.submit(write_share, folder, share, options) for share in todo]
+            tasks = [pool.submit(_write_share, folder, share, options) for share in todo]
         finally:
             signal.signal(signal.SIGINT, answer)
         _watch(tasks, seen, sum(len(share.paths) for share in todo))
@@ -219,7 +219,7 @@ def _start_process(seen: Any) -> None:
     end_with_parent()
 
 
-def write_share(folder: Path, share: Share, options: Options) -> None:
+def _write_share(folder: Path, share: Share, options: Options) -> None:
     """Write one file, and when it is whole on disk, the one that says so."""
     from mindspore.mindrecord import FileWriter
 

@@ -59,21 +59,21 @@ def page(validation: Validation) -> str:
     parts = {
         "title": escape(f"{facts['model']} on {facts['images']}"),
         "date": escape(facts["date"]),
-        "tiles": score_tiles(validation.score, predictions, results),
-        "classes": class_table(results, validation),
-        "confusion": confusion_part(results, validation),
+        "tiles": _score_tiles(validation.score, predictions, results),
+        "classes": _class_table(results, validation),
+        "confusion": _confusion_part(results, validation),
         "pairs": "".join(
-            pair_figure(pair, [small.get(index) for index in row], validation)
+            _pair_figure(pair, [small.get(index) for index in row], validation)
             for pair, row in zip(pairs, examples, strict=True)
         ),
-        "mistakes": "".join(mistake_figure(index, small.get(index), validation) for index in mistakes),
-        "calibration": calibration_part(predictions),
+        "mistakes": "".join(_mistake_figure(index, small.get(index), validation) for index in mistakes),
+        "calibration": _calibration_part(predictions),
         "facts": "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()),
     }
     return Template(Path(__file__).with_name("template.html").read_text(encoding="utf-8")).substitute(parts)
 
 
-def score_tiles(score: Score, predictions: Predictions, results: Sequence[ClassResult]) -> str:
+def _score_tiles(score: Score, predictions: Predictions, results: Sequence[ClassResult]) -> str:
     """The score in large figures, with what chance leaves open."""
 
     def hits(share: float, right: np.ndarray) -> str:
@@ -84,31 +84,31 @@ def score_tiles(score: Score, predictions: Predictions, results: Sequence[ClassR
     rows = (
         ("Top-1", percent(score.top1), hits(score.top1, predictions.top1)),
         ("Top-5", percent(score.top5), hits(score.top5, predictions.top5)),
-        ("Loss", decimal(score.loss), f"[{decimal(low)} to {decimal(high)}] mean of {score.images} images"),
+        ("Loss", _decimal(score.loss), f"[{_decimal(low)} to {_decimal(high)}] mean of {score.images} images"),
         ("Top-1 by class", percent(mean_of_classes(results)), "mean of the classes that have images"),
     )
     return "".join(f"<li>{name} <b>{value}</b> <small>{note}</small></li>" for name, value, note in rows)
 
 
-def class_table(results: Sequence[ClassResult], validation: Validation) -> str:
+def _class_table(results: Sequence[ClassResult], validation: Validation) -> str:
     """The rows of the table of classes, the worst first; those that no image is of, last."""
     rows = []
     for each in sorted(results, key=lambda each: (math.isnan(each.top1), each.top1, -each.images)):
         other = "-" if each.confused_with is None else validation.title(each.confused_with)
         rows.append(
-            f"<tr>{name_cell('th', validation.title(each.output))}<td>{each.images}</td><td>{percent(each.top1)}</td>"
-            f"<td>{percent(each.top5)}</td><td>{percent(each.precision)}</td>{name_cell('td', other)}"
+            f"<tr>{_name_cell('th', validation.title(each.output))}<td>{each.images}</td><td>{percent(each.top1)}</td>"
+            f"<td>{percent(each.top5)}</td><td>{percent(each.precision)}</td>{_name_cell('td', other)}"
             f"<td>{each.confused}</td></tr>"
         )
     return "\n".join(rows)
 
 
-def name_cell(tag: str, name: str) -> str:
+def _name_cell(tag: str, name: str) -> str:
     """A cell that is cut off where its text is too long; the whole shows where the mouse rests."""
     return f'<{tag} class="text" title="{escape(name)}">{escape(name)}</{tag}>'
 
 
-def confusion_part(results: Sequence[ClassResult], validation: Validation) -> str:
+def _confusion_part(results: Sequence[ClassResult], validation: Validation) -> str:
     """The confusion matrix: a table, or of many classes a picture."""
     outputs, counts = [result.output for result in results], confusion(validation.predictions)
     if len(outputs) > LABELLED:
@@ -119,10 +119,10 @@ def confusion_part(results: Sequence[ClassResult], validation: Validation) -> st
             f'<p class="soft">From the top left: {first}, to {last}.</p>'
         )
     count_of = {(label, output): count for label, output, count in counts}
-    heads = "".join(name_cell("th", validation.title(output)) for output in outputs)
+    heads = "".join(_name_cell("th", validation.title(output)) for output in outputs)
     rows = "".join(
-        f"<tr>{name_cell('th', validation.title(row.output))}"
-        + "".join(count_cell(count_of.get((row.output, output), 0), row, output) for output in outputs)
+        f"<tr>{_name_cell('th', validation.title(row.output))}"
+        + "".join(_count_cell(count_of.get((row.output, output), 0), row, output) for output in outputs)
         + "</tr>"
         for row in results
         if row.images
@@ -133,7 +133,7 @@ def confusion_part(results: Sequence[ClassResult], validation: Validation) -> st
     )
 
 
-def count_cell(count: int, row: ClassResult, output: int) -> str:
+def _count_cell(count: int, row: ClassResult, output: int) -> str:
     """A cell of the matrix, coloured by its share of the row."""
     if not count:
         return "<td></td>"
@@ -141,35 +141,35 @@ def count_cell(count: int, row: ClassResult, output: int) -> str:
     return f'<td class="{kind}" style="--share:{0.1 + 0.6 * count / row.images:.2f}">{count}</td>'
 
 
-def pair_figure(pair: tuple[int, int, int], pictures: Sequence[str | None], validation: Validation) -> str:
+def _pair_figure(pair: tuple[int, int, int], pictures: Sequence[str | None], validation: Validation) -> str:
     """Images of one class that were taken for another."""
     label, output, count = pair
     of_class = int((validation.predictions.labels == label).sum())
     return (
-        f'<figure><div class="thumbs">{"".join(map(thumb, pictures))}</div>'
+        f'<figure><div class="thumbs">{"".join(map(_thumb, pictures))}</div>'
         f"<figcaption><b>{escape(validation.title(label))}</b> taken for <b>{escape(validation.title(output))}</b>: "
         f"{count} of {of_class} images</figcaption></figure>"
     )
 
 
-def mistake_figure(index: int, thumbnail: str | None, validation: Validation) -> str:
+def _mistake_figure(index: int, thumbnail: str | None, validation: Validation) -> str:
     """An image that was taken for what it is not."""
     predictions = validation.predictions
     label, output = validation.title(predictions.labels[index]), validation.title(predictions.predicted[index])
     return (
-        f"<figure>{thumb(thumbnail)}<figcaption><b>{escape(label)}</b> taken for <b>{escape(output)}</b>, "
+        f"<figure>{_thumb(thumbnail)}<figcaption><b>{escape(label)}</b> taken for <b>{escape(output)}</b>, "
         f"{percent(predictions.confidence[index])}<br><small>{escape(validation.images.paths[index])}</small>"
         "</figcaption></figure>"
     )
 
 
-def thumb(thumbnail: str | None) -> str:
+def _thumb(thumbnail: str | None) -> str:
     if thumbnail is None:
         return '<div class="thumb none">no picture</div>'
     return f'<img class="thumb" alt="" src="{thumbnail}">'
 
 
-def calibration_part(predictions: Predictions) -> str:
+def _calibration_part(predictions: Predictions) -> str:
     """The reliability diagram, and what it says in a number."""
     bins = calibration(predictions)
     images = sum(each.images for each in bins)
@@ -189,5 +189,5 @@ def percent(share: float) -> str:
     return f"{share:.2%}" if math.isfinite(share) else "-"
 
 
-def decimal(value: float) -> str:
+def _decimal(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"

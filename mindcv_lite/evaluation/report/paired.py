@@ -27,7 +27,7 @@ class Paired:
 
 def paired(first: Path, second: Path) -> Paired:
     """Compare the reports in two folders. Raises `UserError` unless both are there and of the same images."""
-    one, other = (read_right(folder / PREDICTIONS) for folder in (first, second))
+    one, other = (_read_right(folder / PREDICTIONS) for folder in (first, second))
     if differing := sorted(one.keys() ^ other.keys()):
         raise UserError(
             f"{second / PREDICTIONS}: not the images of {first / PREDICTIONS}: {len(differing)} rows are in one "
@@ -38,7 +38,7 @@ def paired(first: Path, second: Path) -> Paired:
     return Paired(len(pairs), right, (pairs.count((True, False)), pairs.count((False, True))))
 
 
-def read_right(path: Path) -> dict[tuple[str, str], bool]:
+def _read_right(path: Path) -> dict[tuple[str, str], bool]:
     """Whether each image's best guess is right, by the image's path and class. Raises `UserError`.
 
     Paths are without what all of them begin with: a folder of images may lie in another place, or be packed.

@@ -34,10 +34,10 @@ def thumbnail(content: bytes) -> str | None:
             small.save(file, "JPEG", quality=75)
     except NOT_DECODED:
         return None
-    return data_uri(file.getvalue(), "jpeg")
+    return _data_uri(file.getvalue(), "jpeg")
 
 
-def data_uri(content: bytes, kind: str) -> str:
+def _data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -62,7 +62,7 @@ def confusion_picture(counts: list[tuple[int, int, int]], outputs: list[int]) ->
     picture.putpalette([*RIGHT * 128, *WRONG * 128])
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True, transparency=bytes(level % 128 * 2 for level in range(256)))
-    return data_uri(file.getvalue(), "png")
+    return _data_uri(file.getvalue(), "png")
 
 
 def reliability_diagram(bins: list[Bin]) -> str:

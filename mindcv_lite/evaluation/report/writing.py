@@ -61,13 +61,13 @@ def write_report(folder: Path, validation: Validation) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / PAGE) as unfinished:
         unfinished.write_text(page(validation), **AS_TEXT)
-    write_csv(folder / PER_CLASS, per_class_rows(validation))
-    write_csv(folder / CONFUSION, confusion_rows(validation))
-    write_csv(folder / PREDICTIONS, prediction_rows(validation))
+    write_csv(folder / PER_CLASS, _per_class_rows(validation))
+    write_csv(folder / CONFUSION, _confusion_rows(validation))
+    write_csv(folder / PREDICTIONS, _prediction_rows(validation))
     log.info("%s written, and %s, %s and %s", folder / PAGE, PER_CLASS, CONFUSION, PREDICTIONS)
 
 
-def per_class_rows(validation: Validation) -> Iterable[Sequence[object]]:
+def _per_class_rows(validation: Validation) -> Iterable[Sequence[object]]:
     """A row for each class that images are of or were taken for. Shares are 0 to 1; empty where there is none."""
     yield "class", "images", "top1", "top5", "predicted", "precision", "most_confused_with", "times"
     for each in class_results(validation.predictions):
@@ -76,14 +76,14 @@ def per_class_rows(validation: Validation) -> Iterable[Sequence[object]]:
         yield validation.title(each.output), each.images, *shares, other, each.confused
 
 
-def confusion_rows(validation: Validation) -> Iterable[Sequence[object]]:
+def _confusion_rows(validation: Validation) -> Iterable[Sequence[object]]:
     """A row for each pair of classes that came: the pairs of 1000 classes are few, and their matrix is large."""
     yield "true", "predicted", "images"
     for label, output, count in confusion(validation.predictions):
         yield validation.title(label), validation.title(output), count
 
 
-def prediction_rows(validation: Validation) -> Iterable[Sequence[object]]:
+def _prediction_rows(validation: Validation) -> Iterable[Sequence[object]]:
     """A row for each image; top1 and top5 are 1 where the score counts it as right."""
     predictions = validation.predictions
     guesses = range(2, predictions.outputs.shape[1] + 1)

@@ -70,7 +70,7 @@ class Rung:
 
     def trials(self) -> list[Trial]:
         return [
-            Trial(candidate, epochs_in(candidate, self.share), fold)
+            Trial(candidate, _epochs_in(candidate, self.share), fold)
             for fold in range(self.folds)
             for candidate in self.candidates
         ]
@@ -110,12 +110,12 @@ def candidates_for(recipe: Recipe) -> list[Candidate]:
     return [Candidate(name, keys, keys.get("epoch_size", epochs)) for name, keys in ways]
 
 
-def first_trial(candidates: Sequence[Candidate]) -> Trial:
+def _first_trial(candidates: Sequence[Candidate]) -> Trial:
     """The shortest that says something, to learn how fast this machine is."""
-    return Trial(candidates[0], epochs_in(candidates[0], LEAST_SHARE), 0)
+    return Trial(candidates[0], _epochs_in(candidates[0], LEAST_SHARE), 0)
 
 
-def cost_of(outcomes: Mapping[Trial, Outcome]) -> Cost:
+def _cost_of(outcomes: Mapping[Trial, Outcome]) -> Cost:
     """By the trials so far that came to their end. The first one alone compiles all its graphs."""
     whole = {trial: outcome for trial, outcome in outcomes.items() if outcome.seconds_of_epochs}
     starts = [max(0.0, outcome.seconds - outcome.seconds_of_epochs) for outcome in whole.values()]
@@ -123,7 +123,7 @@ def cost_of(outcomes: Mapping[Trial, Outcome]) -> Cost:
     return Cost(median(starts), sum(outcome.seconds_of_epochs for outcome in whole.values()) / epochs)
 
 
-def epochs_in(candidate: Candidate, share: float) -> int:
+def _epochs_in(candidate: Candidate, share: float) -> int:
     return max(1, round(share * candidate.epochs))
 
 
@@ -133,12 +133,12 @@ def plan(
     """As many of the candidates as a search of `seconds` can compare, and its rungs; one candidate: no search."""
     for count in range(len(candidates), 1, -1):
         rungs = math.ceil(math.log2(count))
-        if rung_within(candidates[:count], cost, seconds / rungs, done):
+        if _rung_within(candidates[:count], cost, seconds / rungs, done):
             return list(candidates[:count]), rungs
     return list(candidates[:1]), 0
 
 
-def rung_within(candidates: Sequence[Candidate], cost: Cost, seconds: float, done: Collection[Trial]) -> Rung | None:
+def _rung_within(candidates: Sequence[Candidate], cost: Cost, seconds: float, done: Collection[Trial]) -> Rung | None:
     """The rung that compares the candidates best within `seconds`; None: there is none. Trials that are `done` cost
     nothing."""
 
@@ -218,17 +218,17 @@ def search(
             tried(trial)
         return rung
 
-    trial = first_trial(candidates)
+    trial = _first_trial(candidates)
     tried(trial)
     last = Rung(candidates[:1], trial.epochs / candidates[0].epochs, 1)
-    candidates, rungs = plan(candidates, cost_of(outcomes), left(), outcomes)
+    candidates, rungs = plan(candidates, _cost_of(outcomes), left(), outcomes)
     for number in range(rungs, 0, -1):
-        if rung := rung_within(candidates, cost_of(outcomes), left() / number, outcomes):
+        if rung := _rung_within(candidates, _cost_of(outcomes), left() / number, outcomes):
             last = climbed(rung)
             candidates = better_half(rung, outcomes)
     # Trials took less time than was thought: to the last ones more may be given.
     while len(last.candidates) > 1:
-        rung = rung_within(last.candidates, cost_of(outcomes), left(), outcomes)
+        rung = _rung_within(last.candidates, _cost_of(outcomes), left(), outcomes)
         if not rung or (rung.share, rung.folds) <= (last.share, last.folds):
             break
         last = climbed(rung)

@@ -49,8 +49,8 @@ class Trainer:
         or the folder is that of something else."""
         self.recipe, self.words, self.folder = recipe, words, folder
         images, _ = training_splits(recipe.with_keys(val_while_train=False))
-        require_folds(images, recipe)
-        require_own_folder(folder)
+        _require_folds(images, recipe)
+        _require_own_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.lock = locked(folder)
         require_same_start(facts_of(recipe, images), folder / START)
@@ -124,7 +124,7 @@ class Clock:
         write_text(self.path, f"{self.seconds:.3f}\n")
 
 
-def require_folds(images: Split, recipe: Recipe) -> None:
+def _require_folds(images: Split, recipe: Recipe) -> None:
     """Raise `UserError` unless the images can be trained on whichever quarter of them is held out."""
     where = Path(recipe.data.data_dir, recipe.data.train_split)
     if len(images.class_names) < 2:
@@ -136,7 +136,7 @@ def require_folds(images: Split, recipe: Recipe) -> None:
             raise UserError(f"too few images to search on: {error}") from None
 
 
-def require_own_folder(folder: Path) -> None:
+def _require_own_folder(folder: Path) -> None:
     """Raise `UserError` if the folder has files that are of no search."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / START).exists() and not (folder / LOCK).exists():
         raise UserError(f"{folder}: has other files in it, which a search might overwrite; give another --out")
@@ -186,12 +186,12 @@ def read_trials(path: Path) -> dict[tuple[str, int, int], Outcome]:
         return {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return dict(map(parsed, csv.DictReader(file)))
+            return dict(map(_parsed, csv.DictReader(file)))
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: damaged; remove it to make the trials anew, or give another --out") from None
 
 
-def parsed(row: Mapping[str, str]) -> tuple[tuple[str, int, int], Outcome]:
+def _parsed(row: Mapping[str, str]) -> tuple[tuple[str, int, int], Outcome]:
     images, right, before = int(row["images"]), int(row["right"]), row["right_before"]
     if not 0 <= right <= images or images == 0:
         raise ValueError
@@ -239,10 +239,10 @@ def outcome_in(path: Path, seconds: float) -> Outcome:
     first, last = results[0], results[-1]
     assert last.val_images, "a trial validates its last epoch"
     trained = sum(result.seconds or 0.0 for result in results)
-    return Outcome(last.val_images, right_in(last), right_in(first) if first.epoch == 0 else None, seconds, trained)
+    return Outcome(last.val_images, _right_in(last), _right_in(first) if first.epoch == 0 else None, seconds, trained)
 
 
-def right_in(result: EpochResult) -> int:
+def _right_in(result: EpochResult) -> int:
     assert result.top1 is not None
     assert result.val_images
     return round(result.top1 * result.val_images)
