@@ -70,9 +70,15 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
         sys.exit(128 + getattr(stop, "number", signal.SIGINT))
 
 
-def bar_disabled() -> bool | None:
-    """tqdm's `disable` for a bar that is shown in a terminal and in a notebook, and nowhere else."""
-    return None if "ipykernel" not in sys.modules else False
+def progress_bar(*arguments: Any, shown: bool = True, **keys: Any) -> Any:
+    """tqdm's bar, which goes when it is done. It is shown in a terminal and in a notebook, and nowhere else."""
+    in_notebook = "ipykernel" in sys.modules
+    if in_notebook and is_installed("ipywidgets"):
+        from tqdm.notebook import tqdm
+    else:
+        from tqdm import tqdm
+    keys["disable"] = not shown or (False if in_notebook else None)  # None: where stderr is no terminal
+    return tqdm(*arguments, leave=False, **keys)
 
 
 def is_installed(name: str) -> bool:

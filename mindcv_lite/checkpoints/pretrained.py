@@ -9,13 +9,11 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from tqdm.auto import tqdm
-
 from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights, read_weights
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import cache_folder, lock
-from mindcv_lite.program import bar_disabled
+from mindcv_lite.program import progress_bar
 from mindcv_lite.recipe.keys import KEYS, Recipe
 
 log = logging.getLogger(__name__)
@@ -87,8 +85,7 @@ def _download(url: str, path: Path) -> None:
     try:
         with urlopen(url, timeout=TIMEOUT) as answer, open(unfinished, "wb") as file:
             size = answer.length  # None where the server does not say
-            silent = bar_disabled()
-            with tqdm(total=size, desc=path.name, unit="B", unit_scale=True, leave=False, disable=silent) as bar:
+            with progress_bar(total=size, desc=path.name, unit="B", unit_scale=True) as bar:
                 while block := answer.read(BLOCK):
                     file.write(block)
                     bar.update(len(block))

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from mindspore import Tensor
-from tqdm.auto import tqdm
 
 from mindcv_lite.checkpoints.inference import Trained
 from mindcv_lite.data.datasets.folder import Split
@@ -16,7 +15,7 @@ from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.predictions import best_guesses
 from mindcv_lite.evaluation.score import Inference
-from mindcv_lite.program import bar_disabled
+from mindcv_lite.program import progress_bar
 
 BLACK = as_bmp(np.zeros((1, 4, 4, 3), np.uint8))[0]
 LONGEST = 1000  # longer side / shorter side: resized for 224 x 224, such an image takes 200 MB
@@ -50,8 +49,7 @@ class Predictor:
         split = ImagesOrBlack([*paths, NOWHERE], numbers, self.trained.class_names)
         batches = evaluation_batches(split, self.trained.recipe, self.world)
         best: dict[int, list[tuple[int, float]]] = {}
-        silent = bar_disabled() if len(batches) > 1 else True
-        for images, numbers, _ in tqdm(batches, "predict", unit="batch", leave=False, disable=silent):
+        for images, numbers, _ in progress_bar(batches, "predict", unit="batch", shown=len(batches) > 1):
             logits = self.inference(Tensor(images)).asnumpy()
             if not np.isfinite(logits).all():
                 path = self.trained.weights.path

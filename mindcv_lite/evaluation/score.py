@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from mindspore import Tensor, nn, ops
-from tqdm.auto import tqdm
 
 from mindcv_lite.data.datasets.folder import CANNOT_BE_DECODED, Split
 from mindcv_lite.data.pipeline import evaluation_batches
@@ -15,7 +14,7 @@ from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.evaluation.predictions import BEST, Predictions, answer_rows, predictions_of
 from mindcv_lite.losses import LOSSES, soft_targets
-from mindcv_lite.program import bar_disabled
+from mindcv_lite.program import progress_bar
 from mindcv_lite.recipe.keys import Augmentation, Recipe
 
 
@@ -95,7 +94,7 @@ def evaluate(
     answers: list[np.ndarray] = []
     failure: UserError | TrainingError | None = None
     batches = evaluation_batches(images, recipe, world)
-    rows = Waiting(tqdm(batches, "validate", unit="batch", leave=False, disable=bar_disabled() if bar else True))
+    rows = Waiting(progress_bar(batches, "validate", unit="batch", shown=bar))
     try:
         for row in rows:
             with world.compiling(step):

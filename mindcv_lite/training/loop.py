@@ -9,12 +9,11 @@ from contextlib import ExitStack
 import numpy as np
 from mindspore import nn
 from mindspore.train import Callback, Model
-from tqdm.auto import tqdm
 
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.program import bar_disabled
+from mindcv_lite.program import progress_bar
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.training.train_step import TrainStep
 
@@ -76,9 +75,9 @@ class Watch(Callback):
         self.done = self.first = self.step.steps_done % self.batches.steps
         epoch = run_context.original_args().cur_epoch_num
         title = f"epoch {epoch}/{self.recipe.schedule.epoch_size}"
-        silent = True if self.world.settings.sink or self.world.rank else bar_disabled()
+        shown = not self.world.settings.sink and self.world.rank == 0
         steps = self.batches.steps
-        self.bar = tqdm(total=steps, initial=self.done, desc=title, unit="step", leave=False, disable=silent)
+        self.bar = progress_bar(total=steps, initial=self.done, desc=title, unit="step", shown=shown)
 
     def on_train_step_begin(self, run_context) -> None:
         if not self.world.settings.sink:

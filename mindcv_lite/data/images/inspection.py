@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from mindcv_lite.data.images.decoding import SIGNATURES, decodes, is_hopeless, opened
 from mindcv_lite.errors import Stopped
-from mindcv_lite.program import bar_disabled
+from mindcv_lite.program import progress_bar
 from mindcv_lite.signals import SIGNALS, end_with_parent
 
 # What files begin with that are no images here, but are often named so.
@@ -57,7 +56,7 @@ def inspect_all(paths: Sequence[str]) -> Iterator[Facts]:
         with _stop_deferred():  # the first task forks the processes
             chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
             tasks = deque(pool.submit(_inspect_chunk, chunk) for chunk in chunks)
-        yield from tqdm(_results(tasks), "check", len(paths), unit="image", leave=False, disable=bar_disabled())
+        yield from progress_bar(_results(tasks), "check", len(paths), unit="image")
     except BrokenProcessPool:
         text = "a process that decodes images was killed, most likely for want of memory"
         raise Stopped(signal.SIGKILL, text) from None

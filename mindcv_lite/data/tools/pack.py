@@ -21,14 +21,13 @@ from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from tqdm.auto import tqdm
 
 from mindcv_lite.data.datasets.folder import Split, read_split
 from mindcv_lite.data.datasets.packed import FACTS, LAYOUT, checksum_of, joined
 from mindcv_lite.data.images.decoding import NOT_DECODED, opened
 from mindcv_lite.errors import Stopped, UserError, first_line
 from mindcv_lite.files import lock, write_text
-from mindcv_lite.program import bar_disabled
+from mindcv_lite.program import progress_bar
 from mindcv_lite.signals import end_with_parent
 
 log = logging.getLogger(__name__)
@@ -205,7 +204,7 @@ def write_all(folder: Path, shares: list[Share], options: Options) -> None:
 def _watch(tasks: list[Future[None]], seen: Any, count: int) -> None:
     """Show how far the tasks are, until all are done. Raises what one of them raises."""
     waiting: set[Future[None]] = set(tasks)
-    with tqdm(total=count, desc="pack", unit="image", leave=False, disable=bar_disabled()) as bar:
+    with progress_bar(total=count, desc="pack", unit="image") as bar:
         while waiting:
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
             bar.update(seen.value - bar.n)
