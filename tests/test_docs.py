@@ -32,6 +32,7 @@ from tests.documents import (
 )
 
 MODEL_PAGE = ROOT / "configs/mobilenetv3/README.md"
+TRANSLATION = ROOT / "README.zh-CN.md"
 DOCS = [MODEL_PAGE, *sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 RECIPES = sorted(ROOT.glob("configs/*/*.yaml"))
 
@@ -135,7 +136,7 @@ def program_of(path: Path) -> str:
 PROGRAMS = [
     pytest.param(program, id=path.name, marks=[pytest.mark.slow] if NEEDS_MINDSPORE.search(program) else [])
     for path in DOCS
-    if (program := program_of(path))
+    if path != TRANSLATION and (program := program_of(path))  # its blocks are those of README.md
 ]
 
 
@@ -213,6 +214,26 @@ def test_each_key_is_on_some_page():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 170
+
+
+def skeleton_of(page: str) -> list[tuple]:
+    """What a translation leaves as it is: for each paragraph, item and cell its kind, links, code and numbers."""
+    parts = re.split(r"\n{2,}|\n(?=[#-])|\|", parts_of(page)[0])
+    return [
+        (
+            re.findall(r"^[\n#-]*", part),
+            links_of(part),
+            sorted(inline_code(part)),
+            sorted(re.findall(r"\d+(?:\.\d+)*", part)),
+        )
+        for part in parts
+    ]
+
+
+def test_the_translation_has_the_code_links_and_numbers_of_the_readme():
+    readme, translation = (ROOT / "README.md").read_text(), TRANSLATION.read_text()
+    assert parts_of(translation)[1] == parts_of(readme)[1]
+    assert skeleton_of(translation) == skeleton_of(readme.replace(f"]({TRANSLATION.name})", "](README.md)"))
 
 
 def test_the_model_page_has_each_recipe_once_in_its_table():
