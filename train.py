@@ -32,14 +32,14 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     from mindcv_lite.models.build import evaluation_network, training_network
     from mindcv_lite.runs.batch_sheet import draw_first_batch
     from mindcv_lite.training.distillation import hashes_of, read_teachers
+    from mindcv_lite.training.graceful_stop import StopRequest
+    from mindcv_lite.training.linear_probe import fit_last_layer
     from mindcv_lite.training.loop import Watch, fit
     from mindcv_lite.training.optimizers import RateTable, build_optimizer, peak_rate
-    from mindcv_lite.training.plan import describe, describe_in_full
-    from mindcv_lite.training.probe import fit_last_layer
     from mindcv_lite.training.recorder import RunRecorder
     from mindcv_lite.training.resume import find_common_state
+    from mindcv_lite.training.run_summary import describe, describe_in_full
     from mindcv_lite.training.schedules import learning_rate
-    from mindcv_lite.training.stop import StopRequest
     from mindcv_lite.training.train_step import TrainStep
 
     require_launcher(recipe.system.distribute)

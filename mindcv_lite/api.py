@@ -16,7 +16,7 @@ from PIL import Image
 from mindcv_lite.checkpoints.inference import read_trained
 from mindcv_lite.checkpoints.pretrained import starting_weights
 from mindcv_lite.checkpoints.weights import load_weights, settled_by_card
-from mindcv_lite.data.datasets.folder import images_at
+from mindcv_lite.data.datasets.image_folder import images_at
 from mindcv_lite.device.start import for_evaluation, start_device
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.predict import Predictor

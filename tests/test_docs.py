@@ -13,8 +13,8 @@ import pytest
 
 from mindcv_lite.__main__ import COMMANDS
 from mindcv_lite.errors import UserError
+from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.complexity import complexity_of
-from mindcv_lite.models.variants import VARIANTS
 from mindcv_lite.recipe.keys import FOREIGN_KEYS, KEYS
 from mindcv_lite.recipe.load import load_recipe
 from tests.conftest import ROOT, write_images

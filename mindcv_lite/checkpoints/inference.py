@@ -6,7 +6,7 @@ from typing import Any
 
 from mindspore import nn
 
-from mindcv_lite.checkpoints.conversion.origins import our_parameters
+from mindcv_lite.checkpoints.conversion.key_mapping import our_parameters
 from mindcv_lite.checkpoints.weights import CARD_KEYS, CARD_NAME, Weights, load_weights, network_part, read_weights
 from mindcv_lite.data.datasets import classes
 from mindcv_lite.device.ranks import World

@@ -14,7 +14,7 @@ from mindcv_lite.checkpoints.ckpt_file import read_entries
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.values import checked_value
-from mindcv_lite.recipe.yaml_text import plain
+from mindcv_lite.recipe.yaml_io import plain
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from mindcv_lite.recipe.values import checked_value
 
 if TYPE_CHECKING:
     from mindcv_lite.checkpoints.inference import Trained
-    from mindcv_lite.evaluation.averaging import Parameters
+    from mindcv_lite.evaluation.weight_averaging import Parameters
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("command line: one checkpoint has no mean; give more, or --data_dir for BatchNorm's statistics")
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
-    from mindcv_lite.evaluation.averaging import mean_of, meaning_of, parameters_of, read_alike
+    from mindcv_lite.evaluation.weight_averaging import mean_of, meaning_of, parameters_of, read_alike
     from mindcv_lite.runs.folder import save_weights
 
     alike = read_alike(flags.checkpoints, **DEFAULTS | keys, dataset_sink_mode=False)
@@ -98,8 +98,8 @@ def _with_images(alike: list["Trained"], greedy: bool) -> tuple["Parameters", di
     """The mean, or the greedy soup, with statistics of training images; and what its model card says of that."""
     from mindcv_lite.data.datasets.open import training_splits, validation_split
     from mindcv_lite.device.start import for_evaluation, require_launcher, start_device
-    from mindcv_lite.evaluation.averaging import Statistics, greedy_soup, mean_of, parameters_of, put
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
+    from mindcv_lite.evaluation.weight_averaging import Statistics, greedy_soup, mean_of, parameters_of, put
     from mindcv_lite.models.build import evaluation_network
 
     recipe, checkpoints, names = alike[0].recipe, [*map(parameters_of, alike)], names_of(alike)

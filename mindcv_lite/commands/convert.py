@@ -87,7 +87,7 @@ def read_labels(path: Path) -> list[str]:
 def _to_checkpoint(source: Path, target: Path, wanted: str | None, class_names: list[str] | None) -> None:
     """Write the weights in `source`, whosever they are, under our names, with a model card that says what they mean."""
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
-    from mindcv_lite.checkpoints.conversion.origins import (
+    from mindcv_lite.checkpoints.conversion.key_mapping import (
         ORIGINS,
         images_of,
         naming_of,
@@ -136,7 +136,7 @@ def report(target: Path, parameters: dict[str, "np.ndarray"], card: dict[str, An
 def _to_safetensors(source: Path, target: Path, naming: str) -> None:
     """Write the weights in a checkpoint of ours or MindCV's as the state dict of torchvision's or timm's network."""
     from mindcv_lite.checkpoints.ckpt_file import write_entries
-    from mindcv_lite.checkpoints.conversion.origins import ORIGINS, network_there, our_parameters, their_tensors
+    from mindcv_lite.checkpoints.conversion.key_mapping import ORIGINS, network_there, our_parameters, their_tensors
 
     tensors, card = _read_source(source)
     model, parameters = our_parameters(tensors, "mindcv", source)

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite.checkpoints.inference import read_trained
     from mindcv_lite.device.start import start_device
-    from mindcv_lite.export.answers import export
+    from mindcv_lite.export.exporter import export
 
     trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)
     start_device(trained.recipe)

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     # The answer goes to stdout; what is said meanwhile does not.
     with contextlib.redirect_stdout(sys.stderr):
         # NumPy and Pillow take a moment to import, MindSpore seconds: a wrong command line has been answered by now.
-        from mindcv_lite.data.datasets.folder import images_at
+        from mindcv_lite.data.datasets.image_folder import images_at
 
         paths = images_at(flags.paths)
         trained, classification = classified(flags.checkpoint, paths, flags.top, keys)

@@ -10,7 +10,7 @@ from pathlib import Path
 from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.page import page
 from mindcv_lite.recipe.shipped import shipped_recipes
-from mindcv_lite.recipe.yaml_text import read_yaml
+from mindcv_lite.recipe.yaml_io import read_yaml
 
 _COMMAND = "#   "  # what a command line begins with, in the comment that opens a recipe
 

@@ -206,8 +206,8 @@ def _recipe_in(path: Path) -> Recipe | None:
 
 def _millions_of_parameters(recipe: Recipe) -> float | None:
     """With BatchNorm's statistics, as MindCV counts them. None: the recipe leaves the number of classes open."""
+    from mindcv_lite.models.block_tables import VARIANTS
     from mindcv_lite.models.complexity import complexity_of
-    from mindcv_lite.models.variants import VARIANTS
 
     model = recipe.model
     if model.num_classes is None:

@@ -10,7 +10,7 @@ from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_checkpoint, require_file, write_text
 from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.values import checked_value
-from mindcv_lite.recipe.yaml_text import plain
+from mindcv_lite.recipe.yaml_io import plain
 
 if TYPE_CHECKING:
     from mindcv_lite.checkpoints.inference import Trained
@@ -73,7 +73,7 @@ def _require_svg(path: Path) -> None:
 
 def _is_network(subject: str) -> bool:
     """Whether `subject` is the name of a network. Raises `UserError` if it is no checkpoint either."""
-    from mindcv_lite.models.variants import VARIANTS
+    from mindcv_lite.models.block_tables import VARIANTS
 
     if subject in VARIANTS:
         return True
@@ -131,8 +131,8 @@ def draw(model: str, keys: dict[str, Any], path: Path) -> None:
 
 
 def lines_of(model: str, keys: dict[str, Any]) -> "list[Line]":
+    from mindcv_lite.models.block_tables import VARIANTS
     from mindcv_lite.models.complexity import complexity_of
-    from mindcv_lite.models.variants import VARIANTS
 
     side, num_classes, in_channels = (keys[name] for name in USUAL)
     return list(complexity_of(VARIANTS[model], num_classes, in_channels, side))

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 import mindspore.dataset as ds
 import numpy as np
 
-from mindcv_lite.data.datasets.folder import Split
-from mindcv_lite.data.images.decoding import decodes
-from mindcv_lite.data.rows import contents_of, damaged, rows_of
+from mindcv_lite.data.datasets.image_folder import Split
+from mindcv_lite.data.image_reader import contents_of, damaged, rows_of
+from mindcv_lite.data.images.validity import decodes
 from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
-from mindcv_lite.data.transforms.erasing import draw_rectangles
-from mindcv_lite.data.transforms.host import evaluation_transforms, training_transforms
-from mindcv_lite.data.transforms.mixing import draw_mix
+from mindcv_lite.data.transforms.decode_augment import evaluation_transforms, training_transforms
+from mindcv_lite.data.transforms.mixup_cutmix import draw_mix
+from mindcv_lite.data.transforms.random_erasing import draw_rectangles
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError, first_line
 from mindcv_lite.recipe.keys import Augmentation, Data, Recipe

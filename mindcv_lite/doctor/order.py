@@ -4,7 +4,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, dtype, nn, ops
 from mindspore.train import Model
 
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.data.sharding import epoch_order, shard
 from mindcv_lite.device.ranks import World

@@ -7,7 +7,7 @@ from typing import Any
 from mindcv_lite.device.ranks import World
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
-from mindcv_lite.recipe.yaml_text import plain
+from mindcv_lite.recipe.yaml_io import plain
 
 # fmt: off
 SMALL = {

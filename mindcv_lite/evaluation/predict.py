@@ -7,9 +7,9 @@ import numpy as np
 from mindspore import Tensor
 
 from mindcv_lite.checkpoints.inference import Trained
-from mindcv_lite.data.datasets.folder import Split
-from mindcv_lite.data.images.decoding import NOT_DECODED, as_bmp, opened, read_image
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.images.inspection import inspect, is_turned
+from mindcv_lite.data.images.validity import NOT_DECODED, as_bmp, opened, read_image
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindcv_lite.data.datasets.folder import CANNOT_BE_DECODED, Split
+from mindcv_lite.data.datasets.image_folder import CANNOT_BE_DECODED, Split
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.data.waiting import Waiting

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mindcv_lite.export.graph import INPUT, Graph
+from mindcv_lite.export.onnx_graph import INPUT, Graph
 
 # The first operator set that has HardSwish is 14. This one came with ONNX 1.12 in 2022, as did its file format;
 # onnxruntime reads both since 1.12.

@@ -9,8 +9,8 @@ from mindcv_lite.cpu_kernels import norm, pooling
 from mindcv_lite.cpu_kernels.depthwise import DepthwiseConv2d
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
+from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS
 from mindcv_lite.models.mobilenetv3 import MobileNetV3, Operators
-from mindcv_lite.models.variants import ROWS_BEGIN, VARIANTS
 from mindcv_lite.recipe.keys import Model
 
 

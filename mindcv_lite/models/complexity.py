@@ -6,7 +6,7 @@ The padding convention changes none of these: by each of them a stride of 2 halv
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mindcv_lite.models.variants import Row, Variant, make_divisible
+from mindcv_lite.models.block_tables import Row, Variant, make_divisible
 from mindcv_lite.text_tables import aligned
 
 

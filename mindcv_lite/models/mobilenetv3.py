@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
-from mindcv_lite.models.variants import Row, Variant, make_divisible
+from mindcv_lite.models.block_tables import Row, Variant, make_divisible
 from mindcv_lite.stateless_random import bits
 
 ACTIVATIONS = {"relu": nn.ReLU, "hswish": nn.HSwish}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mindcv_lite.files import write_text
-from mindcv_lite.recipe.yaml_text import dump
+from mindcv_lite.recipe.yaml_io import dump
 
 
 def key(help: str, default: Any = dataclasses.MISSING, **bounds: float) -> Any:

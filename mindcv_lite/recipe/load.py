@@ -14,7 +14,7 @@ from mindcv_lite.recipe.keys import FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe
 from mindcv_lite.recipe.rules import check_rules
 from mindcv_lite.recipe.shipped import recipe_file
 from mindcv_lite.recipe.values import accept_neutral, checked_value, describe, describe_bounds, nearest
-from mindcv_lite.recipe.yaml_text import read_yaml, show, yaml_scalar
+from mindcv_lite.recipe.yaml_io import read_yaml, show, yaml_scalar
 
 
 def load_recipe(argv: list[str], description: str, own: CommandLine | None = None) -> Recipe:

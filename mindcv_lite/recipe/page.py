@@ -8,7 +8,7 @@ from typing import Any
 
 from mindcv_lite.recipe.keys import ANY, FOREIGN_KEYS, KINDS, MAY_CHANGE, TOPICS
 from mindcv_lite.recipe.values import describe, describe_bounds
-from mindcv_lite.recipe.yaml_text import plain
+from mindcv_lite.recipe.yaml_io import plain
 
 _WIDTH = 120  # of a line of text; a row of a table is one line, however long
 

@@ -7,7 +7,7 @@ from mindcv_lite.files import require_checkpoint, require_file
 from mindcv_lite.program import require_packages
 from mindcv_lite.recipe import auto_augment
 from mindcv_lite.recipe.keys import Data, Recipe
-from mindcv_lite.recipe.yaml_text import show
+from mindcv_lite.recipe.yaml_io import show
 
 
 def check_rules(recipe: Recipe, source: str) -> None:

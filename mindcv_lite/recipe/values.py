@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import ANY, FOREIGN_KEYS, KEYS, KINDS
-from mindcv_lite.recipe.yaml_text import show, yaml_scalar
+from mindcv_lite.recipe.yaml_io import show, yaml_scalar
 
 
 def checked_value(name: str, value: Any, where: str, from_text: bool = False) -> Any:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.data.sharding import noise_seed
-from mindcv_lite.data.transforms.device import Preparation
+from mindcv_lite.data.transforms.batch_transforms import Preparation
 from mindcv_lite.files import written_whole
 from mindcv_lite.recipe.keys import Recipe
 

@@ -14,7 +14,7 @@ from mindspore import nn
 from mindspore.train import Callback
 
 from mindcv_lite.checkpoints.weights import model_card
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.evaluation.score import Score
 from mindcv_lite.runs.batch_sheet import first_batch
@@ -25,9 +25,9 @@ from mindcv_lite.runs.tensorboard import EventFile
 from mindcv_lite.signals import take_signals_back
 from mindcv_lite.training.distillation import hashes_of
 from mindcv_lite.training.eval_copy import EvalCopy
+from mindcv_lite.training.graceful_stop import StopRequest
 from mindcv_lite.training.loop import Watch
 from mindcv_lite.training.resume import fixed_facts, numbers_of, put_back, require_same_run, require_same_start
-from mindcv_lite.training.stop import StopRequest
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from mindspore import Parameter, Tensor, amp
 
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.models.build import moving_statistics
 from mindcv_lite.recipe.keys import KEYS, MAY_CHANGE, Output, Recipe
-from mindcv_lite.recipe.yaml_text import plain
+from mindcv_lite.recipe.yaml_io import plain
 from mindcv_lite.runs.folder import State, find_state
 from mindcv_lite.stateless_random import HASH
 from mindcv_lite.training.distillation import TEACHERS

@@ -3,7 +3,7 @@
 from mindspore import Parameter, ParameterTuple, Tensor, amp, dtype, jit_class, nn, ops
 
 from mindcv_lite.data.sharding import noise_seed
-from mindcv_lite.data.transforms.device import Preparation
+from mindcv_lite.data.transforms.batch_transforms import Preparation
 from mindcv_lite.device.ranks import World
 from mindcv_lite.losses import LOSSES, distillation
 from mindcv_lite.recipe.keys import Precision, Recipe

@@ -22,8 +22,8 @@ from mindcv_lite.checkpoints.weights import (
     with_outputs_of,
 )
 from mindcv_lite.errors import UserError
+from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
-from mindcv_lite.models.variants import VARIANTS
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.runs.folder import save_weights

@@ -12,11 +12,11 @@ from mindspore import Tensor, ops
 from mindcv_lite.checkpoints.inference import read_trained
 from mindcv_lite.checkpoints.weights import model_card, read_weights
 from mindcv_lite.commands.average import main
-from mindcv_lite.data.datasets.folder import read_split
+from mindcv_lite.data.datasets.image_folder import read_split
 from mindcv_lite.data.datasets.open import validation_split
 from mindcv_lite.data.pipeline import mixed_batches
-from mindcv_lite.evaluation.averaging import Statistics, greedy_soup, mean_of
 from mindcv_lite.evaluation.score import EvaluationStep, evaluate
+from mindcv_lite.evaluation.weight_averaging import Statistics, greedy_soup, mean_of
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.folder import save_weights

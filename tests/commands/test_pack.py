@@ -21,8 +21,8 @@ from PIL import Image
 
 from mindcv_lite.commands.pack import main
 from mindcv_lite.data.datasets.packed import FACTS, read_split
-from mindcv_lite.data.images.decoding import opened
-from mindcv_lite.data.rows import contents_of
+from mindcv_lite.data.image_reader import contents_of
+from mindcv_lite.data.images.validity import opened
 from mindcv_lite.data.tools.pack import Options, shrunk
 from tests.conftest import ROOT, write_images
 

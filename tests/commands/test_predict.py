@@ -21,7 +21,7 @@ from mindcv_lite.checkpoints.inference import read_trained
 from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.commands.predict import COLUMNS, classified, main
 from mindcv_lite.data.datasets.classes import NAMES
-from mindcv_lite.data.datasets.folder import Split, images_at, read_split
+from mindcv_lite.data.datasets.image_folder import Split, images_at, read_split
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device import start as device_start
 from mindcv_lite.device import targets
@@ -272,7 +272,7 @@ def test_what_leads_to_no_image_is_refused_before_mindspore_is_imported(example)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("error: nowhere.jpg: no such file or folder, and nothing that this pattern matches\n")
-    assert "mindcv_lite.data.datasets.folder" in done.stderr
+    assert "mindcv_lite.data.datasets.image_folder" in done.stderr
     assert "mindspore" not in done.stderr
 
 

@@ -14,7 +14,7 @@ from scipy.io import savemat
 
 from mindcv_lite.commands.sort import main
 from mindcv_lite.data.datasets.classes import WNIDS
-from mindcv_lite.data.datasets.folder import read_split
+from mindcv_lite.data.datasets.image_folder import read_split
 from tests.conftest import ROOT, write_images
 
 # What the documentation tells to do with ImageNet's archives.

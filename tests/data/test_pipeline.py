@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches
 from mindcv_lite.errors import UserError
 

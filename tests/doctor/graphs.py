@@ -162,8 +162,8 @@ def cells(folder: str) -> Iterator[tuple[str, Any, tuple]]:
     from mindcv_lite.device.settings import settings_for
     from mindcv_lite.doctor.primitives import GROUPS
     from mindcv_lite.evaluation.score import EvaluationStep
+    from mindcv_lite.models.block_tables import VARIANTS
     from mindcv_lite.models.build import evaluation_network
-    from mindcv_lite.models.variants import VARIANTS
     from mindcv_lite.recipe.load import load_recipe
     from mindcv_lite.training.eval_copy import EvalCopy
 

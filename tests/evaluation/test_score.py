@@ -11,7 +11,7 @@ from mindspore import Tensor, nn, ops
 from PIL import Image
 from scipy.special import expit, log_softmax, softmax
 
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import Batches
 from mindcv_lite.data.sharding import shard
 from mindcv_lite.device.ranks import World

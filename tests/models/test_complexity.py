@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from mindcv_lite.models.block_tables import SMALL, VARIANTS, Variant
 from mindcv_lite.models.complexity import Line, complexity_of, table, totals
 from mindcv_lite.models.mobilenetv3 import Bottleneck, MobileNetV3
-from mindcv_lite.models.variants import SMALL, VARIANTS, Variant
 
 pytestmark = pytest.mark.usefixtures("pynative_mode")
 

@@ -8,9 +8,9 @@ import pytest
 from matplotlib import get_data_path
 from PIL import ImageFont
 
+from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.complexity import complexity_of, make_divisible
 from mindcv_lite.models.drawing import STYLE, drawing
-from mindcv_lite.models.variants import VARIANTS
 from tests.conftest import drawn_rows
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.mobilenetv3 import Dropout, MobileNetV3
-from mindcv_lite.models.variants import VARIANTS
 
 pytestmark = pytest.mark.usefixtures("pynative_mode")
 

@@ -8,8 +8,8 @@ import pytest
 from mindspore import Tensor, nn
 
 from mindcv_lite.checkpoints.weights import load_weights, read_weights
+from mindcv_lite.models.block_tables import LARGE, SMALL, VARIANTS, make_divisible
 from mindcv_lite.models.mobilenetv3 import Bottleneck, MobileNetV3, SqueezeExcite
-from mindcv_lite.models.variants import LARGE, SMALL, VARIANTS, make_divisible
 
 pytestmark = pytest.mark.usefixtures("pynative_mode")
 

@@ -5,7 +5,7 @@ from dataclasses import MISSING
 
 from mindcv_lite.recipe.keys import FOREIGN_KEYS, KEYS, MAY_CHANGE, TOPICS
 from mindcv_lite.recipe.page import page
-from mindcv_lite.recipe.yaml_text import yaml_scalar
+from mindcv_lite.recipe.yaml_io import yaml_scalar
 
 ROWS = [line.strip("| ").split(" | ") for line in page().splitlines() if line.startswith("| `")]
 

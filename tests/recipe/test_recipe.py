@@ -742,9 +742,9 @@ def test_a_key_has_one_topic():
 
 
 def test_the_choices_are_what_the_program_has():
-    from mindcv_lite.data.transforms.host import INTERPOLATIONS
+    from mindcv_lite.data.transforms.decode_augment import INTERPOLATIONS
     from mindcv_lite.losses import LOSSES
-    from mindcv_lite.models.variants import VARIANTS
+    from mindcv_lite.models.block_tables import VARIANTS
     from mindcv_lite.training.optimizers import OPTIMIZERS, SPARED
     from mindcv_lite.training.schedules import SHAPES
 

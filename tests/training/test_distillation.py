@@ -15,9 +15,9 @@ from mindcv_lite.benchmark.subjects import build_step
 from mindcv_lite.checkpoints.inference import read_trained
 from mindcv_lite.checkpoints.weights import model_card, read_weights
 from mindcv_lite.data.datasets.classes import NAMES, WNIDS
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import draws
-from mindcv_lite.data.transforms.device import Preparation
+from mindcv_lite.data.transforms.batch_transforms import Preparation
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import build_network

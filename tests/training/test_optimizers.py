@@ -9,9 +9,9 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from mindcv_lite.errors import UserError
+from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import layer_of
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
-from mindcv_lite.models.variants import VARIANTS
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.training.optimizers import (
     AT_ONCE,

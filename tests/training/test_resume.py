@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.datasets.paths import Paths
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError

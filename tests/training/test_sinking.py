@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore.train import Callback
 from PIL import Image
 
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import Batches, TrainingBatches
 from mindcv_lite.errors import UserError
 from mindcv_lite.training.loop import Watch, fit

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mindcv_lite.data.datasets.folder import Split
-from mindcv_lite.data.images.decoding import as_bmp
+from mindcv_lite.data.datasets.image_folder import Split
+from mindcv_lite.data.images.validity import as_bmp
 from mindcv_lite.errors import UserError
 
 log = logging.getLogger(__name__)

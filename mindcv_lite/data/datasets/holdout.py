@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.errors import UserError
 
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from mindcv_lite.data.datasets import folder, packed
+from mindcv_lite.data.datasets import image_folder as folder
+from mindcv_lite.data.datasets import packed
 from mindcv_lite.data.datasets.cifar_mnist import STANDARD
 from mindcv_lite.data.datasets.classes import outputs_of, places_of
 from mindcv_lite.data.datasets.digits import digits_folder
-from mindcv_lite.data.datasets.folder import FEW, Split, small_classes
 from mindcv_lite.data.datasets.holdout import held_out_of, hold_out
+from mindcv_lite.data.datasets.image_folder import FEW, Split, small_classes
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Data, Recipe
 

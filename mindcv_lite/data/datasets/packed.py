@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mindcv_lite.data.datasets.folder import CANNOT_BE_DECODED, Split
+from mindcv_lite.data.datasets.image_folder import CANNOT_BE_DECODED, Split
 from mindcv_lite.data.datasets.paths import Paths
 from mindcv_lite.errors import UserError
 

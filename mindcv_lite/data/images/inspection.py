@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mindcv_lite.data.images.decoding import SIGNATURES, decodes, is_hopeless, opened
+from mindcv_lite.data.images.validity import SIGNATURES, decodes, is_hopeless, opened
 from mindcv_lite.errors import Stopped
 from mindcv_lite.program import progress_bar
 from mindcv_lite.signals import SIGNALS, end_with_parent

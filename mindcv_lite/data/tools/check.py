@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mindcv_lite.data.datasets.folder import (
+from mindcv_lite.data.datasets.image_folder import (
     EXTENSIONS,
     FEW,
     Split,

@@ -22,9 +22,9 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mindcv_lite.data.datasets.folder import Split, read_split
+from mindcv_lite.data.datasets.image_folder import Split, read_split
 from mindcv_lite.data.datasets.packed import FACTS, LAYOUT, checksum_of, joined
-from mindcv_lite.data.images.decoding import NOT_DECODED, opened
+from mindcv_lite.data.images.validity import NOT_DECODED, opened
 from mindcv_lite.errors import Stopped, UserError, first_line
 from mindcv_lite.files import lock, write_text
 from mindcv_lite.program import progress_bar

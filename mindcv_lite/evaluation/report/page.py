@@ -9,7 +9,7 @@ from string import Template
 
 import numpy as np
 
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.evaluation.predictions import Predictions
 from mindcv_lite.evaluation.report.pictures import confusion_picture, reliability_diagram, thumbnails
 from mindcv_lite.evaluation.report.statistics import (

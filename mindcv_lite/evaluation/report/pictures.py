@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from mindcv_lite.data.datasets.folder import Split
-from mindcv_lite.data.images.decoding import NOT_DECODED, opened
-from mindcv_lite.data.rows import contents_of
+from mindcv_lite.data.datasets.image_folder import Split
+from mindcv_lite.data.image_reader import contents_of
+from mindcv_lite.data.images.validity import NOT_DECODED, opened
 from mindcv_lite.evaluation.report.statistics import BINS, Bin, wilson_interval
 
 SIDE = 144  # pixels of a thumbnail, at most

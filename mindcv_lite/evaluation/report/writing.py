@@ -9,7 +9,7 @@ import mindspore
 
 from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights
 from mindcv_lite.data.datasets.classes import output_titles
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.device.ranks import World
 from mindcv_lite.evaluation.report.page import Validation, page
 from mindcv_lite.evaluation.report.paired import PREDICTIONS
@@ -17,7 +17,7 @@ from mindcv_lite.evaluation.report.statistics import class_results, confusion
 from mindcv_lite.evaluation.score import Score
 from mindcv_lite.files import require_file, written_whole
 from mindcv_lite.recipe.keys import Recipe
-from mindcv_lite.recipe.yaml_text import plain
+from mindcv_lite.recipe.yaml_io import plain
 from mindcv_lite.text_tables import AS_TEXT, write_csv
 
 log = logging.getLogger(__name__)

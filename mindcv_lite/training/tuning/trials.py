@@ -18,13 +18,13 @@ from typing import Any
 
 import yaml
 
-from mindcv_lite.data.datasets.folder import Split
 from mindcv_lite.data.datasets.holdout import hold_out
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.datasets.open import training_splits
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.files import lock, write_text
 from mindcv_lite.recipe.keys import Recipe
-from mindcv_lite.recipe.yaml_text import plain
+from mindcv_lite.recipe.yaml_io import plain
 from mindcv_lite.runs.results import RESULTS, EpochResult, read_results
 from mindcv_lite.text_tables import write_csv
 from mindcv_lite.training.tuning.search import DEFAULT, FOLDS, Outcome, Trial

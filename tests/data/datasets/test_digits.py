@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from mindcv_lite.data.datasets import digits
 from mindcv_lite.data.datasets.digits import digits_folder
-from mindcv_lite.data.datasets.folder import read_split
+from mindcv_lite.data.datasets.image_folder import read_split
 from mindcv_lite.errors import UserError
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from mindcv_lite.commands.pack import main
-from mindcv_lite.data.datasets import folder, packed
+from mindcv_lite.data.datasets import image_folder as folder
+from mindcv_lite.data.datasets import packed
 from mindcv_lite.data.datasets.open import training_splits, validation_split
+from mindcv_lite.data.image_reader import contents_of, rows_of
 from mindcv_lite.data.pipeline import Batches, TrainingBatches, evaluation_batches
-from mindcv_lite.data.rows import contents_of, rows_of
 from mindcv_lite.errors import UserError
 from mindcv_lite.training.resume import fixed_facts
 from tests.conftest import write_images

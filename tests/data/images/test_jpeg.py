@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.images.decoding import decodes, is_hopeless
 from mindcv_lite.data.images.jpeg import has_end, has_sound_header
+from mindcv_lite.data.images.validity import decodes, is_hopeless
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 QUANTIZERS, CODES, SCAN = b"\xff\xdb", b"\xff\xc4", b"\xff\xda"

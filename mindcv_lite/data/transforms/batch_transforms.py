@@ -2,9 +2,9 @@
 
 from mindspore import Tensor, nn
 
-from mindcv_lite.data.transforms.erasing import Erase
-from mindcv_lite.data.transforms.mixing import Mix
+from mindcv_lite.data.transforms.mixup_cutmix import Mix
 from mindcv_lite.data.transforms.normalize import Normalize
+from mindcv_lite.data.transforms.random_erasing import Erase
 from mindcv_lite.losses import soft_targets
 from mindcv_lite.recipe.keys import Recipe
 

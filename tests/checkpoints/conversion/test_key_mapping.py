@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindcv_lite.checkpoints.conversion.origins import (
+from mindcv_lite.checkpoints.conversion.key_mapping import (
     NETWORKS,
     ORIGINS,
     images_of,
@@ -21,7 +21,7 @@ from mindcv_lite.checkpoints.conversion.origins import (
     their_tensors,
 )
 from mindcv_lite.errors import UserError
-from mindcv_lite.models.variants import VARIANTS
+from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.recipe.values import checked_value
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

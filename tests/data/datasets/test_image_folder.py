@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.datasets.folder import Split, class_names_of, has_split, images_at, read_split
+from mindcv_lite.data.datasets.image_folder import Split, class_names_of, has_split, images_at, read_split
 from mindcv_lite.errors import UserError
 
 

@@ -11,7 +11,7 @@ import pytest
 from mindcv_lite import program
 from mindcv_lite.device.ranks import World
 from mindcv_lite.signals import SIGNALS, Interrupted, interrupt, take_signals_back
-from mindcv_lite.training.stop import StopRequest
+from mindcv_lite.training.graceful_stop import StopRequest
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 from mindspore.dataset import vision
 from PIL import Image
 
-from mindcv_lite.data.images.decoding import as_bmp, decodes, is_hopeless, opened, read_image
+from mindcv_lite.data.images.validity import as_bmp, decodes, is_hopeless, opened, read_image
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import mindspore.dataset as ds
 import numpy as np
 
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.datasets.packed import PackedSplit
 from mindcv_lite.errors import UserError, first_line
 

@@ -9,7 +9,7 @@ import pytest
 from mindspore import Tensor
 
 from mindcv_lite.data.pipeline import draws
-from mindcv_lite.data.transforms.device import Preparation
+from mindcv_lite.data.transforms.batch_transforms import Preparation
 from mindcv_lite.recipe.keys import Recipe
 
 SIDE, CLASSES, BATCH = 8, 5, 3

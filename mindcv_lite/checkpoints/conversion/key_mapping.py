@@ -15,8 +15,8 @@ import numpy as np
 
 from mindcv_lite.checkpoints.weights import first_of, misfits
 from mindcv_lite.errors import UserError
+from mindcv_lite.models.block_tables import VARIANTS, Row
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
-from mindcv_lite.models.variants import VARIANTS, Row
 from mindcv_lite.recipe.values import checked_value
 
 

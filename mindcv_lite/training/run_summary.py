@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device.ranks import World
+from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import layer_names
 from mindcv_lite.models.complexity import complexity_of
-from mindcv_lite.models.variants import VARIANTS
 from mindcv_lite.program import lack
 from mindcv_lite.recipe.keys import Optimizer, Recipe
 from mindcv_lite.runs.curves import CURVES

@@ -17,12 +17,12 @@ from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights
 from mindcv_lite.commands import convert
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.export import graph
-from mindcv_lite.export.answers import export, require_same, sample_images
+from mindcv_lite.export import onnx_graph as graph
+from mindcv_lite.export.exporter import export, require_same, sample_images
 from mindcv_lite.export.folding import fold_norms
 from mindcv_lite.export.mindir_files import mindir_file
+from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
-from mindcv_lite.models.variants import VARIANTS
 from mindcv_lite.recipe.keys import Recipe
 
 SMALLEST = "mobilenet_v3_small_075"

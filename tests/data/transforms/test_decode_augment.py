@@ -11,7 +11,7 @@ import pytest
 from mindspore import Tensor
 from PIL import Image
 
-from mindcv_lite.data.transforms.host import INTERPOLATIONS, evaluation_transforms, training_transforms
+from mindcv_lite.data.transforms.decode_augment import INTERPOLATIONS, evaluation_transforms, training_transforms
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.recipe.keys import Augmentation
 

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from mindcv_lite.data.datasets.folder import Split
-from mindcv_lite.data.rows import ImagesAhead, rows_of
+from mindcv_lite.data.datasets.image_folder import Split
+from mindcv_lite.data.image_reader import ImagesAhead, rows_of
 
 
 class Numbers(Split):

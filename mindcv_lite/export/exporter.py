@@ -12,9 +12,9 @@ from mindcv_lite.checkpoints.inference import Trained
 from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.export.graph import network_graph
 from mindcv_lite.export.mindir_files import mindir_file, run_mindir
 from mindcv_lite.export.onnx_files import onnx_file, run_onnx
+from mindcv_lite.export.onnx_graph import network_graph
 from mindcv_lite.files import written_whole
 from mindcv_lite.signals import take_signals_back
 

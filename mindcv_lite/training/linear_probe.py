@@ -14,7 +14,7 @@ from mindspore import Tensor, nn
 from scipy.optimize import minimize
 
 from mindcv_lite.checkpoints.weights import HEAD
-from mindcv_lite.data.datasets.folder import Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.device.start import evaluating

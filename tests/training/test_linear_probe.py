@@ -11,12 +11,12 @@ from mindspore import Tensor
 from sklearn.linear_model import LogisticRegression
 
 from mindcv_lite.checkpoints.weights import HEAD
-from mindcv_lite.data.datasets.folder import Split, read_split
+from mindcv_lite.data.datasets.image_folder import Split, read_split
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import build_network
-from mindcv_lite.training import probe
-from mindcv_lite.training.probe import Regression, best_penalty, features_of, fit_last_layer, normalise
+from mindcv_lite.training import linear_probe as probe
+from mindcv_lite.training.linear_probe import Regression, best_penalty, features_of, fit_last_layer, normalise
 
 CLASSES, WIDTH = 3, 12
 

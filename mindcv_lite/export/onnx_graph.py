@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindcv_lite.export.folding import fold_norms
-from mindcv_lite.models.variants import ROWS_BEGIN, VARIANTS, Row
+from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, Row
 from mindcv_lite.recipe.keys import Recipe
 
 INPUT = "images"

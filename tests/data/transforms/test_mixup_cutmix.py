@@ -8,7 +8,7 @@ import pytest
 from mindspore import Tensor
 from scipy.stats import beta, kstest
 
-from mindcv_lite.data.transforms.mixing import Mix, draw_mix
+from mindcv_lite.data.transforms.mixup_cutmix import Mix, draw_mix
 from mindcv_lite.recipe.keys import Augmentation
 
 SIDE, CLASSES = 16, 6

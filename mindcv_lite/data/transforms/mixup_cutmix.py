@@ -7,7 +7,7 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindcv_lite.data.transforms.erasing import inside
+from mindcv_lite.data.transforms.random_erasing import inside
 from mindcv_lite.recipe.keys import Augmentation
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from mindcv_lite.data.datasets.paths import Paths
-from mindcv_lite.data.images.decoding import decodes, is_hopeless, read_file, read_image
+from mindcv_lite.data.images.validity import decodes, is_hopeless, read_file, read_image
 from mindcv_lite.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor
 
-from mindcv_lite.data.transforms.erasing import Erase, draw_rectangles
+from mindcv_lite.data.transforms.random_erasing import Erase, draw_rectangles
 from mindcv_lite.recipe.keys import Augmentation
 
 SIDE = 24
