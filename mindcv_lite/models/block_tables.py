@@ -1,4 +1,4 @@
-"""The block tables of MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244), and the networks made of them.
+"""The block tables of MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244), and the networks of them.
 
 MindSpore is not imported here: what a network is can be said without building it.
 """
