@@ -46,7 +46,7 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
 
     if report is not None:
         require_place_in(report)
-    world = start_device(recipe)
+    world = start_device(recipe, seeds=False)
     weights = read_weights(recipe.model.ckpt_path)
     recipe = recipe_to_evaluate(weights, recipe)
     images = validation_split(recipe, weights.class_names)

@@ -4,12 +4,14 @@ Mistakes are exceptions (`UserError`, `TrainingError`) with the sentences of the
 the caller's. MindSpore's context is set to graph mode.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import mindspore.dataset as ds
 import numpy as np
 from PIL import Image
 
@@ -17,6 +19,7 @@ from mindcv_lite.checkpoints.inference import read_trained
 from mindcv_lite.checkpoints.pretrained import starting_weights
 from mindcv_lite.checkpoints.weights import load_weights, settled_by_card
 from mindcv_lite.data.datasets.image_folder import images_at
+from mindcv_lite.data.images.validity import grey_or_rgb
 from mindcv_lite.device.start import for_evaluation, start_device
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.predict import Predictor
@@ -26,6 +29,7 @@ from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import recipe_of, recipe_without_training
 from mindcv_lite.recipe.rules import require_paths, require_startable
+from mindcv_lite.signals import interruptible
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -48,7 +52,8 @@ class Classifier:
 
     def __init__(self, path: str | Path, **keys: Any):
         require_checkpoint(path)
-        self.trained = read_trained(str(path), **{"batch_size": BATCH_SIZE, "on_corrupt": "replace", **keys})
+        fixed = {"on_corrupt": "replace", "dataset_sink_mode": False}
+        self.trained = read_trained(str(path), **{"batch_size": BATCH_SIZE, **keys, **fixed})
         self.predictor: Predictor | None = None
 
     @property
@@ -56,37 +61,59 @@ class Classifier:
         return self.trained.class_names
 
     def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 5) -> list[Prediction]:
-        """The `top` best classes of each image.
+        """The `top` best classes of each image. Raises `UserError` that names an image that cannot be read.
 
         Args:
             images: paths, RGB or grey arrays uint8 (height, width, 3) or (height, width), PIL images; one or several.
         """
         given = [images] if isinstance(images, (str, Path, np.ndarray, Image.Image)) else list(images)
-        if not self.predictor:
-            recipe = self.trained.recipe
-            self.predictor = Predictor(self.trained, for_evaluation(start_device(recipe), recipe, len(given)))
-        with TemporaryDirectory() as folder:
-            paths = [_path_of(image, Path(folder, f"image_{number}.png")) for number, image in enumerate(given)]
+        if top < 1:
+            raise UserError(f"top: expected a whole number from 1 on, got {top}")
+        with _as_it_was(), TemporaryDirectory() as folder:
+            paths = [_path_of(image, number, Path(folder)) for number, image in enumerate(given)]
+            if not self.predictor:
+                recipe = self.trained.recipe
+                world = for_evaluation(start_device(recipe, seeds=False), recipe, len(given))
+                self.predictor = Predictor(self.trained, world)
             found = self.predictor.predict(list(dict.fromkeys(paths)), top)
-        if found.flaws:
-            path, flaw = next(iter(found.flaws.items()))
-            raise UserError(f"{path}: this image cannot be read: {flaw}")
+        for number, path in enumerate(paths):
+            if path in found.flaws:
+                name = path if isinstance(given[number], (str, Path)) else f"image {number}"
+                raise UserError(f"{name}: this image cannot be read: {found.flaws[path]}")
         return [[(self.class_names[output], chance) for output, chance in found.best[path]] for path in paths]
 
 
-def _path_of(image: ImageLike, unnamed: Path) -> str:
-    """The file of an image; `unnamed`: where one is written that has none. Raises `UserError`."""
+def _path_of(image: ImageLike, number: int, folder: Path) -> str:
+    """The file of an image; one is written in `folder` if it has none. Raises `UserError`."""
     if isinstance(image, (str, Path)):
         if not Path(image).is_file():
             raise UserError(f"{image}: no such image")
         return str(image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
             expected = "uint8 (height, width, 3) or (height, width)"
-            raise UserError(f"an image as an array: expected {expected}, got {image.dtype} {image.shape}")
+            raise UserError(f"image {number}: expected an array {expected}, got {image.dtype} {image.shape}")
         image = Image.fromarray(image)
-    image.convert("L" if image.mode in ("1", "L") else "RGB").save(unnamed)
-    return str(unnamed)
+    if not isinstance(image, Image.Image) or image.mode == "F":
+        kind = "a PIL image of mode F" if isinstance(image, Image.Image) else type(image).__name__
+        raise UserError(f"image {number}: expected a path, a NumPy array or a PIL image of 8 or 16 bits, got {kind}")
+    path = folder / f"{number}.bmp"
+    try:
+        grey_or_rgb(image).save(path)
+    except OSError as error:  # a file that is cut short is read only now
+        raise UserError(f"image {number}: this image cannot be read: {error}") from None
+    return str(path)
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Give the process back as it was: Ctrl-C, and what MindSpore's datasets do with a broken image."""
+    mode = ds.config.get_error_samples_mode()
+    with interruptible():
+        try:
+            yield
+        finally:
+            ds.config.set_error_samples_mode(mode)
 
 
 def load_checkpoint(path: str | Path, **keys: Any) -> Classifier:
@@ -111,7 +138,8 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     from mindcv_lite.scripts.train import train
 
     require_startable(recipe)
-    return train(recipe)
+    with _as_it_was():
+        return train(recipe)
 
 
 def evaluate(checkpoint: str | Path, data_dir: str | Path = "", **keys: Any) -> Score:
@@ -122,29 +150,34 @@ def evaluate(checkpoint: str | Path, data_dir: str | Path = "", **keys: Any) -> 
     require_checkpoint(checkpoint)
     recipe = recipe_without_training(ckpt_path=checkpoint, data_dir=data_dir, **keys)
     require_paths(recipe)
-    return validate(recipe)
+    with _as_it_was():
+        return validate(recipe)
 
 
 def create_model(
-    name: str = "mobilenet_v3_small_100", pretrained: bool | str | Path = False, num_classes: int | None = None
+    name: str | None = None, pretrained: bool | str | Path = False, num_classes: int | None = None
 ) -> "nn.Cell":
     """A network: normalised images float32 (batch, 3, height, width) to logits (batch, num_classes). Its `features`
     give (batch, channels, height / 32, width / 32).
 
     Args:
-        name: one of the `model` values of a recipe.
+        name: one of the `model` values of a recipe; left out, that of the checkpoint, or `mobilenet_v3_small_100`.
         pretrained: True: the weights that MindCV published, downloaded once; a path: those of a checkpoint.
         num_classes: left out, those of the weights, or 1000. Another number makes a new last layer.
     """
-    given: dict[str, Any] = {"ckpt_path": str(pretrained)} if not isinstance(pretrained, bool) else {}
-    if given:
-        require_checkpoint(given["ckpt_path"])
-    recipe = recipe_without_training(model=name, pretrained=pretrained is True, **given)
-    weights = starting_weights(recipe, start_device(recipe))
+    given: dict[str, Any] = {"model": name} if name else {}
+    if not isinstance(pretrained, bool):
+        require_checkpoint(pretrained)
+        given["ckpt_path"] = pretrained
+    off = {"cpu_kernels": "off", "dataset_sink_mode": False}  # plain MindSpore
+    recipe = recipe_without_training(pretrained=pretrained is True, **given, **off)
+    with interruptible():
+        world = start_device(recipe, seeds=False)
+        weights = starting_weights(recipe, world)
     if weights and weights.card:
         recipe = settled_by_card(recipe, weights.card, weights.path)
     model = replace(recipe.model, num_classes=num_classes or (weights.num_classes if weights else 1000))
-    network = build_network(model, "O0")
+    network = build_network(model, "O0", world.settings.target)
     if weights:
         load_weights(network, weights, remake_head=True)
     return network.set_train(False)

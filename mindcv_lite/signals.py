@@ -6,6 +6,8 @@ import signal
 import threading
 import traceback
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -43,9 +45,26 @@ def take_signals_back() -> None:
     may: wherever that asks Python whether an object has an attribute, it takes every error for a no."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
-            signal.signal(number, signal.getsignal(number))
+            if (handler := signal.getsignal(number)) is not None:  # None: set before Python began
+                signal.signal(number, handler)
         if Interrupted.latest:
             raise Interrupted.latest
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt` in a process that runs no program of ours, a notebook: where MindSpore has
+    Ctrl-C for itself, it answers by SIGTERM, which would end the process."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        take_signals_back()
 
 
 def end_with_parent() -> None:

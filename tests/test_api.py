@@ -4,6 +4,7 @@ import logging
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,10 +101,75 @@ def test_a_model_is_a_cell_with_features_and_logits(trained):
     network = mindcv_lite.create_model("mobilenet_v3_large_075", num_classes=7)
     assert network(images).shape == (2, 7)
     assert network.features(images).shape == (2, 720, 2, 2)
-    same = mindcv_lite.create_model("mobilenet_v3_small_100", trained.runs[1].best)
+    same = mindcv_lite.create_model(pretrained=trained.runs[1].best)
     other = mindcv_lite.create_model("mobilenet_v3_small_100", trained.runs[1].best, num_classes=3)
     assert (same(images).shape, other(images).shape) == ((2, 2), (2, 3))
     assert np.array_equal(same.features(images).asnumpy(), other.features(images).asnumpy())
+
+
+def test_a_key_that_contradicts_the_card_is_refused_and_numbers_of_numpy_are_taken(trained):
+    best = trained.runs[1].best
+    with pytest.raises(UserError, match=r"key 'conv_padding' is same, but the weights in .* mean mindcv"):
+        mindcv_lite.load_checkpoint(best, conv_padding="same")
+    assert mindcv_lite.load_checkpoint(best, image_resize=np.int64(48)).trained.recipe.augmentation.image_resize == 48
+    recipe = mindcv_lite.load_recipe(**KEYS, scale=np.array([0.5, 1.0]), teacher=[Path("a.ckpt"), Path("b.ckpt")])
+    assert (recipe.augmentation.scale, recipe.loss.teacher) == ((0.5, 1.0), ("a.ckpt", "b.ckpt"))
+
+
+def test_pixels_of_16_bits_count_as_in_a_file(trained):
+    grey = Image.fromarray(np.linspace(0, 65535, 40 * 40).reshape(40, 40).astype(np.uint16))
+    path = trained.folder / "grey.png"
+    grey.save(path)
+    classifier = mindcv_lite.load_checkpoint(trained.runs[1].best)
+    of_file, of_image = classifier.predict([path, grey])
+    assert of_file == of_image
+    with pytest.raises(UserError, match=r"image 0: expected .* 8 or 16 bits, got a PIL image of mode F"):
+        classifier.predict(Image.new("F", (9, 9)))
+
+
+def test_random_numbers_and_broken_images_of_the_caller_stay_as_they_are(trained):
+    import mindspore.dataset as ds
+
+    mode, drawn = ds.config.get_error_samples_mode(), []
+    classifier = mindcv_lite.load_checkpoint(trained.runs[1].best)
+    for seed in (7, 8):
+        np.random.seed(seed)
+        classifier.predict(np.zeros((9, 9, 3), np.uint8))
+        network = mindcv_lite.create_model(num_classes=2)
+        drawn.append((np.random.rand(), float(network.classifier[3].weight.asnumpy().sum())))
+    assert drawn[0][0] != drawn[1][0]  # no seed of ours was set
+    assert drawn[0][1] != drawn[1][1]
+    assert ds.config.get_error_samples_mode() == mode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["predict", "train"])
+def test_ctrl_c_raises_keyboard_interrupt_and_ends_no_notebook(trained, when):
+    """MindSpore answers it by SIGTERM, once it has run a graph."""
+    keys = KEYS | {"data_dir": str(trained.folder / "images"), "ckpt_save_dir": str(trained.folder / "interrupted")}
+    program = f"""
+import os, signal, sys, time
+import numpy as np
+import mindcv_lite
+from mindcv_lite.training import recorder
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(9)
+
+try:
+    if {when!r} == "predict":
+        mindcv_lite.load_checkpoint({str(trained.runs[1].best)!r}).predict(np.zeros((9, 9, 3), np.uint8))
+        interrupt()
+    else:
+        keep = recorder.RunRecorder.on_train_epoch_end
+        recorder.RunRecorder.on_train_epoch_end = lambda *arguments: (keep(*arguments), interrupt())
+        mindcv_lite.train(mindcv_lite.load_recipe(**{keys!r}))
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 7, done.stderr
 
 
 def test_the_package_is_imported_without_mindspore():

@@ -42,7 +42,7 @@ MAY_IMPORT = {
         "errors signals stateless_random files program text_tables recipe device models data evaluation runs "
         "training benchmark scripts"
     ),
-    "api": ("errors files recipe device models data checkpoints evaluation training scripts"),
+    "api": ("errors signals files recipe device models data checkpoints evaluation training scripts"),
     "commands": (
         "errors signals files program text_tables recipe device models data checkpoints evaluation runs export "
         "training benchmark doctor"

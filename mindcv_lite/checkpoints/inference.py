@@ -7,7 +7,16 @@ from typing import Any
 from mindspore import nn
 
 from mindcv_lite.checkpoints.conversion.key_mapping import our_parameters
-from mindcv_lite.checkpoints.weights import CARD_KEYS, CARD_NAME, Weights, load_weights, network_part, read_weights
+from mindcv_lite.checkpoints.weights import (
+    CARD_NAME,
+    MINDCV_CONVENTIONS,
+    Weights,
+    load_weights,
+    meant_by_card,
+    network_part,
+    read_weights,
+    with_outputs_of,
+)
 from mindcv_lite.data.datasets import classes
 from mindcv_lite.device.ranks import World
 from mindcv_lite.models.build import build_network, evaluation_network
@@ -44,11 +53,13 @@ def read_trained(path: str, **keys: Any) -> Trained:
     card = weights.card
     if card is None:
         tensors = {name: value.asnumpy() for name, value in network_part(weights).items()}
-        card = {"model": our_parameters(tensors, "mindcv", Path(path))[0]}
-    where = f"{path}: {CARD_NAME}"
-    meant = {name: checked_value(name, card[name], where) for name in CARD_KEYS if name in card and name not in keys}
-    recipe = recipe_without_training(**keys).with_keys(**meant)
-    return Trained(weights, recipe.with_keys(num_classes=weights.num_classes), class_names_of(weights))
+        card = MINDCV_CONVENTIONS | {"model": our_parameters(tensors, "mindcv", Path(path))[0]}
+    recipe = recipe_without_training(**keys)
+    meant = meant_by_card(recipe, card, path)
+    if "image_resize" not in keys:
+        meant["image_resize"] = checked_value("image_resize", card["image_resize"], f"{path}: {CARD_NAME}")
+    recipe = with_outputs_of(weights, recipe.with_keys(**meant))
+    return Trained(weights, recipe, class_names_of(weights))
 
 
 def class_names_of(weights: Weights) -> tuple[str, ...]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights, read_weights
+from mindcv_lite.checkpoints.weights import MINDCV_CONVENTIONS, Weights, read_weights
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import cache_folder, lock
 from mindcv_lite.program import progress_bar
-from mindcv_lite.recipe.keys import KEYS, Recipe
+from mindcv_lite.recipe.keys import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,8 @@ def starting_weights(recipe: Recipe, world: World) -> Weights | None:
         return read_weights(recipe.model.ckpt_path) if recipe.model.ckpt_path else None
     path = world.all_or_none(lambda: published_weights(recipe.model.model))
     weights = read_weights(str(path))
-    conventions = {name: KEYS[name].default for name in CARD_KEYS}  # MindCV's, which its files do not say
     known = {"model": recipe.model.model, "num_classes": weights.num_classes, "class_names": None}
-    return replace(weights, card=conventions | known)
+    return replace(weights, card=MINDCV_CONVENTIONS | known)
 
 
 def published_weights(model: str) -> Path:
@@ -59,9 +58,10 @@ def published_weights(model: str) -> Path:
         log.info("downloading %s to %s", url, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.parent / ".lock", "w") as lock_file:
-            lock(lock_file.fileno())
+            alone = lock(lock_file.fileno())
             if not _is_whole(path):
-                _download(url, path)
+                mark = "unfinished" if alone else f"{os.getpid()}.unfinished"
+                _download(url, path, path.with_name(f".{path.name}.{mark}"))
     except (OSError, HTTPException) as error:
         reason = str(error).removeprefix("<urlopen error ").removesuffix(">")
         raise UserError(
@@ -79,9 +79,10 @@ def _hash_in_name(path: Path) -> str:
     return path.name.split("-")[1]
 
 
-def _download(url: str, path: Path) -> None:
-    """Raises `OSError`, of which `URLError` is one, or `HTTPException`; then no file is left."""
-    unfinished = path.with_name(f".{path.name}.unfinished")  # overwrites what a killed download left
+def _download(url: str, path: Path, unfinished: Path) -> None:
+    """Download to `unfinished`, which a killed download may have left, and then give it its name.
+
+    Raises `OSError`, of which `URLError` is one, or `HTTPException`; then no file is left."""
     try:
         with urlopen(url, timeout=TIMEOUT) as answer, open(unfinished, "wb") as file:
             size = answer.length  # None where the server does not say

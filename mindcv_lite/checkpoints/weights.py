@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindcv_lite.checkpoints.ckpt_file import read_entries
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.keys import KEYS, Recipe
 from mindcv_lite.recipe.values import checked_value
 from mindcv_lite.recipe.yaml_io import plain
 
@@ -23,6 +23,7 @@ FACTS_NAME = "run"  # what the state of a run has in its place
 # Keys of which one value alone gives weights their meaning, and keys that are good to know.
 BINDING_KEYS = ("model", "in_channels", "conv_padding", "bn_eps", "mean", "std", "interpolation", "crop_pct")
 CARD_KEYS = (*BINDING_KEYS, "num_classes", "image_resize")
+MINDCV_CONVENTIONS = {name: KEYS[name].default for name in CARD_KEYS}  # which its files do not say
 NETWORK_NAMES = ("features.", "classifier.")
 HEAD = ("classifier.3.weight", "classifier.3.bias")
 
@@ -116,6 +117,14 @@ def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recip
 
     Raises `UserError` that names both values where a key that was given contradicts the card.
     """
+    taken = meant_by_card(recipe, card, path)
+    if taken:
+        log.info("%s decides: %s", path, ", ".join(f"{name} {plain(value)}" for name, value in taken.items()))
+    return recipe.with_keys(**taken)
+
+
+def meant_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The keys that the recipe has another value of than the card. Raises `UserError` if one of them was given."""
     here, where = recipe.flat(), f"{path}: {CARD_NAME}"
     there = {name: checked_value(name, card[name], where) for name in BINDING_KEYS}
     taken = {name: value for name, value in there.items() if value != here[name]}
@@ -125,9 +134,7 @@ def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recip
                 f"{recipe.origin[name]}: key '{name}' is {plain(here[name])}, but the weights in {path} mean "
                 f"{plain(value)}; leave it out, or give --{name} {shlex.quote(plain(value))}"
             )
-    if taken:
-        log.info("%s decides: %s", path, ", ".join(f"{name} {plain(value)}" for name, value in taken.items()))
-    return recipe.with_keys(**taken)
+    return taken
 
 
 def load_weights(network: nn.Cell, weights: Weights, remake_head: bool = False) -> bool:

@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    parser = CommandLine(usage="%(prog)s recipes [--keys]", description=__doc__, allow_abbrev=False)
+    parser = CommandLine(usage="%(prog)s [--keys]", description=__doc__, allow_abbrev=False)
     parser.add_argument("--keys", action="store_true", help="print every key of a recipe, as a page in Markdown")
     return parser
 

@@ -27,7 +27,8 @@ def evaluation_level(recipe: Recipe, settings: Settings, images: int) -> tuple[s
     A recipe's O2 is meant for training. On the command line it is meant for this program, and taken.
     """
     level = settings.jit_level
-    if level != "O2" or recipe.origin.get("jit_level") == "command line" or images >= WORTH_A_WHOLE_GRAPH:
+    is_wanted_here = recipe.origin.get("jit_level") in ("command line", "keyword arguments")
+    if level != "O2" or is_wanted_here or images >= WORTH_A_WHOLE_GRAPH:
         return level, ""
     return "O1", (
         f"jit_level: O1, for {images} images a device: compiling the whole graph (O2) would take longer than they do "

@@ -29,8 +29,9 @@ from mindcv_lite.recipe.keys import Recipe
 log = logging.getLogger(__name__)
 
 
-def start_device(recipe: Recipe) -> World:
-    """Choose the device, join the other ranks if msrun started any, set MindSpore's context and the seed.
+def start_device(recipe: Recipe, seeds: bool = True) -> World:
+    """Choose the device, join the other ranks if msrun started any, set MindSpore's context and, if this `seeds`, the
+    seeds of MindSpore and NumPy.
 
     A process may start again with another recipe, on the same device. Raises `UserError` if the device is not there or
     cannot be used, or the other ranks cannot be joined.
@@ -53,7 +54,8 @@ def start_device(recipe: Recipe) -> World:
     settings = settings_for(recipe, target, size, local_size, os.cpu_count() or 1, len(os.sched_getaffinity(0)))
     if settings.parallel:
         mindspore.set_auto_parallel_context(**settings.parallel)
-    mindspore.set_seed(recipe.system.seed)  # the same on every rank: all draw the same weights
+    if seeds:
+        mindspore.set_seed(recipe.system.seed)  # the same on every rank: all draw the same weights
     log.info("%s x %d, MindSpore %s, %d data workers each", target, size, mindspore.__version__, settings.workers)
     if target == "CPU":
         log.info("oneDNN may use instructions up to %s (ONEDNN_MAX_CPU_ISA)", os.environ["ONEDNN_MAX_CPU_ISA"])
@@ -90,14 +92,14 @@ def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
     cache = recipe.system.compile_cache
     if not cache:
         return world
-    if _kept:  # MindSpore numbers the graphs of a process, and takes a kept one by its number
-        log.info("compile_cache: graphs are kept of the first training of a process only")
-        return world
     if world.settings.sink:  # MindSpore names the data's queue before the graph, which was compiled with another name
         log.info(
             "compile_cache: graphs are not kept where a whole epoch is sent to the device at a time, because no NPU "
             "has tried it; --dataset_sink_mode False keeps them"
         )
+        return world
+    if _kept:  # MindSpore numbers the graphs of a process, and takes a kept one by its number
+        log.info("compile_cache: graphs are kept of the first training of a process only")
         return world
     folder = Path(recipe.output.ckpt_save_dir, "graphs") if cache is True else Path(cache)
     graphs, known = None, 0
@@ -135,6 +137,8 @@ def facts_of(world: World) -> dict[str, str | int]:
 def require_launcher(distribute: bool, environment: Mapping[str, str] = os.environ) -> None:
     """Raise `UserError` unless `distribute` fits how the program was started."""
     workers, command = workers_started(environment), f"python {shlex.join(sys.argv)}"
+    if distribute and not workers and not owns_process():
+        raise UserError("distribute is True, but this process was not started by msrun; pass distribute=False")
     if distribute and not workers:
         raise UserError(
             "distribute is True, but this process was not started by msrun; for one device: "

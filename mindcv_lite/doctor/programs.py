@@ -15,7 +15,7 @@ from typing import IO
 
 from mindcv_lite.doctor.findings import Failed
 
-ROOT = Path(__file__).parents[2]  # what is beside the package: train.py and validate.py in a clone
+ROOT = Path(__file__).parents[2]  # where the package lies
 MARK = "MINDCV_LITE_DOCTOR"  # a variable by which the processes are found that a program has started
 
 

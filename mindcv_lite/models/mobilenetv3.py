@@ -84,7 +84,7 @@ class MobileNetV3(nn.Cell):
     """Logits (batch, num_classes) of normalised images (batch, in_channels, height, width).
 
     Args:
-        variant: one of `variants.VARIANTS`.
+        variant: one of `block_tables.VARIANTS`.
         num_classes: number of logits.
         in_channels: channels of the images.
         drop_rate: share of the hidden layer that dropout zeroes in training.

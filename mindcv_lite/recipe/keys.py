@@ -265,7 +265,7 @@ class Loss:
         "",
     )
     teacher_temperature: float = key("what logits are divided by in that comparison", 2.0, above=0, at_most=1000)
-    teacher_share: float = key("share of that comparison in the loss", 0.5, above=0, at_most=1)
+    teacher_share: float = key("share of that comparison in the loss", 0.9, above=0, at_most=1)
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -32,12 +32,12 @@ def load_recipe(argv: list[str], description: str, own: CommandLine | None = Non
 
 def recipe_of(config: str | None = None, **keys: Any) -> Recipe:
     """The recipe of a file, or of a shipped one by its name, with other values of some keys. Raises `UserError`."""
-    return _merged(config, _with_paths_as_text(keys), "keyword arguments")
+    return _merged(config, _plain_values(keys), "keyword arguments")
 
 
 def recipe_without_training(**keys: Any) -> Recipe:
     """A recipe for what trains nothing: what only training reads need not be given."""
-    recipe = _merged(None, UNREAD | _with_paths_as_text(keys), "keyword arguments")
+    recipe = _merged(None, UNREAD | _plain_values(keys), "keyword arguments")
     return replace(recipe, origin={name: where for name, where in recipe.origin.items() if name in keys})
 
 
@@ -49,8 +49,15 @@ UNREAD = {
 # fmt: on
 
 
-def _with_paths_as_text(keys: dict[str, Any]) -> dict[str, Any]:
-    return {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in keys.items()}
+def _plain_values(keys: dict[str, Any]) -> dict[str, Any]:
+    """Paths as text, NumPy's numbers and arrays as Python's."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(each) for each in value]
+        return os.fspath(value) if isinstance(value, os.PathLike) else getattr(value, "tolist", lambda: value)()
+
+    return {name: plain(value) for name, value in keys.items()}
 
 
 def _merged(config: str | None, given: dict[str, Any], source: str, from_text: bool = False) -> Recipe:

@@ -36,15 +36,18 @@ def save_weights(path: Path, weights: Mapping[str, np.ndarray], card: dict[str, 
 
 def claim(folder: Path) -> int:
     """Make the folder of a run, and keep other trainings out of it until the descriptor that is returned is closed."""
+    descriptor = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
         lock(descriptor, wait=False)
         return descriptor
-    except BlockingIOError:
-        raise UserError(f"{folder}: another training is writing there; give another --ckpt_save_dir") from None
     except OSError as error:
-        raise UserError(f"{folder}: cannot write there: {error.strerror}; give another --ckpt_save_dir") from None
+        if descriptor is not None:
+            os.close(descriptor)
+        taken = isinstance(error, BlockingIOError)
+        reason = "another training is writing there" if taken else f"cannot write there: {error.strerror}"
+        raise UserError(f"{folder}: {reason}; give another --ckpt_save_dir") from None
 
 
 def start_run(folder: Path, recipe: Recipe, goes_on: bool = False) -> None:

@@ -65,6 +65,9 @@ class EventFile:
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content.getvalue())
         self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
+    def close(self) -> None:
+        self.records.close()
+
     def _write(self, **content: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 

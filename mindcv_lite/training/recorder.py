@@ -71,7 +71,7 @@ class RunRecorder(Callback):
 
     @property
     def last(self) -> Path | None:
-        """The latest checkpoint."""
+        """The latest checkpoint, or of those that a policy kept, the one that was kept last."""
         return self.checkpoints.kept[-1][1] if self.checkpoints.kept else None
 
     @contextmanager
@@ -82,6 +82,8 @@ class RunRecorder(Callback):
             self._start(state)
             yield
         finally:
+            if self.events:
+                self.events.close()
             if self.claimed is not None:
                 os.close(self.claimed)
 

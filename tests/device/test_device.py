@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from mindcv_lite import program
 from mindcv_lite.device import start, targets
 from mindcv_lite.device.compile_cache import KeptGraphs, key_of
 from mindcv_lite.device.ranks import World
@@ -36,6 +37,13 @@ ALONE = {"PATH": "/bin", "RANK_ID": "0"}
 def ascend_recipe(*flags: str, name: str = "mobilenet_v3_small_ascend") -> Recipe:
     path = next(path for path in ASCEND_RECIPES if path.stem == name)
     return load_recipe(["--config", str(path), *flags], "")
+
+
+@pytest.fixture(autouse=True)
+def fresh_program(monkeypatch) -> None:
+    """A program of ours that has just begun."""
+    monkeypatch.setattr(program, "_owner", ["train.py"])
+    monkeypatch.setattr(start, "_kept", [])
 
 
 # -------------------------------------------------------------------------------------------------------- settings

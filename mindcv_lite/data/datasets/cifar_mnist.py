@@ -50,7 +50,7 @@ class Standard:
     class_names: tuple[str, ...] = ()
 
     def read_split(self, data_dir: str, split: str, outputs: Sequence[int] | None = None) -> HeldSplit:
-        """Like `folder.read_split`: 'train', or else the test files. Raises `UserError` where a file is wrong."""
+        """Like `image_folder.read_split`: 'train', or else the test files. Raises `UserError` where a file is wrong."""
         names = self.class_names_of(data_dir, split)
         files = [self._existing(data_dir, name) for name in (self.train if split == "train" else self.test)]
         images, labels = self.read(files)

@@ -42,7 +42,7 @@ def is_packed(data_dir: str) -> bool:
 
 
 def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> PackedSplit:
-    """Like `folder.read_split`. Raises `UserError` too where a file is missing, damaged, or of a later version."""
+    """Like `image_folder.read_split`. Raises `UserError` too where a file is missing, damaged or of a later version."""
     facts = _split_facts(data_dir, split)
     for name, size in facts["files"].items():
         _require_whole(Path(data_dir) / name, size)
@@ -58,7 +58,7 @@ def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) 
 
 
 def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:
-    """Like `folder.class_names_of`."""
+    """Like `image_folder.class_names_of`."""
     return tuple(_split_facts(data_dir, split)["classes"])
 
 

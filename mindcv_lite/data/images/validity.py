@@ -82,3 +82,10 @@ def as_bmp(images: np.ndarray) -> np.ndarray:
     pixels = files[:, len(header) :].reshape(count, height, width, 3)  # a view, as only the first axis has gaps
     pixels[:] = images[:, ::-1, :, ::-1]  # from the bottom up, blue first; grey is spread over the three
     return files
+
+
+def grey_or_rgb(image: Image.Image) -> Image.Image:
+    """The pixels as MindSpore decodes them: 8 bits, grey or RGB."""
+    if image.mode.startswith("I"):  # 16 bits of grey, of which MindSpore takes the upper 8
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode == "L" else image.convert("RGB")  # without alpha, as in MindSpore

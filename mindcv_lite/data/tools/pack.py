@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mindcv_lite.data.datasets.image_folder import Split, read_split
 from mindcv_lite.data.datasets.packed import FACTS, LAYOUT, checksum_of, joined
-from mindcv_lite.data.images.validity import NOT_DECODED, opened
+from mindcv_lite.data.images.validity import NOT_DECODED, grey_or_rgb, opened
 from mindcv_lite.errors import Stopped, UserError, first_line
 from mindcv_lite.files import lock, write_text
 from mindcv_lite.program import progress_bar
@@ -293,13 +293,7 @@ def shrunk(content: bytes, options: Options) -> bytes:
             image.load()
             return content
         image.draft(None, (2 * width, 2 * height))  # a JPEG of many times that size need not be decoded in full
-        pixels = _grey_or_rgb(image).resize((width, height), Image.Resampling.LANCZOS)
+        pixels = grey_or_rgb(image).resize((width, height), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
     pixels.save(encoded, "JPEG", quality=options.quality)
     return encoded.getvalue()
-
-
-def _grey_or_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, of which MindSpore takes the upper 8
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image if image.mode == "L" else image.convert("RGB")  # without alpha, as in MindSpore

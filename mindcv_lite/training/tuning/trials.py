@@ -157,6 +157,10 @@ def locked(folder: Path) -> int:
             time.sleep(0.2)
 
 
+# What earlier versions called it.
+RENAMED = {"training photos": "training images", "photos": "images"}
+
+
 def facts_of(recipe: Recipe, images: Split) -> dict[str, Any]:
     """What trials must have in common to be compared."""
     names = zlib.crc32("\n".join(os.path.basename(path) for path in images.paths).encode("utf-8", "surrogateescape"))
@@ -169,7 +173,8 @@ def require_same_start(facts: Mapping[str, Any], path: Path) -> None:
         write_text(path, yaml.safe_dump(dict(facts), sort_keys=False, allow_unicode=True))
         return
     try:
-        earlier = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        said = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        earlier = {RENAMED.get(name, name): value for name, value in said.items()}
     except (ValueError, TypeError, yaml.YAMLError):
         raise UserError(f"{path}: damaged; give another --out") from None
     if differing := [name for name in facts if earlier.get(name) != facts[name]]:
@@ -192,6 +197,7 @@ def read_trials(path: Path) -> dict[tuple[str, int, int], Outcome]:
 
 
 def _parsed(row: Mapping[str, str]) -> tuple[tuple[str, int, int], Outcome]:
+    row = {RENAMED.get(name, name): text for name, text in row.items()}
     images, right, before = int(row["images"]), int(row["right"]), row["right_before"]
     if not 0 <= right <= images or images == 0:
         raise ValueError
