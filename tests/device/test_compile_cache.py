@@ -198,6 +198,7 @@ STEPS = f"""
 import hashlib, sys; sys.path.insert(0, {str(ROOT)!r})
 import numpy as np
 from mindspore import Parameter, Tensor, nn
+from mindcv_lite import program
 from mindcv_lite.device.start import keep_graphs, start_device
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
@@ -214,6 +215,7 @@ class Layer(nn.Cell):
     def construct(self, x, seed):
         return self.dense(x.reshape(x.shape[0], -1) * 1.0)
 
+program._owner.append("steps.py")  # whose log it is
 recipe = load_recipe(sys.argv[1:], "")
 world, network = keep_graphs(start_device(recipe), recipe), Layer()
 factor = Factor().value
