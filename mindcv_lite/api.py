@@ -1,7 +1,7 @@
 """What a notebook needs: load a checkpoint and classify images, train, evaluate, create a network.
 
-Mistakes are exceptions (`UserError`, `TrainingError`) with the sentences of the programs. Signals, log and process stay
-the caller's. MindSpore's context is set to graph mode.
+Mistakes are exceptions (`UserError`, `TrainingError`) with the sentences of the programs. The log stays the caller's, and
+so do signals but for SIGTERM. MindSpore's context is set to graph mode.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import recipe_of, recipe_without_training
 from mindcv_lite.recipe.rules import require_paths, require_startable
-from mindcv_lite.signals import interruptible
+from mindcv_lite.signals import take_sigterm_for_ctrl_c
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -69,7 +69,7 @@ class Classifier:
         given = [images] if isinstance(images, (str, Path, np.ndarray, Image.Image)) else list(images)
         if top < 1:
             raise UserError(f"top: expected a whole number from 1 on, got {top}")
-        with _as_it_was(), TemporaryDirectory() as folder:
+        with _as_a_guest(), TemporaryDirectory() as folder:
             paths = [_path_of(image, number, Path(folder)) for number, image in enumerate(given)]
             if not self.predictor:
                 recipe = self.trained.recipe
@@ -106,14 +106,14 @@ def _path_of(image: ImageLike, number: int, folder: Path) -> str:
 
 
 @contextmanager
-def _as_it_was() -> Iterator[None]:
-    """Give the process back as it was: Ctrl-C, and what MindSpore's datasets do with a broken image."""
+def _as_a_guest() -> Iterator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt`, and MindSpore's datasets do afterwards with broken images what they did."""
+    take_sigterm_for_ctrl_c()
     mode = ds.config.get_error_samples_mode()
-    with interruptible():
-        try:
-            yield
-        finally:
-            ds.config.set_error_samples_mode(mode)
+    try:
+        yield
+    finally:
+        ds.config.set_error_samples_mode(mode)
 
 
 def load_checkpoint(path: str | Path, **keys: Any) -> Classifier:
@@ -138,7 +138,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     from mindcv_lite.scripts.train import train
 
     require_startable(recipe)
-    with _as_it_was():
+    with _as_a_guest():
         return train(recipe)
 
 
@@ -150,7 +150,7 @@ def evaluate(checkpoint: str | Path, data_dir: str | Path = "", **keys: Any) -> 
     require_checkpoint(checkpoint)
     recipe = recipe_without_training(ckpt_path=checkpoint, data_dir=data_dir, **keys)
     require_paths(recipe)
-    with _as_it_was():
+    with _as_a_guest():
         return validate(recipe)
 
 
@@ -171,9 +171,9 @@ def create_model(
         given["ckpt_path"] = pretrained
     off = {"cpu_kernels": "off", "dataset_sink_mode": False}  # plain MindSpore
     recipe = recipe_without_training(pretrained=pretrained is True, **given, **off)
-    with interruptible():
-        world = start_device(recipe, seeds=False)
-        weights = starting_weights(recipe, world)
+    take_sigterm_for_ctrl_c()
+    world = start_device(recipe, seeds=False)
+    weights = starting_weights(recipe, world)
     if weights and weights.card:
         recipe = settled_by_card(recipe, weights.card, weights.path)
     model = replace(recipe.model, num_classes=num_classes or (weights.num_classes if weights else 1000))

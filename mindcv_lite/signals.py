@@ -6,8 +6,6 @@ import signal
 import threading
 import traceback
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -51,20 +49,12 @@ def take_signals_back() -> None:
             raise Interrupted.latest
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C raise `KeyboardInterrupt` in a process that runs no program of ours, a notebook: where MindSpore has
-    Ctrl-C for itself, it answers by SIGTERM, which would end the process."""
+def take_sigterm_for_ctrl_c() -> None:
+    """Let SIGTERM raise `KeyboardInterrupt`, unless it has a handler: MindSpore takes Ctrl-C for itself, at moments of its
+    own, and answers it by SIGTERM, which would end a notebook."""
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        take_signals_back()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def end_with_parent() -> None:

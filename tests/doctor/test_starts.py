@@ -84,12 +84,6 @@ def test_an_accelerator_may_add_in_another_order(tmp_path, train_py):
     assert two_starts(tmp_path, "Ascend", 60)[0].endswith("the same loss within 0.09% (at most 2%)")
 
 
-def test_where_train_py_is_missing_its_checks_are_not_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("mindcv_lite.doctor.scripts.ROOT", tmp_path)
-    with pytest.raises(NotRun, match=r"train\.py is not beside the package: run doctor in a clone"):
-        two_starts(tmp_path, "CPU", 60)
-
-
 RANKS = f"""
 from mindcv_lite.runs.results import EpochResult, append_result
 folder = recipe.with_suffix("")
