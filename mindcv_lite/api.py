@@ -1,7 +1,7 @@
 """What a notebook needs: load a checkpoint and classify images, train, evaluate, create a network.
 
-Mistakes are exceptions (`UserError`, `TrainingError`) with the sentences of the programs. The log stays the caller's, and
-so do signals but for SIGTERM. MindSpore's context is set to graph mode.
+Mistakes are exceptions (`UserError`, `TrainingError`) with the sentences of the programs. The log stays the caller's,
+and so do signals but for SIGTERM. MindSpore's context is set to graph mode.
 """
 
 from collections.abc import Iterator, Sequence

@@ -50,8 +50,10 @@ def take_signals_back() -> None:
 
 
 def take_sigterm_for_ctrl_c() -> None:
-    """Let SIGTERM raise `KeyboardInterrupt`, unless it has a handler: MindSpore takes Ctrl-C for itself, at moments of its
-    own, and answers it by SIGTERM, which would end a notebook."""
+    """Let SIGTERM raise `KeyboardInterrupt`, unless it has a handler.
+
+    MindSpore takes Ctrl-C for itself, at moments of its own, and answers it by SIGTERM, which would end a notebook.
+    """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
