@@ -48,7 +48,8 @@ def find_common_state(output: Output, world: World) -> State | None:
 
 def fixed_facts(recipe: Recipe, images: Split, world: World, teachers: Sequence[str] = ()) -> dict[str, Any]:
     """What must not change from one part of a run to the next. `teachers`: a hash of each one's file."""
-    keys = {name: value for name, value in recipe.flat().items() if name not in MAY_CHANGE}
+    unused = () if recipe.loss.teachers else ("teacher_temperature", "teacher_share", "teacher_amp_level")
+    keys = {name: value for name, value in recipe.flat().items() if name not in (*MAY_CHANGE, *unused)}
     augmentation = recipe.augmentation
     draws_noise = recipe.model.drop_rate != 0 or (augmentation.re_prob != 0 and augmentation.re_value == "random")
     return keys | {

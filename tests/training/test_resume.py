@@ -142,7 +142,7 @@ def test_a_run_is_the_same_as_itself(recipe, world):
 
 
 def test_free_keys_may_differ_and_each_of_the_others_is_named(recipe, world):
-    given = recipe()
+    given = recipe(teacher="teacher.ckpt")
     then = state_with(fixed_facts(given, IMAGES, world(given)))
     for name in KEYS:
         now = fixed_facts(given.with_keys(**{name: "another"}), IMAGES, world(given))
@@ -282,3 +282,8 @@ def test_facts_of_earlier_versions_are_read_by_their_new_names(recipe, world):
     fixed = fixed_facts(recipe(), IMAGES, world(recipe()))
     earlier = {"training photos" if name == "training images" else name: value for name, value in fixed.items()}
     require_same_run(state_with(earlier), fixed)
+
+
+def test_without_a_teacher_its_keys_are_free(recipe, world):
+    then = state_with(fixed_facts(recipe(), IMAGES, world(recipe())) | {"teacher_share": 0.5})  # an earlier default
+    require_same_run(then, fixed_facts(recipe(), IMAGES, world(recipe())))
