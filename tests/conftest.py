@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.cpu_kernels.library import compiled_operators
+from mindcv_lite.cpu_kernels.compilation import compiled_operators
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe

@@ -17,7 +17,7 @@ import numpy as np
 from mindspore import Tensor, communication
 from tqdm import tqdm
 
-from mindcv_lite.cpu_kernels.library import compiled_operators
+from mindcv_lite.cpu_kernels.compilation import compiled_operators
 from mindcv_lite.device.compile_cache import KeptGraphs, key_of
 from mindcv_lite.device.ranks import AllReduce, World
 from mindcv_lite.device.settings import evaluation_level, settings_for

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mindcv_lite.cpu_kernels import library as module
-from mindcv_lite.cpu_kernels.library import compiled_operators, find_compiler, key_of
+from mindcv_lite.cpu_kernels import compilation as module
+from mindcv_lite.cpu_kernels.compilation import compiled_operators, find_compiler, key_of
 
 COMPILER = """#!/bin/sh
 [ "$1" = -O2 ] && shift
