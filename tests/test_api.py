@@ -93,6 +93,8 @@ def test_what_is_no_image_is_refused_by_a_sentence(trained):
         mindcv_lite.load_checkpoint("nowhere.ckpt")
     with pytest.raises(UserError, match="keyword arguments: key 'lr': expected a number, above 0, got 'x'"):
         mindcv_lite.load_recipe(lr="x")
+    with pytest.raises(UserError, match=r"key 'batch_size' is missing \(.*\); give a recipe, or batch_size=\.\.\.$"):
+        mindcv_lite.load_recipe()
 
 
 def test_a_model_is_a_cell_with_features_and_logits(trained):

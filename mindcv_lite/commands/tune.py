@@ -32,9 +32,8 @@ def main(arguments: list[str]) -> None:
     _require_start(recipe)
     require_folder(flags.out)
 
-    from mindcv_lite.training.tuning.findings import (
-        report,  # late: NumPy and SciPy take longer to import than a mistake to find
-    )
+    # Late: NumPy and SciPy take longer to import than a mistake to find.
+    from mindcv_lite.training.tuning.findings import report
     from mindcv_lite.training.tuning.search import FOLDS, candidates_for, search
     from mindcv_lite.training.tuning.trials import Trainer
 

@@ -74,7 +74,8 @@ def _merged(config: str | None, given: dict[str, Any], source: str, from_text: b
                 origin[name] = where
     for name, entry in KEYS.items():
         if name not in values and entry.default is dataclasses.MISSING:
-            advice = f"add it, or give --{name}" if config else f"give a recipe with --config, or --{name}"
+            flag = f"--{name}" if from_text else f"{name}=..."
+            advice = f"add it, or give {flag}" if config else f"give a recipe{' with --config' * from_text}, or {flag}"
             raise UserError(f"{config or source}: key '{name}' is missing ({entry.metadata['help']}); {advice}")
     if "ckpt_path" in given and "pretrained" not in given:  # given, it takes the place of other weights
         values.pop("pretrained", None)

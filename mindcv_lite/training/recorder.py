@@ -90,15 +90,15 @@ class RunRecorder(Callback):
     def _start(self, state: State | None) -> None:
         if state:
             self._go_on_with(state)
-        goes_on_here = state is not None and Path(state.path).resolve().parent == self.folder.resolve()
-        if state and goes_on_here:
-            self.checkpoints.restore(state.facts["files"])
+        here = state if state and Path(state.path).resolve().parent == self.folder.resolve() else None
+        if here:
+            self.checkpoints.restore(here.facts["files"])
         require_same_start(self.step, self.world)  # here all ranks have read what start_run may set aside
         if self.world.rank == 0:
             self.claimed = claim(self.folder)
-            if state and goes_on_here:
-                keep_as_last(Path(state.path))
-            start_run(self.folder, self.recipe, goes_on_here)
+            if here:
+                keep_as_last(Path(here.path))
+            start_run(self.folder, self.recipe, goes_on=here is not None)
             drop_results_after(self.folder / RESULTS, self.step.steps_done)
             if self.recipe.output.tensorboard:
                 self._start_events()
