@@ -250,3 +250,18 @@ def test_a_trial_whose_search_is_killed_is_stopped_and_the_next_search_waits_for
     searching.kill()
     os.close(trials.locked(tmp_path))
     assert (tmp_path / "saved").exists()
+
+
+def test_a_search_of_an_earlier_version_is_read_by_its_new_names(tmp_path):
+    start, table = tmp_path / "start.yaml", tmp_path / "trials.csv"
+    trials.require_same_start({"lr": 0.1, "training photos": "20, names 0"}, start)
+    trials.require_same_start({"lr": 0.1, "training images": "20, names 0"}, start)
+    with pytest.raises(UserError, match=r"whose 'training images' is 20, names 0, not 21, names 0"):
+        trials.require_same_start({"lr": 0.1, "training images": "21, names 0"}, start)
+    rows = "candidate,epochs,fold,{},right,right_before,seconds,seconds_of_epochs\na,1,0,20,18,,9.0,5.0\n"
+    outcomes = []
+    for name in ("photos", "images"):
+        table.write_text(rows.format(name))
+        outcomes.append(trials.read_trials(table))
+    assert outcomes[0] == outcomes[1]
+    assert [*outcomes[0]] == [("a", 1, 0)]
