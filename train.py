@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mindcv_lite.models.block_tables import require_rows
 from mindcv_lite.program import run_script
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train(recipe: Recipe) -> "RunRecorder | None":
     """Train. Returns the recorder of the run, with its `best` and `last` checkpoints, `top1` and `folder`; None if the
     recipe asks for a dry run."""
+    require_rows(recipe.model)
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite.checkpoints.pretrained import starting_weights
     from mindcv_lite.checkpoints.weights import load_weights, settled_by_card

@@ -6,6 +6,15 @@ import signal
 import threading
 import traceback
 import types
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.context import SpawnContext
+from typing import Any
+
+from mindcv_lite.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -59,8 +68,50 @@ def take_sigterm_for_ctrl_c() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def end_with_parent() -> None:
+@contextmanager
+def in_processes(
+    function: Callable[[Any], Any],
+    arguments: Sequence[Any],
+    doing: str,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> Iterator[deque[Future]]:
+    """The calls of `function` with each of the `arguments`, on all cores for as long as the block lasts.
+
+    The processes leave Ctrl-C and SIGTERM to this one, and end with it. Raises `Stopped` if one of them is killed:
+    a process that is `doing` something was killed.
+    """
+    size = min(len(arguments), len(os.sched_getaffinity(0)))
+    # Spawned: a fork of a process that has MindSpore's threads may hang.
+    pool = ProcessPoolExecutor(size, SpawnContext(), _start_process, (initializer, initargs))
+    try:
+        with _signals_blocked():  # a process inherits that
+            tasks = deque(pool.submit(function, each) for each in arguments)
+        yield tasks
+    except BrokenProcessPool:
+        raise Stopped(signal.SIGKILL, f"a process that {doing} was killed, most likely for want of memory") from None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
+    finally:
+        pool.shutdown()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Signals that come in the block are answered after it."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _start_process(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
     """Let this process end when the one that started it has ended: where that is killed, nobody else sees to it."""
     parent = multiprocessing.parent_process()
     assert parent, "this process was started by another one"
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if initializer:
+        initializer(*initargs)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.cpu_kernels.compilation import compiled_operators
+from mindcv_lite.cpu_kernels.compilation import compiled_library
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
@@ -81,10 +81,10 @@ def world() -> Callable[..., "World"]:
 
 @pytest.fixture(scope="session")
 def operators() -> Path:
-    """The library of compiled operators, which must be made where there is a compiler."""
+    """The library of compiled CPU kernels, which must be made where there is a compiler."""
     if platform.system() != "Linux" or not any(map(shutil.which, ("g++", "clang++"))):
         pytest.skip("no C++ compiler here")
-    path = compiled_operators()
+    path = compiled_library()
     assert path
     return path
 

@@ -163,12 +163,13 @@ def test_a_report_is_for_validation_alone_and_wants_a_folder(told):
     [
         ("train.py", ("--data_dir", "nowhere")),
         ("train.py", ("--data_dir", ROOT, "--ckpt_path", "no.ckpt")),
+        ("train.py", ("--data_dir", ROOT, "--freeze", "99")),
         ("validate.py", ("--data_dir", "nowhere", "--ckpt_path", SMALL)),
         ("validate.py", ("--data_dir", ROOT, "--ckpt_path", "no.ckpt")),
         ("validate.py", ("--report", SMALL)),
     ],
 )
-def test_a_wrong_path_is_answered_without_waiting_for_mindspore(work, script, flags):
+def test_a_wrong_path_or_a_row_too_many_is_answered_without_waiting_for_mindspore(work, script, flags):
     command = [sys.executable, "-X", "importtime", ROOT / script, *TINY, *flags]
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=120)
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}

@@ -1,20 +1,18 @@
 """Seconds to the first training step and to the first evaluation batch: most of them go into compiling a graph."""
 
 import logging
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.context import SpawnContext
 
 from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch
 from mindcv_lite.recipe.keys import Recipe
-from mindcv_lite.signals import end_with_parent
+from mindcv_lite.signals import in_processes
 
 
 def first_steps(recipe: Recipe, plan: Plan) -> dict[str, list[Round]]:
     """Each round is a process of its own: a process that has compiled a graph keeps it."""
     rounds = []
     for _ in range(plan.rounds):
-        with ProcessPoolExecutor(1, SpawnContext(), end_with_parent) as process:
-            rounds.append(process.submit(_first_steps_here, recipe).result())
+        with in_processes(_first_steps_here, [recipe], "measures") as tasks:
+            rounds.append(tasks[0].result())
     return {"fresh processes": rounds}
 
 

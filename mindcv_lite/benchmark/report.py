@@ -8,7 +8,7 @@ from typing import Any
 
 import mindspore
 
-from mindcv_lite.benchmark.rounds import Round, spread
+from mindcv_lite.benchmark.rounds import RATIO, Round, spread
 from mindcv_lite.device.settings import Settings
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.text_tables import aligned
@@ -75,7 +75,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
 def cell(column: dict[str, Any], row: str, form: str) -> str:
     if row not in column:
         return ""
-    if column["name"] == "ratio":
+    if column["name"] == RATIO:  # it has no unit
         form = "{:.2f}"
     low, middle, high = (form.format(column[row][name]) for name in ("lowest", "median", "highest"))
     return f"{middle} ({low} to {high})"

@@ -11,6 +11,7 @@ from statistics import median
 from mindcv_lite.data.waiting import Waiting
 
 Round = dict[str, float]  # what was measured, by the names of `report.ROWS` and more
+RATIO = "ratio"  # how the first of two compares to the second
 Work = Generator[int, None, None]  # does a batch each time it is asked, without end, and says how many images it had
 
 
@@ -69,7 +70,7 @@ def in_turn(contestants: dict[str, Callable[[], Work]], plan: Plan) -> dict[str,
     """Rounds of each contestant in turn, A B, B A, A B, after one of each that does not count.
 
     Each begins its work anew, and ends it, so that none works ahead in the other's round; the first batch is not timed.
-    Of two, how the first compares to the second comes with them, as "ratio".
+    Of two, how the first compares to the second comes with them, as `RATIO`.
     """
     results: dict[str, list[Round]] = {name: [] for name in contestants}
     for number in range(plan.rounds + 1):
@@ -80,7 +81,7 @@ def in_turn(contestants: dict[str, Callable[[], Work]], plan: Plan) -> dict[str,
             work.close()
             if number:
                 results[name].append(measured)
-    return results | ({"ratio": ratios(*results.values())} if len(results) == 2 else {})
+    return results | ({RATIO: ratios(*results.values())} if len(results) == 2 else {})
 
 
 def spread(rounds: list[Round], name: str) -> dict[str, float]:

@@ -63,7 +63,7 @@ def pipeline(
 def step(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]:
     """The training step on one random batch again and again; where there are images, on those too, as in training.
 
-    With compiled operators, in turn with a step of MindSpore's own; with a teacher, with a step without it.
+    With compiled CPU kernels, in turn with a step of MindSpore's own; with a teacher, with a step without it.
     """
     batches, class_names = None, None
     if recipe.data.has_images:

@@ -113,16 +113,16 @@ def names_of(folders: Sequence[Path]) -> dict[str, Path]:
 def summary(results: Sequence["EpochResult"]) -> tuple[str, ...]:
     """A run in the columns of the table."""
     *_, last = results
-    best, scores = _best_of(results), (["-"] * 4, "-")
-    if best:
+    tops, val_loss = ("-", "-", "-", "-"), "-"
+    if best := _best_of(results):
         *_, latest = (each for each in results if each.top1 is not None)
         tops = f"{best.top1:.2%}", str(best.epoch), f"{latest.top1:.2%}", interval(latest.top1 or 0, latest.val_images)
-        scores = tops, f"{latest.val_loss:.4f}"
+        val_loss = f"{latest.val_loss:.4f}"
     return (
         str(last.epoch),
-        *scores[0],
+        *tops,
         shown(last.train_loss, ".4f"),
-        scores[1],
+        val_loss,
         shown(_median_of(results, "images_per_second"), ".1f"),
         shown(_median_of(results, "ms_per_step"), ".2f"),
         shown(graph_compile(results), ".1f", " s"),

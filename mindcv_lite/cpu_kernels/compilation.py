@@ -1,4 +1,4 @@
-"""The compiled operators: made on this machine when they are first needed, and kept in the user's cache."""
+"""The compiled CPU kernels: made on this machine when they are first needed, and kept in the user's cache."""
 
 import ctypes
 import hashlib
@@ -21,7 +21,7 @@ HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fPIC", "-shared", "-pthread")
 
 
-def compiled_operators() -> Path | None:
+def compiled_library() -> Path | None:
     """The shared library of the operators; None, and a line in the log that says why, where it cannot be made."""
     try:
         library = _found_or_compiled()
@@ -63,10 +63,10 @@ def key_of(compiler: list[str]) -> str:
     """A short digest of all that the library depends on: sources, flags, compiler, and what the processor can do."""
     version = run([*compiler, "--version"])
     sources = (path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS))
-    return digest("\n".join((*sources, *FLAGS, *compiler, version, processor())).encode())
+    return digest("\n".join((*sources, *FLAGS, *compiler, version, instruction_set())).encode())
 
 
-def processor() -> str:
+def instruction_set() -> str:
     """The machine's architecture, and the instructions of its processor as far as the system lists them."""
     lines = []
     with suppress(OSError):
@@ -77,7 +77,7 @@ def processor() -> str:
 def _compile_to(folder: Path, name: str, compiler: list[str]) -> Path:
     """Compile elsewhere, then move the library to its name, which ends with its digest: several processes may do so at
     once."""
-    log.info("compiling operators for this processor, once; it takes some seconds")
+    log.info("compiling CPU kernels for this processor, once; it takes some seconds")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="compiling-", ignore_cleanup_errors=True) as workplace:
         made = Path(workplace, f"{name}.so")

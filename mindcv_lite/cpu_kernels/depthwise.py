@@ -1,4 +1,4 @@
-"""A depthwise convolution of the compiled operators, for CPUs; to the network it is an `nn.Conv2d` like any other."""
+"""A depthwise convolution of the CPU kernels; to the network it is an `nn.Conv2d` like any other."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A BatchNorm with the activation behind it, of the compiled operators, for CPUs; its parameters are those of any
+"""A BatchNorm with the activation behind it, of the CPU kernels; its parameters are those of any
 other."""
 
 from collections.abc import Callable

@@ -17,7 +17,7 @@ import numpy as np
 from mindspore import Tensor, communication
 from tqdm import tqdm
 
-from mindcv_lite.cpu_kernels.compilation import compiled_operators
+from mindcv_lite.cpu_kernels.compilation import compiled_library
 from mindcv_lite.device.compile_cache import KeptGraphs, key_of
 from mindcv_lite.device.ranks import AllReduce, World
 from mindcv_lite.device.settings import evaluation_level, settings_for
@@ -61,7 +61,7 @@ def start_device(recipe: Recipe, seeds: bool = True) -> World:
         log.info("oneDNN may use instructions up to %s (ONEDNN_MAX_CPU_ISA)", os.environ["ONEDNN_MAX_CPU_ISA"])
     for note in (*filter(None, [reason]), *settings.notes):
         log.info(note)
-    cpu_kernels = compiled_operators() if settings.cpu_kernels else None
+    cpu_kernels = compiled_library() if settings.cpu_kernels else None
     return World(rank, size, settings, AllReduce() if size > 1 else None, cpu_kernels)
 
 

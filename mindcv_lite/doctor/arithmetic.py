@@ -88,7 +88,7 @@ def _require_equal(what: str, got: np.ndarray, expected: np.ndarray) -> None:
 
 # ------------------------------------------------------------------------------------------------------- the network
 
-# Largest difference of a logit, as a share of the largest logit. 8e-7 was measured between the compiled operators and
+# Largest difference of a logit, as a share of the largest logit. 8e-7 was measured between the compiled CPU kernels and
 # MindSpore's own on a CPU. An NPU computes the convolutions of O0 in HF32, with 10 bits of fraction; none was tried.
 CPU_BOUND, BOUNDS = 1e-4, {"O0": 1e-2, "O3": 5e-2}
 

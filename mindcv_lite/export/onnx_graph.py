@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindcv_lite.export.folding import fold_norms
-from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, Row
+from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, Part
 from mindcv_lite.recipe.keys import Recipe
 
 INPUT = "images"
@@ -46,10 +46,6 @@ class Graph:
         self.side = (self.side + before + after - kernel) // stride + 1
         shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [before] * 2 + [after] * 2}
         return self.layer("Conv", name, x, **shape, group=group)
-
-    def outputs_of(self, name: str) -> int:
-        """The channels that come out of the layer `name`."""
-        return len(self.constants[f"{name}.bias"])
 
 
 def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -93,37 +89,26 @@ def _add_features(graph: Graph, x: str, model: str, conv_padding: str) -> str:
     activation = OPERATORS[variant.activation]
     x = graph.convolution("features.0", x, stride=2, same=conv_padding == "same")
     x = graph.add(activation, "features.2", x)
-    channels = graph.outputs_of("features.0")
-    for place, row in enumerate(variant.rows, ROWS_BEGIN):
-        x, channels = _add_bottleneck(graph, f"features.{place}", x, channels, row, conv_padding != "symmetric")
+    for index, (row, parts) in enumerate(variant.bottlenecks(), ROWS_BEGIN):
+        y = _add_parts(graph, f"features.{index}", x, parts, conv_padding != "symmetric")
+        has_shortcut = row.stride == 1 and parts[0].inputs == row.out
+        x = graph.add("Add", f"features.{index}", x, y) if has_shortcut else y
     last = ROWS_BEGIN + len(variant.rows)
     x = graph.convolution(f"features.{last}", x)
     return graph.add(activation, f"features.{last + 2}", x)
 
 
-def _add_bottleneck(graph: Graph, name: str, x: str, channels: int, row: Row, same: bool) -> tuple[str, int]:
-    """One row of the table. Returns its output and the channels of it.
-
-    A BatchNorm that was folded, an activation and a squeeze-excite count in the names of the layers.
-    """
-    activation = OPERATORS[row.activation]
-    layer, y = 0, x
-    width = graph.outputs_of(f"{name}.layers.0")
-    if width != channels:
-        y = graph.convolution(f"{name}.layers.0", y)
-        y = graph.add(activation, f"{name}.layers.2", y)
-        layer = 3
-    y = graph.convolution(f"{name}.layers.{layer}", y, row.stride, group=width, same=same)
-    y = graph.add(activation, f"{name}.layers.{layer + 2}", y)
-    layer += 3
-    if row.squeeze:
-        y = _add_squeeze_excite(graph, f"{name}.layers.{layer}", y)
-        layer += 1
-    y = graph.convolution(f"{name}.layers.{layer}", y)
-    out = graph.outputs_of(f"{name}.layers.{layer}")
-    if row.stride == 1 and channels == out:
-        y = graph.add("Add", name, x, y)
-    return y, out
+def _add_parts(graph: Graph, name: str, x: str, parts: list[Part], same: bool) -> str:
+    """One bottleneck without its shortcut. A BatchNorm that was folded still counts in the names of the layers."""
+    for part in parts:
+        layer = f"{name}.layers.{part.index}"
+        if part.name == "squeeze_excite":
+            x = _add_squeeze_excite(graph, layer, x)
+        else:
+            x = graph.convolution(layer, x, part.stride, part.group, same and part.name == "depthwise")
+        if part.activation:
+            x = graph.add(OPERATORS[part.activation], f"{name}.layers.{part.index + 2}", x)
+    return x
 
 
 def _add_squeeze_excite(graph: Graph, name: str, x: str) -> str:

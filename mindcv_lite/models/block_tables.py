@@ -3,9 +3,31 @@
 MindSpore is not imported here: what a network is can be said without building it.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from mindcv_lite.errors import UserError
+from mindcv_lite.recipe.keys import Model
+
 ROWS_BEGIN = 3  # in `features`: after convolution, BatchNorm and activation of the stem; three more follow the rows
+
+
+class Part(NamedTuple):
+    """A part of a bottleneck: a convolution with BatchNorm, or a squeeze-excite."""
+
+    name: str  # expand, depthwise, squeeze_excite or project
+    index: int  # of its first layer in the bottleneck's `layers`
+    inputs: int
+    outputs: int
+    kernel: int = 1
+    stride: int = 1
+    group: int = 1
+    activation: str | None = None
+
+    @property
+    def squeezed(self) -> int:
+        """The channels between the two layers of a squeeze-excite."""
+        return make_divisible(self.inputs / 4)
 
 
 class Row(NamedTuple):
@@ -17,6 +39,19 @@ class Row(NamedTuple):
     squeeze: bool
     activation: str
     stride: int
+
+    def parts(self, in_channels: int) -> Iterator[Part]:
+        """The parts of the bottleneck that takes `in_channels`, in the order in which they compute."""
+        width, index = self.expanded, 0
+        if width != in_channels:
+            yield Part("expand", index, in_channels, width, activation=self.activation)
+            index += 3  # convolution, BatchNorm, activation
+        yield Part("depthwise", index, width, width, self.kernel, self.stride, group=width, activation=self.activation)
+        index += 3
+        if self.squeeze:
+            yield Part("squeeze_excite", index, width, width)
+            index += 1
+        yield Part("project", index, width, self.out)
 
 
 # fmt: off
@@ -75,6 +110,13 @@ class Variant(NamedTuple):
         """The rows with the channels of this network."""
         return [row._replace(expanded=self.scaled(row.expanded), out=self.scaled(row.out)) for row in self.rows]
 
+    def bottlenecks(self) -> Iterator[tuple[Row, list[Part]]]:
+        """The scaled rows, each with its parts."""
+        channels = self.scaled(16)
+        for row in self.scaled_rows():
+            yield row, list(row.parts(channels))
+            channels = row.out
+
 
 VARIANTS = {
     "mobilenet_v3_small_100": Variant(SMALL, hidden=1024),
@@ -84,6 +126,13 @@ VARIANTS = {
     "mobilenet_v3_small_minimalistic_100": Variant(minimalistic(SMALL), hidden=1024, activation="relu"),
     "mobilenet_v3_large_minimalistic_100": Variant(minimalistic(LARGE), hidden=1280, activation="relu"),
 }
+
+
+def require_rows(model: Model) -> None:
+    """Raise `UserError` if `freeze` counts more rows than the network has."""
+    rows = len(VARIANTS[model.model].rows)
+    if isinstance(model.freeze, int) and model.freeze > rows:
+        raise UserError(f"freeze is {model.freeze}, but {model.model} has {rows} rows; --freeze {rows}, or backbone")
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

@@ -8,8 +8,7 @@ from mindspore import Parameter, amp, nn
 from mindcv_lite.cpu_kernels import norm, pooling
 from mindcv_lite.cpu_kernels.depthwise import DepthwiseConv2d
 from mindcv_lite.device.ranks import World
-from mindcv_lite.errors import UserError
-from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS
+from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, require_rows
 from mindcv_lite.models.mobilenetv3 import MobileNetV3, Operators
 from mindcv_lite.recipe.keys import Model
 
@@ -62,15 +61,9 @@ def build_network(model: Model, amp_level: str, target: str = "CPU", cpu_kernels
 
 def freeze(network: MobileNetV3, model: Model) -> None:
     """Take what `model.freeze` names out of training; its BatchNorms compute as in evaluation, and keep still."""
-    rows = len(VARIANTS[model.model].rows)
-    if model.freeze is None:
-        return
-    if model.freeze == "backbone":
-        frozen = list(network.features)
-    elif model.freeze > rows:
-        raise UserError(f"freeze is {model.freeze}, but {model.model} has {rows} rows; --freeze {rows}, or backbone")
-    else:
-        frozen = list(network.features)[ROWS_BEGIN : ROWS_BEGIN + model.freeze]
+    require_rows(model)
+    features = list(network.features)
+    frozen = features if model.freeze == "backbone" else features[ROWS_BEGIN : ROWS_BEGIN + (model.freeze or 0)]
     for cell in frozen:
         for parameter in cell.get_parameters():
             parameter.requires_grad = False

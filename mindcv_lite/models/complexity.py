@@ -6,7 +6,7 @@ The padding convention changes none of these: by each of them a stride of 2 halv
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mindcv_lite.models.block_tables import Row, Variant, make_divisible
+from mindcv_lite.models.block_tables import Part, Variant
 from mindcv_lite.text_tables import aligned
 
 
@@ -73,11 +73,16 @@ def complexity_of(variant: Variant, num_classes: int, in_channels: int, image_si
     outer = variant.activation
     stem = [Convolution(in_channels, channels, side, kernel=3)]
     yield Line("stem", stem, (channels, side, side), field, kernel=3, stride=2, activation=outer)
-    for number, row in enumerate(variant.scaled_rows(), 1):
-        convolutions = _convolutions_of(row, channels, side)
-        channels, side = row.out, strided(side, row.stride)
+    for number, (row, parts) in enumerate(variant.bottlenecks(), 1):
+        convolutions, squeezed = [], None
+        for part in parts:
+            side = strided(side, part.stride)
+            convolutions += _convolutions_of(part, side)
+            if part.name == "squeeze_excite":
+                squeezed = part.squeezed
+        channels = row.out
         field, jump = field + (row.kernel - 1) * jump, jump * row.stride
-        layout = row.kernel, row.stride, row.expanded, squeezed(row), row.activation
+        layout = row.kernel, row.stride, row.expanded, squeezed, row.activation
         yield Line(f"row {number}", convolutions, (channels, side, side), field, *layout)
     last, hidden = 6 * channels, variant.scaled(variant.hidden)
     widening = [Convolution(channels, last, side)]
@@ -87,19 +92,12 @@ def complexity_of(variant: Variant, num_classes: int, in_channels: int, image_si
     yield Line("logits", [Convolution(hidden, num_classes, side=1, norm=False)], (num_classes,))
 
 
-def _convolutions_of(row: Row, channels: int, side: int) -> list[Convolution]:
-    """The convolutions of a bottleneck whose input is (channels, side, side)."""
-    width, out = row.expanded, strided(side, row.stride)
-    found = [Convolution(channels, width, side)] if width != channels else []
-    found += [Convolution(width, width, out, row.kernel, group=width)]
-    if inner := squeezed(row):
-        found += [Convolution(width, inner, side=1, norm=False), Convolution(inner, width, side=1, norm=False)]
-    return [*found, Convolution(width, row.out, out)]
-
-
-def squeezed(row: Row) -> int | None:
-    """The channels between the two layers of a row's squeeze-excite."""
-    return make_divisible(row.expanded / 4) if row.squeeze else None
+def _convolutions_of(part: Part, side: int) -> list[Convolution]:
+    """The convolutions of a part whose output is (channels, side, side)."""
+    if part.name == "squeeze_excite":
+        reduce = Convolution(part.inputs, part.squeezed, side=1, norm=False)
+        return [reduce, Convolution(part.squeezed, part.outputs, side=1, norm=False)]
+    return [Convolution(part.inputs, part.outputs, side, part.kernel, part.group)]
 
 
 def strided(side: int, stride: int) -> int:

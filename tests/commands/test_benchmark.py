@@ -89,7 +89,7 @@ def test_the_step_is_measured_on_fixed_data_and_on_images(benchmark, images):
 
 
 @pytest.mark.usefixtures("operators")
-def test_compiled_operators_are_measured_beside_those_of_mindspore(benchmark):
+def test_the_cpu_kernels_are_measured_beside_those_of_mindspore(benchmark):
     lines, report = benchmark("step", "--num_classes", 2, "--rounds", 1, "--batches", 2)
     assert [column["name"] for column in report["results"]] == ["fixed data", "MindSpore's operators", "ratio"]
     assert lines[3].split() == ["fixed", "data", "MindSpore's", "operators", "ratio"]

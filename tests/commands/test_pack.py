@@ -281,7 +281,7 @@ def test_when_one_of_its_processes_is_killed_the_program_says_so(at_work, tmp_pa
     _, errors = at_work.communicate(timeout=60)
     assert at_work.returncode == 128 + signal.SIGKILL
     assert errors.strip() == (
-        "python -m mindcv_lite pack: a process that writes was killed, for want of memory perhaps; try again to go on"
+        "python -m mindcv_lite pack: a process that writes was killed, most likely for want of memory"
     )
     assert not (tmp_path / "packed").exists()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mindcv_lite.cpu_kernels import compilation as module
-from mindcv_lite.cpu_kernels.compilation import compiled_operators, find_compiler, key_of
+from mindcv_lite.cpu_kernels.compilation import compiled_library, find_compiler, key_of
 
 COMPILER = """#!/bin/sh
 [ "$1" = -O2 ] && shift
@@ -43,7 +43,7 @@ def write(path: Path, content: str) -> None:
 
 
 def test_it_is_compiled_once_and_found_again(compiler, tmp_path, log):
-    first, second = compiled_operators(), compiled_operators()
+    first, second = compiled_library(), compiled_library()
     assert first == second
     assert first is not None
     assert first.read_bytes() == Path(_ctypes.__file__).read_bytes()
@@ -54,11 +54,11 @@ def test_it_is_compiled_once_and_found_again(compiler, tmp_path, log):
 
 @pytest.mark.parametrize("length", [0, 1000])
 def test_a_library_that_was_cut_short_is_compiled_anew(compiler, tmp_path, length):
-    path = compiled_operators()
+    path = compiled_library()
     assert path is not None
     whole = path.read_bytes()
     path.write_bytes(whole[:length])
-    assert compiled_operators() == path
+    assert compiled_library() == path
     assert path.read_bytes() == whole
     assert (tmp_path / "log").read_text() == "x\nx\n"
 
@@ -66,7 +66,7 @@ def test_a_library_that_was_cut_short_is_compiled_anew(compiler, tmp_path, lengt
 @pytest.mark.usefixtures("compiler")
 def test_several_at_once_end_with_one_whole_library(tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        (path,) = set(pool.map(lambda _: compiled_operators(), range(4)))
+        (path,) = set(pool.map(lambda _: compiled_library(), range(4)))
     assert path is not None
     assert os.listdir(tmp_path / "cache/mindcv_lite/cpu") == [path.name]
 
@@ -77,7 +77,7 @@ def test_whatever_a_library_depends_on_means_another_one(compiler, tmp_path, mon
     keys.append(key_of([str(compiler)]))
     (tmp_path / "other.cc").write_text("other")
     for name, value in (
-        ("processor", lambda: "another"),
+        ("instruction_set", lambda: "another"),
         ("SOURCES", [tmp_path / "other.cc"]),
         ("HEADERS", [tmp_path / "other.cc"]),
         ("FLAGS", ("-O1",)),
@@ -92,19 +92,19 @@ STOCK = "depthwise convolutions and BatchNorm are MindSpore's own, which are slo
 
 def test_a_compiler_that_is_none_is_named(monkeypatch, log):
     monkeypatch.setenv("CXX", "no such compiler")
-    assert compiled_operators() is None
+    assert compiled_library() is None
     assert f"{STOCK}CXX is 'no such compiler', which is no C++ compiler" in log.text
 
 
 def test_another_system_keeps_the_stock_operators(compiler, monkeypatch, log):
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    assert compiled_operators() is None
+    assert compiled_library() is None
     assert f"{STOCK}faster ones are for Linux" in log.text
 
 
 def test_a_folder_whose_name_mindspore_takes_apart_is_told(compiler, tmp_path, monkeypatch, log):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a:b"))
-    assert compiled_operators() is None
+    assert compiled_library() is None
     assert "/a:b/mindcv_lite/cpu: MindSpore takes no library with a colon in its path" in log.text
 
 
@@ -114,7 +114,7 @@ def test_a_user_without_a_home_is_told(compiler, monkeypatch, log):
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
-    assert compiled_operators() is None
+    assert compiled_library() is None
     assert f"{STOCK}Could not determine home directory." in log.text
 
 
@@ -130,7 +130,7 @@ def test_a_user_without_a_home_is_told(compiler, monkeypatch, log):
 )
 def test_a_compiler_that_fails_leaves_nothing_and_is_told(compiler, tmp_path, log, content, reason):
     write(compiler, content)
-    assert compiled_operators() is None
+    assert compiled_library() is None
     assert reason in log.text
     assert not list(tmp_path.glob("cache/mindcv_lite/cpu/*"))
 
@@ -138,7 +138,7 @@ def test_a_compiler_that_fails_leaves_nothing_and_is_told(compiler, tmp_path, lo
 @pytest.mark.usefixtures("compiler")
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, log):
     (tmp_path / "cache").write_text("a file")
-    assert compiled_operators() is None
+    assert compiled_library() is None
     assert f"Not a directory: '{tmp_path}/cache/mindcv_lite/cpu'" in log.text
 
 

@@ -1,4 +1,4 @@
-"""Networks with the compiled operators are those without: parameters, random streams, logits and gradients."""
+"""Networks with the compiled CPU kernels are those without: parameters, random streams, logits and gradients."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The compiled operators against plain sums in float64, called as MindSpore calls them."""
+"""The compiled CPU kernels against plain sums in float64, called as MindSpore calls them."""
 
 import ctypes
 from pathlib import Path

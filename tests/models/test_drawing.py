@@ -8,8 +8,8 @@ import pytest
 from matplotlib import get_data_path
 from PIL import ImageFont
 
-from mindcv_lite.models.block_tables import VARIANTS
-from mindcv_lite.models.complexity import complexity_of, make_divisible
+from mindcv_lite.models.block_tables import VARIANTS, make_divisible
+from mindcv_lite.models.complexity import complexity_of
 from mindcv_lite.models.drawing import STYLE, drawing
 from tests.conftest import drawn_rows
 

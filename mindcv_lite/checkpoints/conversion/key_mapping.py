@@ -15,7 +15,7 @@ import numpy as np
 
 from mindcv_lite.checkpoints.weights import first_of, misfits
 from mindcv_lite.errors import UserError
-from mindcv_lite.models.block_tables import VARIANTS, Row
+from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, Part, Variant
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
 from mindcv_lite.recipe.values import checked_value
 
@@ -89,39 +89,36 @@ STEM = Layer("convolution", "features.0", "features.0.0", "conv_stem")
 LOGITS = Layer("with bias", "classifier.3", "classifier.3", "classifier")
 
 
-def layers_of(rows: tuple[Row, ...]) -> Iterator[Layer]:
-    """The layers of a network of these rows, from the image to the logits."""
+def layers_of(variant: Variant) -> Iterator[Layer]:
+    """The layers of the network, from the image to the logits. (Torchvision counts stem and norms as one layer.)"""
     yield STEM
     yield Layer("norm", "features.1", "features.0.1", "bn1")
-    stages = [list(stage) for _, stage in itertools.groupby(rows, key=lambda row: row.out)]  # timm's
-    channels, block = 16, 1
-    for stage, members in enumerate(stages):
-        for place, row in enumerate(members):
-            names = f"features.{block + 2}.layers", f"features.{block}.block", f"blocks.{stage}.{place}"
-            yield from _bottleneck_layers(row, row.expanded != channels, *names)
-            channels, block = row.out, block + 1
-    last = f"blocks.{len(stages)}.0"
-    yield Layer("convolution", f"features.{block + 2}", f"features.{block}.0", f"{last}.conv")
-    yield Layer("norm", f"features.{block + 3}", f"features.{block}.1", f"{last}.bn1")
+    stages = [list(stage) for _, stage in itertools.groupby(variant.rows, key=lambda row: row.out)]  # timm's
+    timm_names = [f"blocks.{stage}.{block}" for stage, rows in enumerate(stages) for block in range(len(rows))]
+    bottlenecks = zip(variant.bottlenecks(), timm_names, strict=True)
+    for ours, ((_, parts), timm) in enumerate(bottlenecks, ROWS_BEGIN):
+        yield from _bottleneck_layers(parts, f"features.{ours}.layers", f"features.{ours - 2}.block", timm)
+    ours, timm = ROWS_BEGIN + len(variant.rows), f"blocks.{len(stages)}.0"
+    yield Layer("convolution", f"features.{ours}", f"features.{ours - 2}.0", f"{timm}.conv")
+    yield Layer("norm", f"features.{ours + 1}", f"features.{ours - 2}.1", f"{timm}.bn1")
     yield Layer("with bias", "classifier.0", "classifier.0", "conv_head")
     yield LOGITS
 
 
-def _bottleneck_layers(row: Row, expands: bool, mindcv: str, torchvision: str, timm: str) -> Iterator[Layer]:
-    """The layers of one bottleneck, by timm's names of its parts; MindCV counts activations, torchvision does not."""
-    expand, project = (["conv_pw"], "conv_pwl") if expands else ([], "conv_pw")
-    squeeze = ["se"] if row.squeeze else []
-    index, norm = 0, 1
-    for number, part in enumerate([*expand, "conv_dw", *squeeze, project]):
-        if part == "se":
+def _bottleneck_layers(parts: list[Part], mindcv: str, torchvision: str, timm: str) -> Iterator[Layer]:
+    """The layers of one bottleneck: MindCV counts activations, torchvision counts parts, timm names them."""
+    last = "conv_pwl" if parts[0].name == "expand" else "conv_pw"
+    timm_names = {"expand": "conv_pw", "depthwise": "conv_dw", "project": last}
+    norms = itertools.count(1)
+    for number, part in enumerate(parts):
+        if part.name == "squeeze_excite":
             for ours, theirs in (("conv_reduce", "fc1"), ("conv_expand", "fc2")):
-                names = f"{mindcv}.{index}.{ours}", f"{torchvision}.{number}.{theirs}", f"{timm}.se.{ours}"
+                names = f"{mindcv}.{part.index}.{ours}", f"{torchvision}.{number}.{theirs}", f"{timm}.se.{ours}"
                 yield Layer("with bias", *names)
-            index += 1
         else:
-            yield Layer("convolution", f"{mindcv}.{index}", f"{torchvision}.{number}.0", f"{timm}.{part}")
-            yield Layer("norm", f"{mindcv}.{index + 1}", f"{torchvision}.{number}.1", f"{timm}.bn{norm}")
-            index, norm = index + 3, norm + 1
+            names = f"{mindcv}.{part.index}", f"{torchvision}.{number}.0", f"{timm}.{timm_names[part.name]}"
+            yield Layer("convolution", *names)
+            yield Layer("norm", f"{mindcv}.{part.index + 1}", f"{torchvision}.{number}.1", f"{timm}.bn{next(norms)}")
 
 
 class Place(NamedTuple):
@@ -136,7 +133,7 @@ def places(model: str, num_classes: int, naming: str) -> dict[str, Place]:
     """The place in `naming` of each parameter of our network."""
     names = {
         f"{layer.mindcv}.{ours}": f"{getattr(layer, naming)}.{ours if naming == 'mindcv' else theirs}"
-        for layer in layers_of(VARIANTS[model].rows)
+        for layer in layers_of(VARIANTS[model])
         for ours, theirs in PARAMETERS[layer.kind].items()
     }
     found = {}

@@ -1,12 +1,7 @@
 """What an image file is: whether it can be decoded, what training would not expect of it, and a digest of its bytes."""
 
 import os
-import signal
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -14,15 +9,14 @@ import numpy as np
 from PIL import Image
 
 from mindcv_lite.data.images.validity import SIGNATURES, decodes, is_hopeless, opened
-from mindcv_lite.errors import Stopped
 from mindcv_lite.program import progress_bar
-from mindcv_lite.signals import SIGNALS, end_with_parent
+from mindcv_lite.signals import in_processes
 
 # What files begin with that are no images here, but are often named so.
 STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "a web page"}
 FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
-CHUNK = 32  # images that a process takes at a time; those under way are waited for when the command is stopped
+CHUNK = 32  # images that a process takes at a time
 
 
 class Facts(NamedTuple):
@@ -51,49 +45,14 @@ def inspect(path: str) -> Facts:
 
 def inspect_all(paths: Sequence[str]) -> Iterator[Facts]:
     """The facts of each file, in order, worked out on all cores."""
-    pool = ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_start_process)
-    try:
-        with _stop_deferred():  # the first task forks the processes
-            chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
-            tasks = deque(pool.submit(_inspect_chunk, chunk) for chunk in chunks)
-        yield from progress_bar(_results(tasks), "check", len(paths), unit="image")
-    except BrokenProcessPool:
-        text = "a process that decodes images was killed, most likely for want of memory"
-        raise Stopped(signal.SIGKILL, text) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    with in_processes(_inspect_chunk, chunks, "decodes images") as tasks:
+        results = (facts for _ in chunks for facts in tasks.popleft().result())  # a result is kept no longer
+        yield from progress_bar(results, "check", len(paths), unit="image")
 
 
 def _inspect_chunk(paths: Sequence[str]) -> list[Facts]:
     return [inspect(path) for path in paths]
-
-
-def _results(tasks: deque[Future[list[Facts]]]) -> Iterator[Facts]:
-    """What the tasks return, in order. `map` of the pool does the same, but where one of its processes is killed, it
-    cancels tasks that the pool's thread is about to fail, which ends that thread by an error, and then waits for it."""
-    while tasks:
-        yield from tasks.popleft().result()
-
-
-@contextmanager
-def _stop_deferred() -> Iterator[None]:
-    """Answer signals at the end of the block: amid a fork, Python loses them, or the process that was forked."""
-    came: list[int] = []
-    deferred = (*SIGNALS, signal.SIGALRM)  # the last is how `signals.interrupt` puts off the others
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in deferred}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
-
-
-def _start_process() -> None:
-    for number in SIGNALS:  # a process ends without a word: the command speaks for all, and may have to end it
-        signal.signal(number, signal.SIG_DFL)
-    end_with_parent()
 
 
 def _flaw(encoded: bytes) -> str:

@@ -5,15 +5,13 @@ import io
 import json
 import logging
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from functools import partial
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,10 @@ from PIL import Image, UnidentifiedImageError
 from mindcv_lite.data.datasets.image_folder import Split, read_split
 from mindcv_lite.data.datasets.packed import FACTS, LAYOUT, checksum_of, joined
 from mindcv_lite.data.images.validity import NOT_DECODED, grey_or_rgb, opened
-from mindcv_lite.errors import Stopped, UserError, first_line
+from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.files import lock, write_text
 from mindcv_lite.program import progress_bar
-from mindcv_lite.signals import end_with_parent
+from mindcv_lite.signals import in_processes
 
 log = logging.getLogger(__name__)
 
@@ -179,29 +177,12 @@ def write_all(folder: Path, shares: list[Share], options: Options) -> None:
         log.info("%d of %d files are there from an earlier try", len(shares) - len(todo), len(shares))
     if not todo:
         return
-    fresh = SpawnContext()  # a process that has MindSpore's threads must not be forked
-    seen = fresh.Value("q")
-    pool = ProcessPoolExecutor(min(len(todo), len(os.sched_getaffinity(0))), fresh, _start_process, (seen,))
-    try:
-        # Ctrl-C goes to all processes: they inherit that they shall not mind it, and this one ends them.
-        answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            tasks = [pool.submit(_write_share, folder, share, options) for share in todo]
-        finally:
-            signal.signal(signal.SIGINT, answer)
+    seen = SpawnContext().Value("q")
+    with in_processes(partial(_write_share, folder, options), todo, "writes", _start_counting, (seen,)) as tasks:
         _watch(tasks, seen, sum(len(share.paths) for share in todo))
-    except BrokenProcessPool:
-        text = "a process that writes was killed, for want of memory perhaps; try again to go on"
-        raise Stopped(signal.SIGKILL, text) from None
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.kill()
-        raise
-    finally:
-        pool.shutdown()
 
 
-def _watch(tasks: list[Future[None]], seen: Any, count: int) -> None:
+def _watch(tasks: Iterable[Future[None]], seen: Any, count: int) -> None:
     """Show how far the tasks are, until all are done. Raises what one of them raises."""
     waiting: set[Future[None]] = set(tasks)
     with progress_bar(total=count, desc="pack", unit="image") as bar:
@@ -212,13 +193,12 @@ def _watch(tasks: list[Future[None]], seen: Any, count: int) -> None:
                 task.result()
 
 
-def _start_process(seen: Any) -> None:
+def _start_counting(seen: Any) -> None:
     global _seen
     _seen = seen
-    end_with_parent()
 
 
-def _write_share(folder: Path, share: Share, options: Options) -> None:
+def _write_share(folder: Path, options: Options, share: Share) -> None:
     """Write one file, and when it is whole on disk, the one that says so."""
     from mindspore.mindrecord import FileWriter
 
