@@ -40,12 +40,12 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     from mindcv_lite.data.datasets.open import validation_split
     from mindcv_lite.device.start import for_evaluation, keep_graphs, start_device
     from mindcv_lite.evaluation.report.statistics import wilson_interval
-    from mindcv_lite.evaluation.report.writing import require_place_in, validation_of, write_report
+    from mindcv_lite.evaluation.report.writing import require_files_in, validation_of, write_report
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
     from mindcv_lite.models.build import evaluation_network
 
     if report is not None:
-        require_place_in(report)
+        require_files_in(report)
     world = start_device(recipe, seeds=False)
     weights = read_weights(recipe.model.ckpt_path)
     recipe = recipe_to_evaluate(weights, recipe)

@@ -46,7 +46,7 @@ def run() -> None:
         raise UserError(f"{name!r} is no command; expected one of {', '.join(COMMANDS)}; --help says what they do")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
-    # What predict prints is its answer alone.
+    # stdout of predict has the predictions alone.
     logging.basicConfig(handlers=[_Lines(sys.stderr if name == "predict" else sys.stdout)], format="%(message)s")
     logging.getLogger("mindcv_lite").setLevel(logging.INFO)
     room = "scripts" if name in SCRIPTS else "commands"

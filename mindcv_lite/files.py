@@ -36,15 +36,15 @@ def require_folder(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=there):  # only an attempt tells: os.access allows root all
             pass
     except OSError as error:
-        raise UserError(f"{folder}: no folder to write to: {error.strerror}; give another place") from None
+        raise UserError(f"{folder}: no folder to write to: {error.strerror}; give another path") from None
 
 
 def require_file(path: Path) -> None:
     """Raise `UserError` unless the file `path` can be written: a new one, or in the place of an earlier one."""
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: stands there and is no file; give another place")
+        raise UserError(f"{path}: stands there and is no file; give another path")
     if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder; give another place")
+        raise UserError(f"{path.parent}: no such folder; give another path")
     require_folder(path.parent)
 
 
@@ -64,7 +64,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(folder / path.name, path)
     except OSError as error:  # a full disk, say
         reason = error.strerror or error
-        raise UserError(f"{path}: cannot be written: {reason}; make room there, or give another place") from None
+        raise UserError(f"{path}: cannot be written: {reason}; make room there, or give another path") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

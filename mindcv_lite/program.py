@@ -103,14 +103,13 @@ def mindspore_version() -> str:
     return version_of("mindspore", "mindspore-dev")  # wheels of a development state have a name of their own
 
 
-def lack(who: str, extra: str, *names: str) -> str:
-    """A sentence that says which of the packages that `who` needs, and that the `extra` of ours installs, are missing;
-    nothing if none is."""
+def lack(who: str, *names: str) -> str:
+    """A sentence that says which of the packages that `who` needs are missing; nothing if none is."""
     missing = [name for name in names if not is_installed(name)]
-    return f'{who} needs {" and ".join(missing)}, missing here: pip install -e ".[{extra}]"' if missing else ""
+    return f"{who} needs {' and '.join(missing)}, missing here: pip install {' '.join(missing)}" if missing else ""
 
 
-def require_packages(who: str, extra: str, *names: str) -> None:
+def require_packages(who: str, *names: str) -> None:
     """Raise `UserError` if there is a `lack`."""
-    if sentence := lack(who, extra, *names):
+    if sentence := lack(who, *names):
         raise UserError(sentence)

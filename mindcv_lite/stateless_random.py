@@ -1,5 +1,5 @@
-"""Random numbers as a hash of seed and place, computed in the graph: a resumed run draws what the undisturbed one would
-have. MindSpore's own operators draw from a state inside their kernels, which no checkpoint can hold.
+"""Random numbers as a hash of seed and position, computed in the graph. A resumed run draws the same numbers as the
+undisturbed one. MindSpore's own operators draw from a state inside their kernels, which no checkpoint can hold.
 
 The hash works on the two halves of 32 bits, each of them an int32 from 0 to 65535. So no product and no sum leaves
 int32: devices differ in what they give there. It has no shift to the right, which Ascend has no fast kernel for.
@@ -19,12 +19,12 @@ FACTORS = ((0x526B, 0x2A1D), (0x225E, 0x4A4B))
 def bits(shape: tuple[int, ...], seed: Tensor) -> Tensor:
     """int32, evenly over 0 to 2**31 - 1. `seed`: any int32, of a shape that broadcasts against `shape`."""
     # pyrefly: ignore [bad-argument-count]  (MindSpore's decorator hides the signature)
-    return drawn(places(shape), seed)
+    return drawn(positions(shape), seed)
 
 
 def expected_bits(shape: tuple[int, ...], seed: np.ndarray) -> np.ndarray:
     """What `bits` gives, by NumPy: a device that gives anything else computes int32 wrongly."""
-    return drawn(hashed_places(shape), seed)
+    return drawn(hashed_positions(shape), seed)
 
 
 def normal(shape: tuple[int, ...], seed: Tensor) -> Tensor:
@@ -36,24 +36,24 @@ def normal(shape: tuple[int, ...], seed: Tensor) -> Tensor:
 
 
 @ops.constexpr
-def places(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The hashed places, computed once: constants of the graph."""
-    high, low = hashed_places(shape)
+def positions(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The hashed positions, computed once: constants of the graph."""
+    high, low = hashed_positions(shape)
     return Tensor(high), Tensor(low)
 
 
-def hashed_places(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    # Twice: hashed alike, a place and a seed could be exchanged for each other, and give the same number.
+def hashed_positions(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    # Twice: hashed alike, a position and a seed could be exchanged for each other, and give the same number.
     return hashed(*hashed(*halves(np.arange(math.prod(shape), dtype=np.int32).reshape(shape))))
 
 
 # ----------------------------------------------------------- operators alone: for Tensors and for NumPy's arrays alike
 
 
-def drawn(place, seed):
-    """`place`: the halves of the hashed places."""
+def drawn(position, seed):
+    """`position`: the halves of the hashed positions."""
     seed_high, seed_low = hashed(*halves(seed))
-    high, low = hashed(place[0] ^ seed_high, place[1] ^ seed_low)
+    high, low = hashed(position[0] ^ seed_high, position[1] ^ seed_low)
     return (high & 0x7FFF) * 65536 + low
 
 

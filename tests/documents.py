@@ -114,7 +114,7 @@ def _simple_commands(line: str) -> Iterator[list[str]]:
 def _command(words: list[str]) -> Command | None:
     while words and (words[0] in _KEYWORDS or re.match(r"[A-Z_]+=", words[0])):
         words = words[1:]
-    start = next((place for place, word in enumerate(words) if word in ("python", "python3", "mindcv-lite")), None)
+    start = next((index for index, word in enumerate(words) if word in ("python", "python3", "mindcv-lite")), None)
     if start is None or (start and words[0] not in _LAUNCHERS):
         return None  # something else, or what a program printed
     program, *rest = words[start:]

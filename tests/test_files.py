@@ -55,25 +55,25 @@ def test_a_disk_that_takes_no_more_is_told_by_the_file_s_name(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("place", ["/dev/null", "folder"])
-def test_what_is_no_file_is_never_replaced(tmp_path, place):
+@pytest.mark.parametrize("name", ["/dev/null", "folder"])
+def test_what_is_no_file_is_never_replaced(tmp_path, name):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="is no file"), written_whole(tmp_path / place):
+    with pytest.raises(UserError, match="is no file"), written_whole(tmp_path / name):
         pytest.fail("there is nowhere to write")
-    assert not os.path.isfile(tmp_path / place)
+    assert not os.path.isfile(tmp_path / name)
 
 
-@pytest.mark.parametrize("place", ["", "new", "new/in/new"])
-def test_a_folder_that_can_be_written_to_is_left_as_it_is(tmp_path, place):
-    require_folder(tmp_path / place)
+@pytest.mark.parametrize("name", ["", "new", "new/in/new"])
+def test_a_folder_that_can_be_written_to_is_left_as_it_is(tmp_path, name):
+    require_folder(tmp_path / name)
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("place", ["file", "file/new", "dangling", "/proc/new"])
-def test_a_place_for_no_folder_is_told(tmp_path, refusal, place):
+@pytest.mark.parametrize("name", ["file", "file/new", "dangling", "/proc/new"])
+def test_a_path_that_can_be_no_folder_is_told(tmp_path, refusal, name):
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to("nowhere")
-    assert "no folder to write to" in refusal(require_folder, tmp_path / place)
+    assert "no folder to write to" in refusal(require_folder, tmp_path / name)
 
 
 # ------------------------------------------------------------------------------------------------------------ locks
@@ -101,14 +101,14 @@ def test_a_lock_keeps_others_out_until_it_is_closed(tmp_path):
 
 def test_without_locks_everything_that_locks_goes_on_and_a_line_says_so(without_locks, tmp_path, log):
     from mindcv_lite.commands.doctor import the_only_doctor
-    from mindcv_lite.data.tools.pack import workplace
+    from mindcv_lite.data.tools.pack import work_folder
     from mindcv_lite.device.compile_cache import KeptGraphs
     from mindcv_lite.runs.folder import claim
     from mindcv_lite.training.tuning.trials import locked
 
     claim(tmp_path / "run")
     os.close(locked(tmp_path))
-    with workplace(tmp_path / "packed", "key"), the_only_doctor():
+    with work_folder(tmp_path / "packed", "key"), the_only_doctor():
         earlier = KeptGraphs(tmp_path / "graphs", 0, "key")
         KeptGraphs(tmp_path / "graphs", 1, "key")
     assert f"{tmp_path}/run: this file system has no locks" in log.text

@@ -147,7 +147,7 @@ def test_a_folder_in_the_place_of_a_report_s_file(told, tmp_path):
         "--report",
         tmp_path / "report",
     )
-    assert said == f"{tmp_path}/report/confusion.csv: stands there and is no file; give another place"
+    assert said == f"{tmp_path}/report/confusion.csv: stands there and is no file; give another path"
 
 
 def test_a_report_is_for_validation_alone_and_wants_a_folder(told):
@@ -382,11 +382,11 @@ recipe = load_recipe({flags!r}, "")
 network = build_network(recipe.model, "O0")
 whole = Path({path!r}).read_bytes()
 damaged = Path({path!r}).with_name("damaged.ckpt")
-for place, flip in {changes!r}:
+for position, flip in {changes!r}:
     content = bytearray(whole)
-    content[place] ^= flip
+    content[position] ^= flip
     damaged.write_bytes(content)
-    print(place, flip, end=" ", flush=True)
+    print(position, flip, end=" ", flush=True)
     try:
         load_weights(network, read_weights(str(damaged)))
         print("taken", flush=True)
@@ -404,8 +404,8 @@ def test_one_changed_byte_anywhere_in_a_checkpoint_of_ours_is_refused(checkpoint
     meanings = range(first - 5, numbers)  # sizes, name, shape and type of the first tensor
     card = range(content.index(b"model_card"), first - 5, 20)
     checksum = range(len(content) - 17, len(content))
-    places = [*meanings, *card, *range(numbers, len(content), len(content) // 20), *checksum]
-    changes = [(0, 0)] + [(place, flip) for place in places for flip in (1, 8)]
+    positions = [*meanings, *card, *range(numbers, len(content), len(content) // 20), *checksum]
+    changes = [(0, 0)] + [(position, flip) for position in positions for flip in (1, 8)]
     program = TAKE_DAMAGED.format(root=str(ROOT), flags=[*TINY], path=str(checkpoint), changes=changes)
     done = subprocess.run([sys.executable, "-c", program], cwd=work, capture_output=True, text=True, timeout=120)
     lines = done.stdout.splitlines()

@@ -23,11 +23,11 @@ def test_a_package_is_looked_for_without_importing_it(monkeypatch):
 
 
 def test_all_that_are_missing_are_named():
-    assert lack("--this", "extra", "pytest") == ""
-    require_packages("--this", "extra", "pytest")
+    assert lack("--this", "pytest") == ""
+    require_packages("--this", "pytest")
     with pytest.raises(UserError) as error:
-        require_packages("--this", "extra", "pytest", "no_such_one", "nor_this")
-    assert str(error.value) == '--this needs no_such_one and nor_this, missing here: pip install -e ".[extra]"'
+        require_packages("--this", "pytest", "no_such_one", "nor_this")
+    assert str(error.value) == "--this needs no_such_one and nor_this, missing here: pip install no_such_one nor_this"
 
 
 def test_versions_are_told_without_an_import_also_that_of_a_development_wheel(monkeypatch):

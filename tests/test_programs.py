@@ -98,7 +98,7 @@ def test_a_checkpoint_of_imagenet_is_checked_on_some_of_its_classes_by_wnid_or_b
 ):
     network = build_network(recipe(num_classes=1000).model, "O0")
     bias = np.zeros(1000, np.float32)
-    bias[[134, 1, 0, 2, 5, 3]] = 600, 500, 400, 300, 200, 100  # the guesses for any image, best first
+    bias[[134, 1, 0, 2, 5, 3]] = 600, 500, 400, 300, 200, 100  # the predictions for any image, best first
     network.parameters_dict()["classifier.3.bias"].set_data(mindspore.Tensor(bias))
     mindspore.save_checkpoint(network, str(tmp_path / "nameless.ckpt"))
     images = image_folder({"val": {"n01440764": 2, "n02012849": 3, "n01491361": 1}})  # outputs 0, 134 and 3

@@ -55,7 +55,7 @@ def train(images, tmp_path) -> Callable[..., str]:
 
 
 def require_same_run(one: Path, other: Path) -> None:
-    """All numbers of two states, and the weights they published, are the same bits."""
+    """All numbers of two states, and the weights of their checkpoints, are the same bits."""
     numbers, others = read_state(one / LAST).numbers, read_state(other / LAST).numbers
     assert numbers.keys() == others.keys()
     assert any(name.startswith("ema.") for name in numbers)

@@ -46,12 +46,12 @@ def require_int32(extremes: list[int]) -> None:
 
 def test_no_step_of_the_hash_leaves_int32():
     random, extremes = np.random.default_rng(0), []
-    places = watched(np.arange(75 * 1024), extremes)
+    positions = watched(np.arange(75 * 1024), extremes)
     seeds = watched([*FAR_SEEDS, *random.integers(-(2**31), 2**31, 50)], extremes).reshape(-1, 1)
-    numbers = drawn(hashed(*hashed(*halves(places))), seeds)
+    numbers = drawn(hashed(*hashed(*halves(positions))), seeds)
     require_int32(extremes)
     assert len(extremes) > 2 * 100  # of as many operators
-    assert np.array_equal(numbers, expected_bits(places.shape, np.array(seeds, np.int32)))
+    assert np.array_equal(numbers, expected_bits(positions.shape, np.array(seeds, np.int32)))
 
 
 @pytest.mark.parametrize("factor", FACTORS)
@@ -87,16 +87,16 @@ def bits_of(numbers: np.ndarray) -> np.ndarray:
     return (numbers.reshape(1, -1) >> np.arange(31).reshape(-1, 1) & 1) * 2.0 - 1
 
 
-def of_places(seed: int) -> np.ndarray:
+def of_positions(seed: int) -> np.ndarray:
     return expected_bits((COUNT,), np.array(seed, np.int32))
 
 
 def of_seeds(first: int, step: int = 1) -> np.ndarray:
-    """The numbers of four places with 2**16 seeds in a row."""
+    """The numbers of four positions with 2**16 seeds in a row."""
     return expected_bits((4,), np.arange(first, first + step * COUNT // 4, step, dtype=np.int32).reshape(-1, 1))
 
 
-DRAWS = [(of_places, 0), (of_places, 861_209_261), (of_seeds, 0), (of_seeds, 861_209_261)]
+DRAWS = [(of_positions, 0), (of_positions, 861_209_261), (of_seeds, 0), (of_seeds, 861_209_261)]
 
 
 @pytest.mark.parametrize(("draw", "seed"), DRAWS)
@@ -110,12 +110,12 @@ def test_the_numbers_are_even_in_their_first_and_their_last_bits(draw, seed):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        *((of_places(7)[:-lag], of_places(7)[lag:]) for lag in (1, 2, 224, 1024)),
-        *((of_places(7), of_places(7 + lag)) for lag in (1, 2, 8, 1024, 65536)),  # the next ranks and steps
+        *((of_positions(7)[:-lag], of_positions(7)[lag:]) for lag in (1, 2, 224, 1024)),
+        *((of_positions(7), of_positions(7 + lag)) for lag in (1, 2, 8, 1024, 65536)),  # the next ranks and steps
         *((of_seeds(7), of_seeds(7 + lag)) for lag in (1, 8)),
-        (of_places(7)[1:], of_places(8)[:-1]),
-        (of_places(7), of_places(7 - 2**31)),
-        (of_places(7), of_places(-8)),
+        (of_positions(7)[1:], of_positions(8)[:-1]),
+        (of_positions(7), of_positions(7 - 2**31)),
+        (of_positions(7), of_positions(-8)),
     ],
 )
 def test_no_bit_has_to_do_with_any_bit_of_a_neighbour(one, other):
@@ -134,7 +134,7 @@ def test_a_bit_of_the_seed_that_changes_changes_each_bit_half_of_the_time():
 
 
 def test_neighbouring_seeds_share_no_more_numbers_than_chance_does():
-    numbers = expected_bits((4096,), np.arange(1024, dtype=np.int32).reshape(-1, 1))  # seeds that are also places
+    numbers = expected_bits((4096,), np.arange(1024, dtype=np.int32).reshape(-1, 1))  # seeds that are also positions
     repeated = numbers.size - len(np.unique(numbers))
     assert repeated == pytest.approx(numbers.size**2 / 2**32, abs=5 * 64)  # 4096, whose standard error is 64
 

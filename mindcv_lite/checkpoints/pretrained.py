@@ -84,10 +84,10 @@ def _download(url: str, path: Path, unfinished: Path) -> None:
 
     Raises `OSError`, of which `URLError` is one, or `HTTPException`; then no file is left."""
     try:
-        with urlopen(url, timeout=TIMEOUT) as answer, open(unfinished, "wb") as file:
-            size = answer.length  # None where the server does not say
+        with urlopen(url, timeout=TIMEOUT) as response, open(unfinished, "wb") as file:
+            size = response.length  # None where the server does not say
             with progress_bar(total=size, desc=path.name, unit="B", unit_scale=True) as bar:
-                while block := answer.read(BLOCK):
+                while block := response.read(BLOCK):
                     file.write(block)
                     bar.update(len(block))
             if size not in (None, file.tell()):

@@ -39,12 +39,12 @@ def main(arguments: list[str]) -> None:
     require_paths(recipe)
     _require_subject(what, recipe)
     compare_dir = _comparable_folder(what, flags, recipe)
-    _require_place_for(flags.json)
+    _require_json_file(flags.json)
 
-    # What is said meanwhile, by us or by MindCV, is not the answer.
+    # stdout has the report alone. All else that we or MindCV print goes to stderr.
     with contextlib.redirect_stdout(sys.stderr):
         report = measure(what, recipe, flags, compare_dir)
-    answer(report, flags.json)
+    write_report(report, flags.json)
 
 
 def command_line() -> CommandLine:
@@ -114,7 +114,7 @@ def _comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | N
     return folder
 
 
-def _require_place_for(path: str | None) -> None:
+def _require_json_file(path: str | None) -> None:
     if path == "":
         raise UserError("command line: --json: expected a file to write, or -, got ''")
     if path and path != "-":
@@ -147,7 +147,7 @@ def measure(what: str, recipe: Recipe, flags: "Namespace", compare_dir: str | No
     return report_of(what, recipe, world.settings, load, results)
 
 
-def answer(report: dict[str, Any], path: str | None) -> None:
+def write_report(report: dict[str, Any], path: str | None) -> None:
     """The table on stdout, or the JSON there; or both, the JSON into a file."""
     from mindcv_lite.benchmark.report import table
 

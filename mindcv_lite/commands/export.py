@@ -1,5 +1,6 @@
 """Write the network of a checkpoint for other programs: an ONNX file, or MindSpore's own MINDIR. Both hold the network
-for one size of images and any number of them, and the model card; both are compared with MindSpore's answers first."""
+for one size of images and any number of them, and the model card. First, their predictions are compared with
+MindSpore's."""
 
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> None:
     if flags.image_resize is not None:
         wanted["image_resize"] = checked_value("image_resize", flags.image_resize, "command line", from_text=True)
     if flags.format == "onnx":
-        require_packages("--format onnx", "export", "onnx", "onnxruntime")
+        require_packages("--format onnx", "onnx", "onnxruntime")
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite.checkpoints.inference import read_trained

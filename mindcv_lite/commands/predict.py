@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TOP, BATCH_SIZE = 5, 32
-FEW_IMAGES = 1000  # the small network's answers to 1797 took 14 s of an EPYC's time (MindSpore 2.10, 224 pixels)
+FEW_IMAGES = 1000  # the small network took 14 s of an EPYC's time for 1797 (MindSpore 2.10, 224 pixels)
 RECIPE_KEYS = ("batch_size", "image_resize", "device_target", "jit_level", "num_parallel_workers")
 COLUMNS = ("path", "rank", "class", "output", "probability")
 
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     keys = {name: checked_value(name, value, "command line", from_text=True) for name, value in given.items()}
     _require_arguments(flags.checkpoint, flags.top, flags.csv)
 
-    # The answer goes to stdout; what is said meanwhile does not.
+    # stdout has the predictions alone. All else goes to stderr.
     with contextlib.redirect_stdout(sys.stderr):
         # NumPy and Pillow take a moment to import, MindSpore seconds: a wrong command line has been answered by now.
         from mindcv_lite.data.datasets.image_folder import images_at
@@ -74,7 +74,7 @@ def command_line() -> CommandLine:
         "batch_size": BATCH_SIZE,
         "image_resize": "the card's",
         "device_target": f"auto, and the CPU for up to {FEW_IMAGES} images",
-        "jit_level": "what answers soonest",
+        "jit_level": "what predicts soonest",
     }
     for name in RECIPE_KEYS:
         add(
@@ -117,7 +117,7 @@ def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]
     world = for_evaluation(start_device(trained.recipe), trained.recipe, len(paths))
     if spares_npu:
         log.info(
-            "device_target: the CPU, which answers for %d images or fewer in seconds and disturbs nothing that an NPU "
+            "device_target: the CPU, which predicts %d images or fewer in seconds and disturbs nothing that an NPU "
             "computes; --device_target Ascend takes an NPU",
             FEW_IMAGES,
         )

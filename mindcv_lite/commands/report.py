@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
 
     if flags.out:
         _require_picture(flags.out)
-        require_packages("--out", "plot", "matplotlib")
+        require_packages("--out", "matplotlib")
     folders, runs = names_of(flags.folders), {}
     for name, folder in folders.items():
         runs[name] = read_results(folder / RESULTS)

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from None
     counts = Counter(labels.values()).values()
-    print(f"{flags.folder}: {len(moves)} images moved, {len(labels) - len(moves)} were in their places already")
+    print(f"{flags.folder}: {len(moves)} images moved, {len(labels) - len(moves)} were in their folders already")
     print(f"{len(labels)} images in {len(counts)} classes, {min(counts)} to {max(counts)} in a class")
     if left:
         print(f"{len(left)} files stay in {flags.folder}, since {flags.labels} does not name them, such as {left[0]}")
@@ -83,7 +83,7 @@ def _read_table(path: Path) -> Iterator[tuple[str, str]]:
 
 def _read_kit(path: Path) -> Iterator[tuple[str, str]]:
     """ImageNet's own labels: a number for each image, in order, and the wnid of each number in meta.mat. (A number is
-    not the place of its wnid among the sorted ones.)"""
+    not the position of its wnid among the sorted ones.)"""
     from scipy.io import loadmat  # comes with MindSpore
 
     try:
@@ -96,8 +96,8 @@ def _read_kit(path: Path) -> Iterator[tuple[str, str]]:
         raise UserError(
             f"{path / 'data'}: not the files of ImageNet's kit: {first_line(error)}; unpack it anew"
         ) from None
-    for place, wnid in enumerate(found, 1):
-        yield f"ILSVRC2012_val_{place:08d}", wnid
+    for number, wnid in enumerate(found, 1):
+        yield f"ILSVRC2012_val_{number:08d}", wnid
 
 
 def _read_annotations(path: Path) -> Iterator[tuple[str, str]]:
@@ -113,7 +113,7 @@ def _read_annotations(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _planned(folder: Path, labels: dict[str, str], where: Path) -> tuple[dict[Path, Path], list[str]]:
-    """Where each image that is not in its place goes, and the names of the files that have no label.
+    """The new path of each image that is not in the folder of its class, and the names of the files that have no label.
 
     Raises `UserError` if one is missing, or there already under that name; `OSError`.
     """

@@ -79,9 +79,9 @@ def _compile_to(folder: Path, name: str, compiler: list[str]) -> Path:
     once."""
     log.info("compiling CPU kernels for this processor, once; it takes some seconds")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="compiling-", ignore_cleanup_errors=True) as workplace:
-        made = Path(workplace, f"{name}.so")
-        run([*compiler, *FLAGS, "-o", str(made), *map(str, SOURCES)], TMPDIR=workplace)  # if we are killed, all goes
+    with tempfile.TemporaryDirectory(dir=folder, prefix="compiling-", ignore_cleanup_errors=True) as work_folder:
+        made = Path(work_folder, f"{name}.so")
+        run([*compiler, *FLAGS, "-o", str(made), *map(str, SOURCES)], TMPDIR=work_folder)  # if we are killed, all goes
         ctypes.CDLL(str(made))
         return made.replace(folder / f"{name}-{digest(made.read_bytes())}.so")
 

@@ -61,6 +61,6 @@ def in_training(name: str) -> ops.Custom:
 def batch_norm_act(
     library: Path, channels: int, eps: float, momentum: float, activation: type[nn.Cell] | None
 ) -> list[nn.Cell]:
-    """The BatchNorm, and what holds the place of the activation that it contains."""
+    """The BatchNorm, and an identity in place of the activation that it contains."""
     norm = BatchNormAct2d(library, channels, eps, momentum, activation)
     return [norm, nn.Identity()] if activation else [norm]

@@ -228,11 +228,11 @@ class Batches:
         try:
             for images, indices in self.dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
                 take_signals_back()
-                place = len(came) * self.batch_size
+                first = len(came) * self.batch_size
                 came.append(indices)
                 if len(came) == len(self):
                     self.replaced += [self.images.paths[i] for i in missing(self.indices, np.concatenate(came))]
-                yield images, self.images.labels[indices], self.weights[place : place + len(indices)], *next(self.drawn)
+                yield images, self.images.labels[indices], self.weights[first : first + len(indices)], *next(self.drawn)
         except RuntimeError as error:
             if self.is_over():
                 raise

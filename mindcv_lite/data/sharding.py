@@ -42,8 +42,8 @@ def shard(
     Over all ranks every index of `order` comes exactly once with weight 1. Without `drop_remainder` the last batch is
     filled up with repeated images of weight 0, so that one compiled graph and any number of ranks serve any count.
     """
-    places = np.arange(rank, steps_of(len(order), batch_size, size, drop_remainder) * batch_size * size, size)
-    return order[places % len(order)], (places < len(order)).astype(np.float32)
+    positions = np.arange(rank, steps_of(len(order), batch_size, size, drop_remainder) * batch_size * size, size)
+    return order[positions % len(order)], (positions < len(order)).astype(np.float32)
 
 
 def missing(expected: np.ndarray, came: np.ndarray) -> list[int]:

@@ -2,7 +2,7 @@
 
 MindSpore numbers the graphs of a process and takes a kept one by its number, unless the entry script or a module beside
 it has changed: another recipe would run the wrong graph. So the graphs of each program, recipe and rank have a file of
-their own here, whole and with a checksum, and each graph is taken only in the place of the order that it was kept in.
+their own here, whole and with a checksum, and each graph is taken only at the position at which it was kept.
 """
 
 import hashlib
@@ -92,11 +92,11 @@ class KeptGraphs:
         self.known = []
 
     def takes(self, name: str) -> bool:
-        """Whether MindSpore may look for the graph `name` now, or keep it: not twice, nor in another's place."""
-        place = len(self.done)
+        """Whether MindSpore may look for the graph `name` now, or keep it: once, and not at another's position."""
+        index = len(self.done)
         if name in self.done or self.closed:
             return False
-        self.closed = self.known[place : place + 1] not in ([], [name])
+        self.closed = self.known[index : index + 1] not in ([], [name])
         return not self.closed
 
     def new_graphs(self) -> list[Path]:
@@ -112,13 +112,13 @@ class KeptGraphs:
             if is_new and is_known:  # MindSpore refused what was known, and will refuse the rest
                 self.file.unlink(missing_ok=True)
             elif is_new:
-                self._publish()
+                self._write_file()
             self.closed = is_new == is_known  # nor go on if nothing was written, on a full disk
         except (OSError, UserError) as error:
             log.info("compile_cache: %s; no more graphs are kept", error)
             self.closed = True
 
-    def _publish(self) -> None:
+    def _write_file(self) -> None:
         (self.working / ORDER).write_text(json.dumps(self.done))
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w") as archive:

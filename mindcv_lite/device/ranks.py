@@ -28,7 +28,7 @@ SHORTEST = 64  # numbers that `World.sum` adds up at once: all sums of a step or
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, one per device, and this one's place among them."""
+    """The processes of a run, one per device, and the rank of this one."""
 
     rank: int
     size: int

@@ -106,7 +106,7 @@ def logits(world: World, amp_level: str, folder: Path) -> Answer:
         if status:
             raise Failed(f"the CPU's logits could not be computed: {' '.join(output.split())[-300:]}")
     expected = np.load(reference)
-    got = answers_of(build_network(recipe_of().model, amp_level, world.settings.target, world.cpu_kernels))
+    got = logits_of(build_network(recipe_of().model, amp_level, world.settings.target, world.cpu_kernels))
     difference = float(np.abs(got - expected).max() / np.abs(expected).max())
     bound = CPU_BOUND if world.settings.target == "CPU" else BOUNDS[amp_level]
     figures = {"difference": difference, "bound": bound}
@@ -118,10 +118,10 @@ def logits(world: World, amp_level: str, folder: Path) -> Answer:
 
 def write_reference(path: str) -> None:
     start_device(recipe_of(device_target="CPU", cpu_kernels="off"))
-    np.save(path, answers_of(build_network(recipe_of().model, "O0")))
+    np.save(path, logits_of(build_network(recipe_of().model, "O0")))
 
 
-def answers_of(network: nn.Cell) -> np.ndarray:
+def logits_of(network: nn.Cell) -> np.ndarray:
     random = np.random.default_rng(0)
     for name, parameter in sorted(network.parameters_dict().items()):
         parameter.set_data(Tensor(_drawn_weight(name, parameter.shape, random), mindspore.float32))

@@ -382,13 +382,13 @@ def _cpu_quota(machine: Machine) -> float | None:
 def disks(machine: Machine) -> Iterator[Finding]:
     """Room where a run writes."""
     get, home = machine.variables.get, machine.variables.get("HOME", "/")
-    places = {"working folder": os.getcwd(), "cache": cache_folder(""), "temporary files": tempfile.gettempdir()}
+    folders = {"working folder": os.getcwd(), "cache": cache_folder(""), "temporary files": tempfile.gettempdir()}
     if _uses_ascend(machine):
-        places["CANN's kernels"] = get("ASCEND_CACHE_PATH") or f"{home}/atc_data"
-        places["CANN's log"] = get("ASCEND_PROCESS_LOG_PATH") or f"{home}/ascend/log"
+        folders["CANN's kernels"] = get("ASCEND_CACHE_PATH") or f"{home}/atc_data"
+        folders["CANN's log"] = get("ASCEND_PROCESS_LOG_PATH") or f"{home}/ascend/log"
     if path := get("MS_COMPILER_CACHE_PATH"):
-        places["MindSpore's graphs"] = path
-    for name, path in places.items():
+        folders["MindSpore's graphs"] = path
+    for name, path in folders.items():
         yield _disk_finding(f"disk: {name}", Path(path), machine.shown(path))
     usage = shutil.disk_usage("/dev/shm")
     yield Finding("shared memory", "noted", f"{size(usage.free)} of {size(usage.total)} free", {"free": usage.free})

@@ -109,7 +109,7 @@ class Examination:
         a step, where they wait for it.
         """
         self._note({"begins": name})
-        if self.rank == 0 and self.out.isatty():  # its line comes in the place of this
+        if self.rank == 0 and self.out.isatty():  # the check's line replaces this one
             print(f"{name} ...", end="\r", file=self.out, flush=True)
         watchdog = threading.Timer(limit, self.give_up, (name, limit))
         watchdog.daemon = True

@@ -48,7 +48,7 @@ def order_of_images(recipe: Recipe, images: Split, world: World) -> Answer:
             if not np.array_equal(came, expected):
                 raise Failed(f"epoch {epoch + 1}: {differences(came, len(images), recipe, world)}")
     how = "whole epochs sent ahead" if world.settings.sink else "fed batch by batch"
-    return f"{epochs} epochs, and {epochs - 1} resumed after the first, {how}: each image in its place", {}
+    return f"{epochs} epochs, and {epochs - 1} resumed after the first, {how}: each image at its position", {}
 
 
 def _expected_order(epoch: int, count: int, recipe: Recipe, world: World) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The primitives of which the project's graphs consist, and a small graph for each group of them with NumPy's answer.
+"""The primitives of which the project's graphs consist, and a small graph for each group of them with NumPy's result.
 
 `primitives.txt` lists them as MindSpore 2.10 names them. `python -m tests.doctor.graphs` rewrites it.
 """
@@ -37,8 +37,8 @@ def read_list() -> list[Row]:
 
 
 class SmallGraph(NamedTuple):
-    """A graph, what it is given, and what it must answer: integers to the bit, other numbers within a share of the
-    largest number of each answer."""
+    """A graph, its inputs, and the outputs that it must give: integers to the bit, other numbers within a share of the
+    largest number of each output."""
 
     graph: nn.Cell
     inputs: tuple[np.ndarray, ...]
@@ -48,14 +48,14 @@ class SmallGraph(NamedTuple):
     def fault(self) -> str | None:
         """What this device computes otherwise than NumPy, in a sentence; None: nothing."""
         found = self.graph(*map(Tensor, self.inputs))
-        for place, (answer, expected) in enumerate(zip(found, self.expected, strict=True)):
-            values, wanted = answer.asnumpy(), np.asarray(expected, np.float64)
+        for index, (output, expected) in enumerate(zip(found, self.expected, strict=True)):
+            values, wanted = output.asnumpy(), np.asarray(expected, np.float64)
             allowed = 0 if values.dtype.kind in "iu" else self.tolerance
             if values.shape != wanted.shape:
-                return f"answer {place} has shape {values.shape}, expected {wanted.shape}"
+                return f"output {index} has shape {values.shape}, expected {wanted.shape}"
             error = np.abs(values.astype(np.float64) - wanted).max() / max(np.abs(wanted).max(), 1e-30)
             if not error <= allowed:
-                return f"answer {place} is off by {error:.2g} of the largest number, allowed are {allowed:g}"
+                return f"output {index} is off by {error:.2g} of the largest number, allowed are {allowed:g}"
         return None
 
 
@@ -71,7 +71,7 @@ class Computing(nn.Cell):
 
 
 def with_gradients(function: Callable, inputs: int) -> Computing:
-    """A graph of `function`, whose last input is the gradient of its answer: the answer, gradients by the others."""
+    """A graph of `function`, whose last input is the gradient of its output: the output, gradients by the others."""
 
     def weighted(*given: Tensor) -> tuple[Tensor, Tensor]:
         y = function(*given[:-1])
@@ -264,7 +264,7 @@ def loss() -> SmallGraph:
 def teaching() -> SmallGraph:
     """The shares that a teacher gives to images which are resized for it."""
 
-    def answer(x: Tensor) -> tuple[Tensor, ...]:
+    def predict(x: Tensor) -> tuple[Tensor, ...]:
         larger = ops.interpolate(x, (4, 4), mode="bilinear", align_corners=False)
         return larger, ops.softmax(larger.reshape(2, 16), -1)
 
@@ -272,7 +272,7 @@ def teaching() -> SmallGraph:
     columns = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])  # between the centres of two pixels
     larger = columns @ x @ columns.T
     shares = np.exp(larger.reshape(2, 16))
-    return SmallGraph(Computing(answer), (x,), (larger, shares / shares.sum(1, keepdims=True)), APPROXIMATE)
+    return SmallGraph(Computing(predict), (x,), (larger, shares / shares.sum(1, keepdims=True)), APPROXIMATE)
 
 
 def update() -> SmallGraph:
@@ -381,9 +381,9 @@ def mixing() -> SmallGraph:
     """A rectangle of each image filled from another one."""
 
     def compute(x: Tensor, corners: Tensor) -> tuple[Tensor]:
-        place = Tensor(np.arange(4, dtype=np.int32))
+        position = Tensor(np.arange(4, dtype=np.int32))
         box = corners[2:].reshape(1, 2).astype(dtype.int32)
-        inside = ops.logical_and(place >= box[:, :1], place < box[:, 1:]).reshape(1, 1, 4)
+        inside = ops.logical_and(position >= box[:, :1], position < box[:, 1:]).reshape(1, 1, 4)
         others = ops.concat((x[1:], x[:1]))
         mixed = x * corners[0] + others * (1.0 - corners[0])
         return (ops.where(inside, others, mixed),)
@@ -395,7 +395,7 @@ def mixing() -> SmallGraph:
 
 
 def ranking() -> SmallGraph:
-    """How many classes are guessed before the right one, and the counts of a batch."""
+    """How many classes rank before the right one, and the counts of a batch."""
 
     def compute(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         classes = Tensor(np.arange(4, dtype=np.int32)[None])

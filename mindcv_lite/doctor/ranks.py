@@ -8,7 +8,7 @@ from mindcv_lite.doctor.findings import Failed, NotRun
 
 
 def exact_sums(world: World) -> Answer:
-    """Counts up to 2**24 - 1, and the numbers of each rank in its place."""
+    """Counts up to 2**24 - 1, and the numbers of each rank at its index."""
     if world.size == 1:
         raise NotRun("one rank: start it with msrun")
     whole, part = 2**24 - 1, (2**24 - 1) // world.size
@@ -18,5 +18,5 @@ def exact_sums(world: World) -> Answer:
         raise Failed(f"the sum over ranks is {got.tolist()}, expected {[whole, world.size, 1]}")
     rows = world.gather(np.array([world.rank, 1 / 3], np.float32))
     if not np.array_equal(rows, np.array([[rank, 1 / 3] for rank in range(world.size)], np.float32)):
-        raise Failed(f"gathered from the ranks: {rows.tolist()}, expected each rank's number in its place")
+        raise Failed(f"gathered from the ranks: {rows.tolist()}, expected each rank's number at its index")
     return f"{world.size} ranks: sums exact up to {whole}", {"ranks": world.size}

@@ -46,5 +46,5 @@ class Bench:
     def recipe(self, name: str, **keys: Any) -> Recipe:
         """The recipe of a run whose files go to the folder `name`."""
         settings = {"device_target": self.world.settings.target, "distribute": self.distribute}
-        places = {"data_dir": self.images(), "ckpt_save_dir": self.folder / name}
-        return recipe_of(**settings | places | keys)
+        paths = {"data_dir": self.images(), "ckpt_save_dir": self.folder / name}
+        return recipe_of(**settings | paths | keys)

@@ -13,7 +13,7 @@ from mindcv_lite.data.images.validity import NOT_DECODED, as_bmp, opened, read_i
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.evaluation.predictions import best_guesses
+from mindcv_lite.evaluation.predictions import top_predictions
 from mindcv_lite.evaluation.score import Inference
 from mindcv_lite.program import progress_bar
 
@@ -32,7 +32,7 @@ class Classification:
 
 
 class Predictor:
-    """A checkpoint's network, ready to answer: its graph is compiled once."""
+    """A checkpoint's network, ready to predict: its graph is compiled once."""
 
     def __init__(self, trained: Trained, world: World):
         self.trained, self.world = trained, world
@@ -41,7 +41,7 @@ class Predictor:
     def predict(self, paths: Sequence[str], top: int) -> Classification:
         """The `top` best classes of each image, prepared as in validation; what cannot be read does not stop it.
 
-        Raises `UserError` if the network answers with what is no number.
+        Raises `UserError` if an output of the network is no number.
         """
         # MindSpore puts a sound image in the place of one that it cannot decode. So there must be one: the last is
         # black.
@@ -66,7 +66,7 @@ class Predictor:
 
 def best_classes(logits: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
     """The `top` outputs of each row of logits (batch, classes), with their probabilities."""
-    outputs, probabilities = (array.tolist() for array in best_guesses(logits, top))
+    outputs, probabilities = (array.tolist() for array in top_predictions(logits, top))
     return [list(zip(*row, strict=True)) for row in zip(outputs, probabilities, strict=True)]
 
 
@@ -77,8 +77,8 @@ def _flaw_of(path: str) -> str:
 
 @dataclass(frozen=True)
 class ImagesOrBlack(Split):
-    """Images in whose place a black one comes where MindSpore should not see them: no such image stops the others, and
-    none takes all memory. `flaws` and `turned`, by an image's number, are complete when all were read."""
+    """Images. A black one replaces each that MindSpore should not see: a damaged one would stop the others, a very long
+    one would take all memory. `flaws` and `turned`, by an image's number, are complete when all were read."""
 
     flaws: dict[int, str] = field(default_factory=dict)
     turned: set[int] = field(default_factory=set)

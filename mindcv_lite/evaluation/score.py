@@ -12,7 +12,7 @@ from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.evaluation.predictions import BEST, Predictions, answer_rows, predictions_of
+from mindcv_lite.evaluation.predictions import BEST, Predictions, prediction_rows, predictions_of
 from mindcv_lite.losses import LOSSES, soft_targets
 from mindcv_lite.program import progress_bar
 from mindcv_lite.recipe.keys import Augmentation, Recipe
@@ -20,9 +20,9 @@ from mindcv_lite.recipe.keys import Augmentation, Recipe
 
 @dataclass(frozen=True)
 class Score:
-    """Shares (0 to 1) of images whose class is the best guess or among the best five, and the mean loss.
+    """Shares (0 to 1) of images whose class is the top prediction or among the top five, and the mean loss.
 
-    `predictions`: the answers that they sum up, where they were to be kept.
+    `predictions`: of each image, where they were to be kept.
     """
 
     top1: float
@@ -50,7 +50,7 @@ class Inference(nn.Cell):
 
 
 class EvaluationStep(nn.Cell):
-    """Counts of a batch, float32 (4,): images, right at the first guess, right within five, sum of the losses.
+    """Counts of a batch, float32 (4,): images, right in top-1, right in top-5, sum of the losses.
 
     Images of weight 0 fill up the last batch and count nowhere. Beside the counts, what they count of each image:
     logits (batch, classes), rank of the right class and loss (batch,).
@@ -65,7 +65,7 @@ class EvaluationStep(nn.Cell):
     def construct(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         logits = self.inference(images)  # (batch, classes)
         classes = logits.shape[1]
-        rank = self.rank(logits, labels.reshape(-1, 1))  # (batch,), 0: the best guess
+        rank = self.rank(logits, labels.reshape(-1, 1))  # (batch,), 0: the top prediction
         top1 = (rank < 1).float() * weights
         top5 = (rank < min(BEST, classes)).float() * weights
         loss = self.loss(logits, soft_targets(labels, classes, 0.0))
@@ -73,9 +73,9 @@ class EvaluationStep(nn.Cell):
         return counts, logits, rank, loss
 
     def rank(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """How many classes are guessed before the right one; of equal ones the first goes first, as in NumPy.
+        """How many classes rank before the right one; of equal ones the first goes first, as in NumPy.
 
-        Counted by the classes that are surely behind, so that an answer that is no number is never right.
+        Counted by the classes that are surely behind, so that a logit that is no number is never right.
         """
         classes = Tensor(np.arange(logits.shape[1], dtype=np.int32)[None])  # (1, classes)
         right = ops.gather_elements(logits, 1, labels)  # (batch, 1)
@@ -88,10 +88,10 @@ def evaluate(
     step: EvaluationStep, images: Split, recipe: Recipe, world: World, bar: bool = False, keep: bool = False
 ) -> Score:
     """The score of the step's network on `images`, and with `keep` the predictions too; every rank must call it and
-    gets the same answer."""
+    gets the same score."""
     step.set_train(False)
     counts, timed, start = np.zeros(4), 0.0, time.perf_counter()
-    answers: list[np.ndarray] = []
+    kept: list[np.ndarray] = []
     failure: UserError | TrainingError | None = None
     batches = evaluation_batches(images, recipe, world)
     rows = Waiting(progress_bar(batches, "validate", unit="batch", shown=bar))
@@ -101,7 +101,7 @@ def evaluate(
                 batch, *of_each = step(*map(Tensor, row))
                 counts += batch.asnumpy()
             if keep:
-                answers.append(answer_rows(*(part.asnumpy() for part in of_each)))
+                kept.append(prediction_rows(*(part.asnumpy() for part in of_each)))
             if not timed and len(batches) > 1:  # the first batch may have compiled the graph
                 timed, start = counts[0], time.perf_counter()
         if batches.replaced:
@@ -115,12 +115,12 @@ def evaluate(
     if seen != len(images):
         cause = "another rank met an image that it cannot decode, see its log" if world.size > 1 else "this is a defect"
         raise TrainingError(f"evaluation counted {seen:g} of {len(images)} images: {cause}")
-    predictions = gathered(np.concatenate(answers), images, world) if keep else None
+    predictions = gathered(np.concatenate(kept), images, world) if keep else None
     return Score(top1 / seen, top5 / seen, loss / seen, len(images), speed, rows.seconds, predictions)
 
 
 def gathered(rows: np.ndarray, images: Split, world: World) -> Predictions:
-    """The answers of all ranks in the order of the images, without what filled up; `rows`: this rank's."""
+    """The predictions of all ranks in the order of the images, without what filled up; `rows`: this rank's."""
     of_ranks = world.gather(rows.ravel()).reshape(world.size, *rows.shape)
     in_order = of_ranks.swapaxes(0, 1).reshape(-1, rows.shape[1])  # image i is on rank i % size: see `shard`
     return predictions_of(in_order[: len(images)], images.labels)

@@ -79,7 +79,7 @@ def greedy_soup(
     best, *others = sorted(range(len(checkpoints)), key=lambda number: -alone[number])
     kept, soup, score = [best], checkpoints[best], alone[best]
     for number in others:
-        mixed = mix([checkpoints[place] for place in (*kept, number)])
+        mixed = mix([checkpoints[index] for index in (*kept, number)])
         top1 = top1_of(mixed)
         log.info("with %s: top-1 %.2f%%, %s", names[number], 100 * top1, "kept" if top1 >= score else "left out")
         if top1 >= score:

@@ -1,4 +1,4 @@
-"""What an exported network answers: the cell that says it in MindSpore, and the file that must say the same."""
+"""Export of a network: the cell that predicts in MindSpore, and the file that must predict the same."""
 
 import json
 import logging
@@ -20,12 +20,12 @@ from mindcv_lite.signals import take_signals_back
 
 log = logging.getLogger(__name__)
 
-# Largest difference from MindSpore, as a share of the largest answer. Another order of summation gives about 1e-6, a
+# Largest difference from MindSpore, as a share of the largest number. Another order of summation gives about 1e-6, a
 # wrong epsilon or padding 1e-2 and more.
 TOLERANCE = 1e-3
 
 
-class Answers(nn.Cell):
+class ExportedNetwork(nn.Cell):
     """A network, and what an exported file may hold besides: normalised first, probabilities in the end."""
 
     def __init__(self, network: nn.Cell, normalize: Normalize | None, softmax: bool):
@@ -42,22 +42,22 @@ class Answers(nn.Cell):
 
 
 def export(trained: Trained, target: Path, include_preprocess: bool = False, softmax: bool = False) -> None:
-    """Write a trained network as an ONNX or MINDIR file, by the suffix of `target`, if it answers as in MindSpore.
+    """Write a trained network as an ONNX or MINDIR file, by the suffix of `target`, if it predicts as in MindSpore.
 
     `include_preprocess`: it takes uint8 images (batch, side, side, channels), and normalises them; else float32
     (batch, channels, side, side), normalised already. `softmax`: it gives probabilities, not logits. Raises
-    `UserError` if the weights are not finite, `TrainingError` if the file's answers are others.
+    `UserError` if the weights are not finite, `TrainingError` if the file's predictions are others.
     """
     recipe, network = trained.recipe, trained.network()
     normalize = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
     images = sample_images(recipe.augmentation.image_resize, recipe.model.in_channels)
     if not include_preprocess:
         images = normalize(Tensor(images)).asnumpy()
-    answers = Answers(network, normalize if include_preprocess else None, softmax).set_train(False)
-    expected = answers(Tensor(images)).asnumpy()
+    exported = ExportedNetwork(network, normalize if include_preprocess else None, softmax).set_train(False)
+    expected = exported(Tensor(images)).asnumpy()
     take_signals_back()
     if not np.isfinite(expected).all():
-        raise UserError(f"{trained.weights.path}: its answers are not finite: the weights of a run that failed")
+        raise UserError(f"{trained.weights.path}: its predictions are not finite: the weights of a run that failed")
 
     metadata = _metadata_of(trained)
     if target.suffix == ".onnx":
@@ -65,7 +65,7 @@ def export(trained: Trained, target: Path, include_preprocess: bool = False, sof
         content = onnx_file(network_graph(recipe, parameters, include_preprocess, softmax), images, metadata)
         found = run_onnx(content, images)
     else:
-        content = mindir_file(answers, images, metadata)
+        content = mindir_file(exported, images, metadata)
         found = run_mindir(content, images)
     require_same(found, expected, target)
     take_signals_back()
@@ -92,11 +92,11 @@ def sample_images(side: int, channels: int) -> np.ndarray:
 
 
 def require_same(found: np.ndarray, expected: np.ndarray, target: Path) -> None:
-    """Raise `TrainingError` if the answers that a file gives are not those of MindSpore."""
+    """Raise `TrainingError` if the predictions of a file are not those of MindSpore."""
     difference, largest = np.abs(found - expected).max(), np.abs(expected).max()
     if not difference <= TOLERANCE * largest:  # a difference that is no number is too large
         raise TrainingError(
-            f"{target}: not written, because its answers would differ from MindSpore's by {difference:.2g}, where the "
-            f"largest is {largest:.3g}; this is a defect"
+            f"{target}: not written, because its predictions would differ from MindSpore's by {difference:.2g}, where "
+            f"the largest is {largest:.3g}; this is a defect"
         )
-    log.info("its answers differ from MindSpore's by at most %.1e, the largest is %.3g", difference, largest)
+    log.info("its predictions differ from MindSpore's by at most %.1e, the largest is %.3g", difference, largest)

@@ -15,8 +15,8 @@ def fold_norms(parameters: Mapping[str, np.ndarray], bn_eps: float) -> dict[str,
     for name in parameters:
         if name.endswith(".gamma"):
             norm = name.removesuffix(".gamma")
-            parent, place = norm.rsplit(".", 1)
-            convolution = f"{parent}.{int(place) - 1}"
+            parent, index = norm.rsplit(".", 1)
+            convolution = f"{parent}.{int(index) - 1}"
             gamma, beta, mean, variance = (
                 parameters[f"{norm}.{part}"].astype(np.float64)
                 for part in ("gamma", "beta", "moving_mean", "moving_variance")

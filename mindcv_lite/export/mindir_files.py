@@ -39,7 +39,7 @@ def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str]) 
 
 
 def run_mindir(content: bytes, images: np.ndarray) -> np.ndarray:
-    """What MindSpore answers to `images`, by the content of a file."""
+    """What MindSpore predicts for `images`, by the content of a file."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/network.mindir"
         Path(path).write_bytes(content)

@@ -27,10 +27,10 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str]) -> 
         helper.make_node(node.operator, node.inputs, [node.output], node.output, **node.attributes)
         for node in graph.nodes
     ]
-    answers = batch_of(graph.nodes[-1].output, graph.constants["classifier.3.bias"][None])
+    output = batch_of(graph.nodes[-1].output, graph.constants["classifier.3.bias"][None])
     constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
     model = helper.make_model(
-        helper.make_graph(nodes, metadata["model"], [batch_of(INPUT, images)], [answers], constants),
+        helper.make_graph(nodes, metadata["model"], [batch_of(INPUT, images)], [output], constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="mindcv_lite",
@@ -43,9 +43,9 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str]) -> 
 
 
 def run_onnx(content: bytes, images: np.ndarray) -> np.ndarray:
-    """What onnxruntime answers to `images`, by the content of a file."""
+    """What onnxruntime predicts for `images`, by the content of a file."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (answers,) = session.run(None, {INPUT: images})
-    return np.asarray(answers)
+    (predictions,) = session.run(None, {INPUT: images})
+    return np.asarray(predictions)

@@ -85,8 +85,8 @@ def moving_statistics(network: nn.Cell) -> list[Parameter]:
 def layer_of(name: str, model: str) -> int:
     """The depth of a parameter: 0 the stem, 1 ... the rows, then the last convolution, then the head."""
     rows = len(VARIANTS[model].rows)
-    part, place = name.split(".")[:2]
-    return rows + 2 if part == "classifier" else max(0, min(int(place) - ROWS_BEGIN + 1, rows + 1))
+    part, index = name.split(".")[:2]
+    return rows + 2 if part == "classifier" else max(0, min(int(index) - ROWS_BEGIN + 1, rows + 1))
 
 
 def layer_names(model: str) -> list[str]:

@@ -46,7 +46,7 @@ def drawing(model: str, image: tuple[int, int, int], lines: list[Line]) -> str:
         f'<rect class="page" x="0.5" y="0.5" width="{WIDTH - 1}" height="{bottom - 1}" rx="10"/>',
         *title(model, lines),
         *legend(),
-        *(text("heading", *place, TOP - 8, name) for name, place in COLUMNS.items()),
+        *(text("heading", *x_and_anchor, TOP - 8, name) for name, x_and_anchor in COLUMNS.items()),
         f'<path class="flow" d="M{(LEFT + RIGHT) // 2} {TOP}V{bottom - STEP}"/>',
     ]
     for number, line in enumerate(layers):

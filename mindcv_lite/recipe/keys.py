@@ -261,7 +261,7 @@ class Loss:
     loss: Literal["CE", "BCE"] = key("cross-entropy, or binary cross-entropy of each class", "CE")
     label_smoothing: float = key("share of the target that is spread over all classes", 0.0, at_least=0, below=1)
     teacher: str | tuple[str, ...] = key(
-        "checkpoint of a network whose answers are learned besides the labels; given several times: their mean",
+        "checkpoint of a network whose predictions are learned besides the labels; given several times: their mean",
         "",
     )
     teacher_temperature: float = key("what logits are divided by in that comparison", 2.0, above=0, at_most=1000)

@@ -64,7 +64,7 @@ def check_rules(recipe: Recipe, source: str) -> None:
     )
     require(not (recipe.model.probe_only and recipe.output.resume), "probe_only", "False with resume")
     if recipe.loss.teachers:
-        require(recipe.loss.loss == "CE", "loss", "CE with a teacher, whose answers are shares of all classes")
+        require(recipe.loss.loss == "CE", "loss", "CE with a teacher, whose predictions are shares of all classes")
     require(recipe.output.resume != "", "resume", "True, False or the file of a state")
     require(recipe.system.compile_cache != "", "compile_cache", "True, False or a folder")
     if recipe.output.ckpt_save_policy == "top_k":
@@ -113,7 +113,7 @@ def _require_teachers(recipe: Recipe) -> None:
 def require_extras(recipe: Recipe) -> None:
     """Raise `UserError` if a key asks for a package that is not installed."""
     if recipe.output.tensorboard:
-        require_packages("--tensorboard", "tensorboard", "tensorboard")
+        require_packages("--tensorboard", "tensorboard")
 
 
 def require_splits(data_dir: Path, train_split: str, val_split: str) -> None:

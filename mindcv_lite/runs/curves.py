@@ -68,9 +68,9 @@ def draw_intervals(names: Sequence[str], shares: Sequence[tuple[float, float, fl
 
     figure = Figure((9, 1.2 + 0.32 * len(names)), layout="constrained")
     axes = figure.subplots()
-    for place, (share, *ends) in enumerate(shares):
-        axes.plot(ends, (place, place), color="tab:blue", linewidth=1.3)
-        axes.plot(share, place, "o", color="tab:blue")
+    for row, (share, *ends) in enumerate(shares):
+        axes.plot(ends, (row, row), color="tab:blue", linewidth=1.3)
+        axes.plot(share, row, "o", color="tab:blue")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1))

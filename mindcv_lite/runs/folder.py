@@ -99,7 +99,7 @@ def save_state(folder: Path, numbers: Mapping[str, np.ndarray], facts: dict[str,
 
 
 def keep_as_last(path: Path) -> None:
-    """Let the state that a run goes on from be the last one, lest a newer one that is damaged takes its place."""
+    """Rename the state that a run goes on from to `LAST`: a newer file that is damaged then cannot take its place."""
     if path.name in (NEW, PREVIOUS):
         os.replace(path, path.with_name(LAST))
 

@@ -1,5 +1,5 @@
-"""Knowledge distillation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531): teachers, whose answers to the images
-of a training step are learned besides the labels."""
+"""Knowledge distillation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531): teachers, whose predictions for the
+images of a training step are learned besides the labels."""
 
 import hashlib
 from collections.abc import Sequence
@@ -67,10 +67,10 @@ class Teachers(nn.Cell):
 
     # pyrefly: ignore [bad-override]
     def construct(self, images: Tensor) -> Tensor:
-        answers = [ops.softmax(teacher(images) / self.temperature, -1) for teacher in self.each]
+        predictions = [ops.softmax(teacher(images) / self.temperature, -1) for teacher in self.each]
         # pyrefly: ignore [unsupported-operation]  (MindSpore does not say what its primitives return)
-        soft = ops.addn(answers) / len(answers)
-        batch, classes = answers[0].shape
+        soft = ops.addn(predictions) / len(predictions)
+        batch, classes = predictions[0].shape
         if classes < self.num_classes:
             soft = ops.concat((soft, ops.zeros((batch, self.num_classes - classes), dtype.float32)), 1)
         return soft
@@ -105,7 +105,7 @@ def _read_teacher(path: str, student: Recipe, class_names: Sequence[str], world:
         )
     outputs = _outputs_for(trained, class_names, Path(student.data.data_dir, student.data.train_split))
     recipe = recipe.with_keys(num_classes=len(outputs))
-    # Rows of the last layer: so no graph has to put the answers in order.
+    # The rows of the last layer are put in order here, and no graph has to put the logits in order.
     rows = {name: Parameter(Tensor(trained.weights.parameters[name].asnumpy()[outputs]), name=name) for name in HEAD}
     network = teacher_network(recipe.model, world)
     load_weights(network, replace(trained.weights, parameters=trained.weights.parameters | rows))

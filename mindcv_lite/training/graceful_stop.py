@@ -39,7 +39,7 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def of_any_rank(self) -> int:
-        """The number of the signal, 0 if there was none; every rank must call it and gets the same answer."""
+        """The number of the signal, 0 if there was none; every rank must call it and gets the same number."""
         return int(self.world.gather(np.array([self.number])).max())
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:

@@ -45,8 +45,8 @@ def fit_last_layer(network: nn.Cell, images: Split, recipe: Recipe, world: World
     extracted = time.perf_counter()
 
     weight, bias = (network.parameters_dict()[name] for name in HEAD)
-    places = world.rank + world.size * np.arange(len(labels))  # of this rank's images among all
-    penalty, right = best_penalty(features, labels, places, len(weight), len(images), world)
+    indices = world.rank + world.size * np.arange(len(labels))  # of this rank's images among all
+    penalty, right = best_penalty(features, labels, indices, len(weight), len(images), world)
     solution = Regression(features, labels, len(weight), world).solve(penalty)
     solution = world.sum(solution * (world.rank == 0))  # the same on all ranks to the last bit
     slopes = solution[:, :-1] / scale
@@ -89,15 +89,15 @@ def normalise(features: np.ndarray, count: int, world: World) -> tuple[np.ndarra
 
 
 def best_penalty(
-    features: np.ndarray, labels: np.ndarray, places: np.ndarray, classes: int, count: int, world: World
+    features: np.ndarray, labels: np.ndarray, indices: np.ndarray, classes: int, count: int, world: World
 ) -> tuple[float, float]:
-    """The penalty with which images that are held out are the likeliest, and the share of them whose class is then the
-    best guess. `places`: of this rank's images among the `count` of all ranks, whatever the number of ranks."""
+    """The penalty with which images that are held out are the likeliest, and the share of them whose class is then
+    predicted. `indices`: of this rank's images among the `count` of all ranks, whatever the number of ranks."""
     stride = -(-count // COMPARED)
-    folds = places // stride % FOLDS
+    folds = indices // stride % FOLDS
     losses, right, seen = np.zeros(len(PENALTIES)), np.zeros(len(PENALTIES)), 0
     for fold in range(FOLDS):
-        compared = places % stride == 0
+        compared = indices % stride == 0
         kept, held_out = compared & (folds != fold), compared & (folds == fold)
         regression = Regression(features[kept], labels[kept], classes, world)
         rest = Regression(features[held_out], labels[held_out], classes, world)
@@ -161,7 +161,7 @@ class Regression:
         return self.loss_and_gradient(solution)[0]
 
     def right(self, solution: np.ndarray) -> float:
-        """How many rows are of the class that is the best guess."""
+        """How many rows are of the predicted class."""
         count = sum((logits.argmax(1) == labels).sum() for _, labels, logits in self._chunks(solution))
         return self.world.sum(np.array([count], np.float64))[0]
 

@@ -40,7 +40,7 @@ def describe(
     if not recipe.model.probe_only:
         _describe_steps(recipe, world, batches, rate, peak)
     log.info("checkpoints and results.csv go to %s", recipe.output.ckpt_save_dir)
-    if sentence := lack(CURVES, "plot", "matplotlib"):
+    if sentence := lack(CURVES, "matplotlib"):
         log.info(sentence)
 
 

@@ -1,7 +1,7 @@
 """Learning-rate schedules: warm-up, then one of `SHAPES`. Plain NumPy, without MindSpore.
 
 The rates are those of MindCV 0.3 (`mindcv/scheduler`), so that its published recipes train as published; a comment
-marks each place that differs on purpose.
+marks each line that differs on purpose.
 """
 
 import math

@@ -68,9 +68,9 @@ def test_a_flipped_bit_anywhere_is_refused(tmp_path, name, text, read):
     start = whole.index(b"features.0.weight")
     meaning = range(start - 6, whole.index(b"Float32", start) + 7)  # sizes, name, shape and type of the first tensor
     checksum = range(len(whole) - 17, len(whole))
-    for place in [*random.integers(0, len(whole), 200), *meaning, *checksum]:
+    for position in [*random.integers(0, len(whole), 200), *meaning, *checksum]:
         content = bytearray(whole)
-        content[place] ^= 1 << random.integers(8)
+        content[position] ^= 1 << random.integers(8)
         refuse(read, path, bytes(content))
 
 

@@ -37,7 +37,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answer)
         self.asked: list[str] = []
-        self.go_on = threading.Event()  # what a stalled answer waits for
+        self.go_on = threading.Event()  # what a stalled response waits for
 
     @property
     def address(self) -> str:

@@ -243,7 +243,7 @@ def test_ratios_are_of_pairs_and_the_spread_is_of_rounds():
         ("pipeline --data_dir none", "none: no such folder"),
         ("step --num_classes None", "num_classes is not set, and there are no images whose classes to count"),
         ("compile --data_dir . --num_classes None", "num_classes is not set"),
-        ("step --json none/there.json", "none: no such folder; give another place"),
+        ("step --json none/there.json", "none: no such folder; give another path"),
         ("step --json .", ".: stands there and is no file"),
         ("step --json=", "--json: expected a file to write, or -"),
         ("step --compare mindcv", "--compare: only pipeline can be compared, not step"),

@@ -137,7 +137,7 @@ def test_two_doctors_at_once_are_refused(tmp_path, monkeypatch):
 
 
 def test_files_that_cannot_be_written_are_told_before_anything_is_checked(tmp_path):
-    with pytest.raises(UserError, match="no such folder; give another place"):
+    with pytest.raises(UserError, match="no such folder; give another path"):
         doctor.main(["--json", str(tmp_path / "missing/found.json")])
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="no folder to write to"):

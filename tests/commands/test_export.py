@@ -42,12 +42,12 @@ def test_the_file_lies_beside_the_checkpoint_and_the_log_says_what_it_takes_and_
     export(source, "--format", "onnx", "--image_resize", "40", "--include_preprocess", "--softmax")
     assert sorted(folder.iterdir()) == [source, target]
     session = onnxruntime.InferenceSession(target.read_bytes())
-    (answers,) = session.run(["probabilities"], {"images": np.zeros((5, 40, 40, 1), np.uint8)})
-    np.testing.assert_allclose(np.asarray(answers).sum(1), np.ones(5), rtol=1e-6)
+    (probabilities,) = session.run(["probabilities"], {"images": np.zeros((5, 40, 40, 1), np.uint8)})
+    np.testing.assert_allclose(np.asarray(probabilities).sum(1), np.ones(5), rtol=1e-6)
     metadata = session.get_modelmeta().custom_metadata_map
     assert (metadata["image_resize"], json.loads(metadata["class_names"])) == ("40", ["<b>", "ü"])
     difference, written = capsys.readouterr().out.splitlines()[-2:]
-    assert " its answers differ from MindSpore's by at most " in difference
+    assert " its predictions differ from MindSpore's by at most " in difference
     assert written.endswith("my.best.onnx: uint8 (batch, 40, 40, 1) -> probabilities (batch, 2)")
 
 
@@ -94,4 +94,4 @@ def test_without_the_packages_the_pip_command_is_told(refused, tmp_path, monkeyp
     (tmp_path / "x.ckpt").write_text("")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     said = refused(tmp_path / "x.ckpt", "--format", "onnx")
-    assert said == '--format onnx needs onnxruntime, missing here: pip install -e ".[export]"'
+    assert said == "--format onnx needs onnxruntime, missing here: pip install onnxruntime"

@@ -49,7 +49,7 @@ class Example(NamedTuple):
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory, recipe, world, graph_mode) -> Example:
-    """Random weights that guess each class for some images."""
+    """Random weights that predict each class for some images."""
     folder = tmp_path_factory.mktemp("example")
     write_images(folder / "images", {"val": {"a": 4, "b": 3, "c": 3}})
     paths = images_at([str(folder / "images/val")])
@@ -104,8 +104,8 @@ def test_classes_and_probabilities_are_those_of_the_network_in_the_order_of_the_
     assert len(set(order[:, 0])) > 1  # or else a mistaken order of images would not be seen
     rows = rows_of(Path("table.csv"))
     assert tuple(rows[0]) == COLUMNS
-    places = [(path, rank) for path in example.paths for rank in (1, 2, 3)]
-    assert [(row["path"], int(row["rank"])) for row in rows] == places
+    pairs = [(path, rank) for path in example.paths for rank in (1, 2, 3)]
+    assert [(row["path"], int(row["rank"])) for row in rows] == pairs
     assert [int(row["output"]) for row in rows] == order.flatten().tolist()
     assert [row["class"] for row in rows] == [CLASSES[output] for output in order.flatten()]
     probabilities = np.array([float(row["probability"]) for row in rows]).reshape(-1, 3)
@@ -129,8 +129,8 @@ def test_the_best_classes_are_right_as_often_as_validation_counts(example, ask, 
     assert score.top1 == right / len(images)
 
 
-@pytest.mark.parametrize(("few", "answers"), [(10, "CPU"), (9, "Ascend")])
-def test_on_a_host_with_npus_the_cpu_answers_for_few_images_and_says_so(example, monkeypatch, log, few, answers):
+@pytest.mark.parametrize(("few", "device"), [(10, "CPU"), (9, "Ascend")])
+def test_on_a_host_with_npus_the_cpu_predicts_few_images_and_says_so(example, monkeypatch, log, few, device):
     class Taken(Exception):
         """Ends the start, with the device that was asked for."""
 
@@ -144,10 +144,10 @@ def test_on_a_host_with_npus_the_cpu_answers_for_few_images_and_says_so(example,
     monkeypatch.setattr(targets, "can_compute", lambda *device: True)
     monkeypatch.setattr(device_start, "start_device", start)
     monkeypatch.setattr("mindcv_lite.commands.predict.FEW_IMAGES", few)
-    with pytest.raises(Taken) if answers == "Ascend" else contextlib.nullcontext():
+    with pytest.raises(Taken) if device == "Ascend" else contextlib.nullcontext():
         _, classification = classified(str(example.checkpoint), example.paths, 1, {"num_parallel_workers": 1})
         assert len(classification.best) == 10
-    assert ("the CPU, which answers for 10 images or fewer" in log.text) == (answers == "CPU")
+    assert ("the CPU, which predicts 10 images or fewer" in log.text) == (device == "CPU")
     with pytest.raises(Taken):  # whoever names it gets it
         classified(str(example.checkpoint), example.paths, 1, {"device_target": "Ascend"})
 
@@ -170,7 +170,7 @@ def test_equal_outputs_keep_their_order_and_large_ones_do_not_overflow():
     assert [len(row) for row in best_classes(logits, 2)] == [2, 2]
 
 
-def test_an_answer_that_is_no_number_is_not_passed_on(example, recipe, world, graph_mode):
+def test_a_prediction_that_is_no_number_is_not_passed_on(example, recipe, world, graph_mode):
     class NotANumber(nn.Cell):
         def construct(self, x: Tensor) -> Tensor:
             return ops.sqrt(-1.0 - ops.abs(x.mean((2, 3))))
@@ -291,7 +291,7 @@ def test_what_leads_to_no_image_is_refused_before_mindspore_is_imported(example)
             ["a.ckpt", "--csv", "a.jpg", "a.jpg"],
             "a.jpg: --csv names a .csv to write",
         ),
-        (["a.ckpt", "a.jpg", "--csv", "nowhere/a.csv"], "nowhere: no such folder; give another place"),
+        (["a.ckpt", "a.jpg", "--csv", "nowhere/a.csv"], "nowhere: no such folder; give another path"),
         (["a.ckpt", "a.jpg"], "a.ckpt: empty; expected a .ckpt file"),
     ],
     ids=" ".join,

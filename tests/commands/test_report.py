@@ -264,7 +264,7 @@ def test_without_matplotlib_there_is_the_table_and_no_picture(folder, refusal, t
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     whole = str(folder("whole", 0.5))
     said = refusal(main, [whole, "--out", str(tmp_path / "x.png")])
-    assert said == '--out needs matplotlib, missing here: pip install -e ".[plot]"'
+    assert said == "--out needs matplotlib, missing here: pip install matplotlib"
     assert capsys.readouterr().out == ""
     main([whole])
     assert "50.00%" in capsys.readouterr().out

@@ -70,7 +70,7 @@ def write_kit(kit: Path, classes: Iterable[str] = CLASSES) -> Path:
     """ImageNet's development kit: its numbers are in another order than the wnids, and some are of no image's class."""
     order = [*reversed(WNIDS[:10]), "n00001740"]
     types = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]
-    synsets = np.array([(float(place), wnid, "words", 0.0) for place, wnid in enumerate(order, 1)], types)
+    synsets = np.array([(float(number), wnid, "words", 0.0) for number, wnid in enumerate(order, 1)], types)
     (kit / "data").mkdir(parents=True)
     savemat(kit / "data/meta.mat", {"synsets": synsets.reshape(-1, 1)})
     numbers = "".join(f"{order.index(name) + 1}\n" for name in classes)
@@ -110,7 +110,7 @@ def test_by_lines_of_text(kind, folder, tmp_path, capsys):
     sort(folder, labels)
     assert files_of(folder) == SORTED
     assert capsys.readouterr().out == (
-        f"{folder}: 6 images moved, 0 were in their places already\n6 images in 3 classes, 1 to 3 in a class\n"
+        f"{folder}: 6 images moved, 0 were in their folders already\n6 images in 3 classes, 1 to 3 in a class\n"
     )
 
 
@@ -146,8 +146,8 @@ def test_again_after_a_kill_the_rest_is_moved(folder, lines, monkeypatch, capsys
     sort(folder, lines)
     assert files_of(folder) == SORTED
     said = capsys.readouterr().out
-    assert "4 images moved, 2 were in their places already" in said
-    assert "0 images moved, 6 were in their places already" in said
+    assert "4 images moved, 2 were in their folders already" in said
+    assert "0 images moved, 6 were in their folders already" in said
 
 
 def test_files_without_a_class_stay_and_are_named(folder, lines, capsys):
@@ -258,7 +258,7 @@ def test_a_damaged_annotation(text, sentence, folder, tmp_path, refused):
 def test_the_documented_lines_make_the_folder_that_training_reads(tmp_path):
     """Three classes of the 1000; stopped in the middle of the training archives, and gone on with at that line."""
     images = write_images(tmp_path / "made", {"train": dict.fromkeys(WNIDS[:3], 2), "flat": {"v": 6}})
-    wnids = [WNIDS[place % 3] for place in range(6)]
+    wnids = [WNIDS[index % 3] for index in range(6)]
     with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w") as outer:
         for wnid in WNIDS[:3]:
             with tarfile.open(tmp_path / f"{wnid}.tar", "w") as inner:

@@ -45,7 +45,7 @@ def layers_of(network: nn.Cell) -> list[nn.Cell]:
 
 
 def gradients_of(cell: nn.Cell, x: Tensor, dy: np.ndarray) -> list[np.ndarray]:
-    """Of the sum of dy times the answer to x: by x, then by the parameters."""
+    """Of the sum of dy times the output for x: by x, then by the parameters."""
     parameters = ParameterTuple(cell.set_train().trainable_params())
     by_x, by_parameters = ops.grad(lambda x: (cell(x) * Tensor(dy)).sum(), 0, parameters)(x)
     return [gradient.asnumpy() for gradient in (by_x, *by_parameters)]
@@ -57,9 +57,9 @@ def test_gradients_of_each_layer_are_those_of_the_stock_layer(pair, model, conv_
     random = np.random.default_rng(0)
     x = Tensor(random.standard_normal((2, 3, 224, 224)).astype(np.float32))
     stock_layers, layers = map(layers_of, pair(model=model, conv_padding=conv_padding))
-    for place, (stock, ours) in enumerate(zip(stock_layers, layers, strict=True)):
-        if isinstance(ours, BatchNormAct2d) and isinstance(layers[min(place + 1, len(layers) - 1)], nn.Identity):
-            stock = nn.SequentialCell(stock, stock_layers[place + 1])
+    for index, (stock, ours) in enumerate(zip(stock_layers, layers, strict=True)):
+        if isinstance(ours, BatchNormAct2d) and isinstance(layers[min(index + 1, len(layers) - 1)], nn.Identity):
+            stock = nn.SequentialCell(stock, stock_layers[index + 1])
         y = ours.set_train()(x)
         if isinstance(ours, DepthwiseConv2d | BatchNormAct2d):
             dy = random.standard_normal(y.shape).astype(np.float32)
@@ -69,7 +69,7 @@ def test_gradients_of_each_layer_are_those_of_the_stock_layer(pair, model, conv_
             pairs = zip(gradients_of(ours, x, dy)[:compared], gradients_of(stock, x, dy)[:compared], strict=True)
             for found, expected in pairs:
                 error = np.abs(found - expected).max() / np.abs(expected).max()
-                assert error <= 1e-6, f"layer {place}, {type(ours).__name__}: {error}"
+                assert error <= 1e-6, f"layer {index}, {type(ours).__name__}: {error}"
         x = y
 
 
@@ -79,7 +79,7 @@ def test_logits_and_all_gradients_are_those_of_the_stock_network(pair, model, co
     random = np.random.default_rng(0)
     images = Tensor(random.standard_normal((4, 3, 70, 75)).astype(np.float32))
     weights = Tensor(random.standard_normal((4, 7)).astype(np.float32))
-    answers = []
+    results = []
     for network in pair(model=model, conv_padding=conv_padding):
         network.set_train()
         parameters = network.trainable_params()
@@ -91,8 +91,8 @@ def test_logits_and_all_gradients_are_those_of_the_stock_network(pair, model, co
         named = {each.name: gradient.asnumpy() for each, gradient in zip(parameters, gradients, strict=True)}
         statistics = np.concatenate([statistic.asnumpy() for statistic in moving_statistics(network)])
         logits = network.set_train(False)(images).asnumpy()
-        answers.append((value.asnumpy(), named, statistics, logits))
-    (expected, expected_gradients, *expected_numbers), (value, gradients, *numbers) = answers
+        results.append((value.asnumpy(), named, statistics, logits))
+    (expected, expected_gradients, *expected_numbers), (value, gradients, *numbers) = results
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for found, wanted in zip(numbers, expected_numbers, strict=True):  # the moving statistics, and logits by them
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
@@ -107,7 +107,7 @@ def test_logits_and_all_gradients_are_those_of_the_stock_network(pair, model, co
 
 def test_frozen_rows_keep_still_and_let_gradients_through(pair):
     images = Tensor(np.random.default_rng(0).standard_normal((4, 3, 64, 64)).astype(np.float32))
-    answers = []
+    results = []
     for network in pair(freeze=2):
         network.set_train()
         frozen = list(network.features[3].get_parameters())
@@ -115,8 +115,8 @@ def test_frozen_rows_keep_still_and_let_gradients_through(pair):
         parameters = network.trainable_params()
         gradients = ops.grad(lambda images, network=network: network(images).sum(), None, parameters)(images)
         assert all(np.array_equal(each.asnumpy(), value) for each, value in zip(frozen, before, strict=True))
-        answers.append({each.name: grad.asnumpy() for each, grad in zip(parameters, gradients, strict=True)})
-    expected, found = answers
+        results.append({each.name: grad.asnumpy() for each, grad in zip(parameters, gradients, strict=True)})
+    expected, found = results
     stem = "features.0.weight"
     assert np.abs(expected[stem]).max() > 0
     np.testing.assert_allclose(found[stem], expected[stem], rtol=0, atol=3e-5 * np.abs(expected[stem]).max())

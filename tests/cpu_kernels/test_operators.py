@@ -39,7 +39,7 @@ def call(library: ctypes.CDLL, name: str, inputs: list[np.ndarray], *outputs: np
 
 
 def drawn(random: np.random.Generator, shape: tuple[int, ...], mean: float = 0) -> np.ndarray:
-    """Numbers of float32 in float64, in which the expected answers are computed."""
+    """Numbers of float32 in float64, in which the expected outputs are computed."""
     return (random.standard_normal(shape) + mean).astype(np.float32).astype(np.float64)
 
 
@@ -203,7 +203,7 @@ CHANNELS, EPSILON = np.ones(3, np.float32), np.full(1, 1e-3, np.float32)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "output", "answer"),
+    ("inputs", "output", "status"),
     [
         ([X], Y, 1),
         ([X.astype(np.float64), WEIGHT], Y, 2),
@@ -213,12 +213,12 @@ CHANNELS, EPSILON = np.ones(3, np.float32), np.full(1, 1e-3, np.float32)
         ([X, np.zeros((3, 1, 7, 7), np.float32)], Y, 4),
     ],
 )
-def test_what_they_cannot_do_is_refused_by_a_number(library, inputs, output, answer):
-    assert call(library, "forward_2", inputs, output.copy()) == answer
+def test_what_they_cannot_do_is_refused_by_a_number(library, inputs, output, status):
+    assert call(library, "forward_2", inputs, output.copy()) == status
 
 
 @pytest.mark.parametrize(
-    ("inputs", "output", "answer"),
+    ("inputs", "output", "status"),
     [
         ([X, CHANNELS, CHANNELS, CHANNELS, CHANNELS], X, 1),
         ([X.astype(np.float64), CHANNELS, CHANNELS, CHANNELS, CHANNELS, EPSILON], X, 2),
@@ -228,5 +228,5 @@ def test_what_they_cannot_do_is_refused_by_a_number(library, inputs, output, ans
         ([X, CHANNELS, CHANNELS, CHANNELS, CHANNELS, EPSILON], Y, 3),
     ],
 )
-def test_what_a_norm_cannot_do_is_refused_by_a_number(library, inputs, output, answer):
-    assert call(library, "norm_evaluate_relu", inputs, output.copy()) == answer
+def test_what_a_norm_cannot_do_is_refused_by_a_number(library, inputs, output, status):
+    assert call(library, "norm_evaluate_relu", inputs, output.copy()) == status

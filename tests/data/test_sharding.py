@@ -128,5 +128,5 @@ def test_seeds_of_noise_leave_half_of_int32_to_the_steps():
 def test_what_is_missing_is_what_came_less_often_than_expected(expected, came):
     lost = missing(np.array(expected, int), np.array(came, int))
     assert Counter(lost) == Counter(expected) - Counter(came)
-    later = [index for place, index in enumerate(expected) if expected[:place].count(index) >= came.count(index)]
+    later = [index for position, index in enumerate(expected) if expected[:position].count(index) >= came.count(index)]
     assert lost == later  # in the order in which they were expected, and the first ones count as come

@@ -20,8 +20,8 @@ NAMES = ("TrainStep", "EvalCopy", "EvaluationStep")
 def compile_as_mindspore(graphs: KeptGraphs, name: str, content: bytes) -> bytes | None:
     """Take the kept graph, or else write a new one; what was taken."""
     assert graphs.takes(name)
-    place = len(graphs.done)
-    path = graphs.working / f"rank_0/graph_cache/compile_cache_{place}.mindir"
+    index = len(graphs.done)
+    path = graphs.working / f"rank_0/graph_cache/compile_cache_{index}.mindir"
     taken = path.read_bytes() if path.exists() else None
     if taken is None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def test_each_key_of_a_recipe_makes_another_key_unless_it_is_harmless(recipe):
         assert same == (name in NOT_IN_GRAPH), name
 
 
-def test_versions_places_and_variables_make_another_key_but_not_the_port_of_the_launcher(recipe):
+def test_versions_ranks_and_variables_make_another_key_but_not_the_port_of_the_launcher(recipe):
     given = recipe()
     keys = {
         key_of(given, facts, environment)
@@ -105,13 +105,13 @@ def test_a_graph_is_taken_once_in_a_process(tmp_path):
     assert graphs.takes("EvalCopy")
 
 
-@pytest.mark.parametrize("place", [0, 31, 32, 40, 200, -40, -1])
-def test_a_damaged_file_is_told_and_made_anew(tmp_path, log, place):
+@pytest.mark.parametrize("position", [0, 31, 32, 40, 200, -40, -1])
+def test_a_damaged_file_is_told_and_made_anew(tmp_path, log, position):
     start(tmp_path)
     path = tmp_path / "rank0-k.graphs"
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    for damaged in (content, content[:place], b""):
+    content[position] ^= 1
+    for damaged in (content, content[:position], b""):
         path.write_bytes(damaged)
         log.clear()
         assert start(tmp_path) == [None, None, None]
@@ -186,7 +186,7 @@ def test_a_full_disk_ends_the_keeping_with_a_line(tmp_path, log, monkeypatch):
     assert not graphs.takes("EvalCopy")
 
 
-def test_a_place_where_nothing_can_be_written_is_an_error_of_the_system(tmp_path):
+def test_a_path_where_nothing_can_be_written_is_an_error_of_the_system(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="directory"):
         KeptGraphs(tmp_path / "file/graphs", 0, "k")

@@ -181,7 +181,7 @@ def cells(folder: str) -> Iterator[tuple[str, Any, tuple]]:
             network = evaluation_network(recipe.model, world)
             evaluation = EvaluationStep(network, recipe)
             yield "evaluation", evaluation.set_train(False), batch[:3]
-            yield "publish", EvalCopy(step.network, step.average, network, world), ()
+            yield "eval_copy", EvalCopy(step.network, step.average, network, world), ()
     for name, group in GROUPS.items():
         check = group()
         yield f"group {name}", check.graph, check.inputs
@@ -208,7 +208,7 @@ def as_everywhere(operation: Operation) -> Operation:
 
 def found_in(graphs: dict[str, Graph]) -> dict[Operation, str]:
     """Each operation of the product's graphs, and the names of these."""
-    names = [*STEPS, "publish", "evaluation"]
+    names = [*STEPS, "eval_copy", "evaluation"]
     found: dict[Operation, list[str]] = {}
     for name in names:
         for operation in graphs[name].operations:

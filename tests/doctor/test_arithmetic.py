@@ -21,7 +21,7 @@ def test_integers_and_noise_of_this_device_are_those_of_numpy():
     assert noise_bits() == ("4096 numbers of 3 seeds as NumPy's", {})
 
 
-def test_a_wrong_integer_is_named_with_its_place(monkeypatch):
+def test_a_wrong_integer_is_named_with_its_index(monkeypatch):
     class Saturating(arithmetic.Integers):
         # pyrefly: ignore [bad-override]
         def construct(self, x):
@@ -48,7 +48,7 @@ def test_a_wrong_primitive_is_named_with_its_group(monkeypatch):
     ran = sum(row.group in ("pooling", "dropout") for row in read_list())
     assert primitives()[0] == f"{ran} primitives in 2 small graphs as NumPy's"
     monkeypatch.setattr(arithmetic, "GROUPS", {"pooling": lambda: pooling, "dropout": lambda: wrong})
-    with pytest.raises(Failed, match=r"^dropout: answer 0 is off by 0.33 of the largest number, allowed are 0.004"):
+    with pytest.raises(Failed, match=r"^dropout: output 0 is off by 0.33 of the largest number, allowed are 0.004"):
         primitives()
 
     def unknown():
@@ -56,7 +56,7 @@ def test_a_wrong_primitive_is_named_with_its_group(monkeypatch):
 
     monkeypatch.setattr(arithmetic, "GROUPS", {"activations": unknown, "dropout": lambda: wrong})
     with pytest.raises(
-        Failed, match=r"^activations: RuntimeError: Unsupported op \[HSwish\] on Ascend; dropout: answer"
+        Failed, match=r"^activations: RuntimeError: Unsupported op \[HSwish\] on Ascend; dropout: output"
     ):
         primitives()
 
@@ -76,21 +76,21 @@ def test_int32_that_saturates_is_told_and_no_failure(monkeypatch):
 
 
 def test_logits_are_compared_with_those_of_another_process(tmp_path, recipe, world, monkeypatch):
-    answers, written = np.linspace(-1, 2, 12).reshape(4, 3), []
+    numbers, written = np.linspace(-1, 2, 12).reshape(4, 3), []
 
     def outcome(words, folder, limit):
         written.append(words[-1])
-        np.save(folder / "logits_0.npy", answers)
+        np.save(folder / "logits_0.npy", numbers)
         return 0, ""
 
     monkeypatch.setattr(arithmetic, "outcome", outcome)
     monkeypatch.setattr(arithmetic, "build_network", lambda *arguments: None)
-    monkeypatch.setattr(arithmetic, "answers_of", lambda network: answers * (1 + 1e-6))
+    monkeypatch.setattr(arithmetic, "logits_of", lambda network: numbers * (1 + 1e-6))
     here = world(recipe())
     assert logits(here, "O0", tmp_path)[1]["difference"] == pytest.approx(1e-6, rel=1e-3)
     assert f"write_reference('{tmp_path}/logits_0.npy')" in written[0]
-    for wrong in (answers * 1.01, answers * np.nan):  # a convolution that is off by a percent, or gives no numbers
-        monkeypatch.setattr(arithmetic, "answers_of", lambda network, wrong=wrong: wrong)
+    for wrong in (numbers * 1.01, numbers * np.nan):  # a convolution that is off by a percent, or gives no numbers
+        monkeypatch.setattr(arithmetic, "logits_of", lambda network, wrong=wrong: wrong)
         with pytest.raises(Failed, match=r"largest difference (1\.0e-02|nan) of the largest logit, at most 1e-04"):
             logits(here, "O0", tmp_path)
     with pytest.raises(NotRun, match="a CPU computes in float32"):

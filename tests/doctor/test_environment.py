@@ -256,9 +256,9 @@ def test_a_sick_npu_is_a_fault(server, npu_smi):
     assert "910B1 Critical 59351/65536 MB: `npu-smi info -t health -i <number>` says why" in text
 
 
-@pytest.mark.parametrize(("place", "asked"), [("0", True), ("3", False)])
-def test_of_several_ranks_on_a_machine_the_first_alone_asks_npu_smi(server, npu_smi, place, asked):
-    started = {"MS_ROLE": "MS_WORKER", "DEVICE_ID": place}
+@pytest.mark.parametrize(("device_id", "asked"), [("0", True), ("3", False)])
+def test_of_several_ranks_on_a_machine_the_first_alone_asks_npu_smi(server, npu_smi, device_id, asked):
+    started = {"MS_ROLE": "MS_WORKER", "DEVICE_ID": device_id}
     machine = replace(server, variables=SOURCED | npu_smi(f"cat <<'END'\n{NPU_SMI}END") | started)
     assert ("npu-smi" in found(machine)) == asked
 

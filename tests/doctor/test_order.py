@@ -1,4 +1,4 @@
-"""The doctor sees each image in its place, and a shifted epoch for what it is."""
+"""The doctor sees each image at its position, and a shifted epoch for what it is."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def small(image_folder, recipe) -> Recipe:
 def test_each_rank_sees_its_images_in_order(small, world):
     for rank in range(2):
         text, _ = order_of_images(small, training_splits(small)[0], world(small, rank, size=2))
-        assert text == "3 epochs, and 2 resumed after the first, fed batch by batch: each image in its place"
+        assert text == "3 epochs, and 2 resumed after the first, fed batch by batch: each image at its position"
 
 
 def test_a_sinking_device_sees_them_in_order_too(small, world, monkeypatch):
@@ -33,7 +33,7 @@ def test_a_sinking_device_sees_them_in_order_too(small, world, monkeypatch):
     here = world(small)
     here = replace(here, settings=replace(here.settings, sink=True))
     text, _ = order_of_images(small, training_splits(small)[0], here)
-    assert text == "3 epochs, and 2 resumed after the first, whole epochs sent ahead: each image in its place"
+    assert text == "3 epochs, and 2 resumed after the first, whole epochs sent ahead: each image at its position"
 
 
 @pytest.mark.parametrize("sink", [False, True])

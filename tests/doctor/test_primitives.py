@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 from tests.doctor.graphs import STEPS, Graph, Operation, as_everywhere, compiled_graphs, found_in, operation_of
 
 IS_THE_LISTS = mindspore.__version__.startswith("2.10.")  # before 2.10 some primitives have other names
-PRODUCT = [*STEPS, "evaluation", "publish"]
+PRODUCT = [*STEPS, "evaluation", "eval_copy"]
 # Of two tensors, number by number; Ascend's operators want the same type of both.
 BINARY = {
     *("Add", "Sub", "Mul", "Div", "RealDiv", "FloorDiv", "FloorMod", "Maximum", "Minimum", "Equal", "NotEqual"),
@@ -58,32 +58,32 @@ def test_each_primitive_is_in_the_small_graph_of_its_group(graphs):
 
 
 @pytest.mark.parametrize("name", GROUPS)
-def test_the_small_graph_of_a_group_answers_as_numpy_does(name, graph_mode):
+def test_the_small_graph_of_a_group_computes_as_numpy_does(name, graph_mode):
     assert GROUPS[name]().fault() is None
 
 
 def test_a_device_that_computes_otherwise_is_found_out(graph_mode):
     check = GROUPS["pooling"]()
     wrong = check._replace(expected=(check.expected[0], 2 * check.expected[1]))
-    assert "answer 1 is off by 0.5 of the largest number" in str(wrong.fault())
+    assert "output 1 is off by 0.5 of the largest number" in str(wrong.fault())
     counting = GROUPS["integers"]()
     wrong = counting._replace(expected=(counting.expected[0] + 1, *counting.expected[1:]))
-    assert "answer 0 is off by 9.5e-07 of the largest number, allowed are 0" in str(wrong.fault())
-    assert "answer 0 is off by nan" in str(
+    assert "output 0 is off by 9.5e-07 of the largest number, allowed are 0" in str(wrong.fault())
+    assert "output 0 is off by nan" in str(
         check._replace(inputs=(check.inputs[0] * float("nan"), check.inputs[1])).fault()
     )
 
 
-@pytest.mark.parametrize(("place", "before"), [(5, 1), (6, 2)], ids=["mean", "variance"])
-def test_statistics_that_do_not_move_are_found_out(place, before, graph_mode):
+@pytest.mark.parametrize(("index", "before"), [(5, 1), (6, 2)], ids=["mean", "variance"])
+def test_statistics_that_do_not_move_are_found_out(index, before, graph_mode):
     check = GROUPS["norm"]()
-    unmoved = [*check.expected[:place], np.full(3, before), *check.expected[place + 1 :]]
-    assert f"answer {place} is off by" in str(check._replace(expected=tuple(unmoved)).fault())
+    unmoved = [*check.expected[:index], np.full(3, before), *check.expected[index + 1 :]]
+    assert f"output {index} is off by" in str(check._replace(expected=tuple(unmoved)).fault())
 
 
 def test_a_float16_tensor_is_reshaped_twice_in_a_step_and_once_in_evaluation_and_by_a_teacher(graphs):
     counts = {name: graphs[name].operations[Operation("Reshape", "Float16", "Float16")] for name in PRODUCT}
-    assert counts == dict.fromkeys(STEPS, 2) | {"taught": 2 + 1, "evaluation": 1, "publish": 0}
+    assert counts == dict.fromkeys(STEPS, 2) | {"taught": 2 + 1, "evaluation": 1, "eval_copy": 0}
 
 
 def test_no_tensor_is_int64_but_those_of_mindspores_all_finite(graphs):
@@ -106,7 +106,7 @@ def test_no_rank_waits_for_others_within_a_branch(graphs):
     """With accumulation it does: to add up over ranks in each step takes longer. No recipe of ours accumulates."""
     reduced = Operation("AllReduce", "Float32", "Float32")
     assert graphs["ranks"].operations[reduced] > 30
-    assert graphs["ranks"].in_branches[reduced] == graphs["publish"].in_branches[reduced] == 0
+    assert graphs["ranks"].in_branches[reduced] == graphs["eval_copy"].in_branches[reduced] == 0
     assert graphs["ranks"].in_branches.total() > 50
     for path in (ROOT / "configs").rglob("*.yaml"):
         recipe = load_recipe(["--config", str(path)], "")

@@ -33,7 +33,7 @@ class Pixels(nn.Cell):
 
 
 def counts_by_hand(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, loss: str = "CE") -> np.ndarray:
-    """Images, right at the first guess, right within five, sum of the losses; of equal logits the first is guessed."""
+    """Images, right in top-1, right in top-5, sum of the losses; of equal logits the first is predicted."""
     logits = logits.astype(np.float64)
     right = np.argsort(-logits, axis=1, kind="stable")[:, :5] == labels[:, None]
     targets = np.eye(logits.shape[1])[labels]
@@ -77,7 +77,7 @@ def test_the_loss_is_the_recipes_without_label_smoothing(recipe):
 
 
 @pytest.mark.parametrize("classes", [7, 3])
-def test_a_network_that_answers_nan_is_right_about_nothing(recipe, classes):
+def test_a_network_that_gives_nan_is_right_about_nothing(recipe, classes):
     class NotANumber(nn.Cell):
         def construct(self, x: Tensor) -> Tensor:
             return ops.sqrt(-1.0 - ops.abs(x.reshape(x.shape[0], -1)))
@@ -243,7 +243,7 @@ def test_the_predictions_that_are_kept_are_each_images_and_sum_up_to_the_score(
 @pytest.mark.parametrize(("count", "batch_size", "size"), [(23, 4, 3), (1, 4, 3), (24, 4, 2), (5, 3, 1)])
 def test_predictions_of_all_ranks_come_in_the_order_of_the_images(recipe, count, batch_size, size):
     shares = [shard(np.arange(count), batch_size, rank, size, drop_remainder=False)[0] for rank in range(size)]
-    rows = [np.repeat(share[:, None], 12, axis=1).astype(np.float32) for share in shares]  # image i answers i
+    rows = [np.repeat(share[:, None], 12, axis=1).astype(np.float32) for share in shares]  # image i predicts i
     world = GatheredWorld(0, size, settings_for(recipe(), "CPU"), of_ranks=np.stack([each.ravel() for each in rows]))
     images = Split([str(number) for number in range(count)], np.arange(count, dtype=np.int32), ("a",))
     kept = gathered(rows[0], images, world)

@@ -53,8 +53,8 @@ def random_images(random: np.random.Generator, count: int, channels: int, side: 
 
 
 def run(path: Path, images: np.ndarray) -> np.ndarray:
-    (answers,) = onnxruntime.InferenceSession(path.read_bytes()).run(None, {"images": images})
-    return np.asarray(answers)
+    (predictions,) = onnxruntime.InferenceSession(path.read_bytes()).run(None, {"images": images})
+    return np.asarray(predictions)
 
 
 def require_close(found: np.ndarray, expected: np.ndarray) -> None:
@@ -191,20 +191,22 @@ def test_a_temporary_folder_whose_name_mindspore_refuses_is_named(monkeypatch, t
 # ------------------------------------------------------------------------------------------------------------ faults
 
 
-def test_a_file_that_would_answer_otherwise_is_not_written(random_network, tmp_path, monkeypatch):
+def test_a_file_that_would_predict_otherwise_is_not_written(random_network, tmp_path, monkeypatch):
     def damaged(parameters: dict[str, np.ndarray], bn_eps: float) -> dict[str, np.ndarray]:
         folded = fold_norms(parameters, bn_eps)
         folded["features.6.layers.3.weight"] = folded["features.6.layers.3.weight"][..., ::-1].copy()
         return folded
 
     monkeypatch.setattr(graph, "fold_norms", damaged)
-    with pytest.raises(TrainingError, match=r"x\.onnx: not written, because its answers would differ from MindSpore's"):
+    with pytest.raises(
+        TrainingError, match=r"x\.onnx: not written, because its predictions would differ from MindSpore's"
+    ):
         export(random_network(side=64), tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("wrong", [1.002, np.nan])
-def test_answers_may_differ_by_a_thousandth_of_the_largest(wrong):
+def test_predictions_may_differ_by_a_thousandth_of_the_largest(wrong):
     expected = np.array([[0.1, -5.0]])
     require_same(np.array([[0.1, -5.004]]), expected, Path("x.onnx"))
     require_same(np.zeros((1, 2)), np.zeros((1, 2)), Path("x.onnx"))
@@ -213,9 +215,10 @@ def test_answers_may_differ_by_a_thousandth_of_the_largest(wrong):
 
 
 @pytest.mark.parametrize(
-    ("number", "sentence"), [(np.nan, r"'classifier\.3\.weight' is not finite"), (3e38, "its answers are not finite")]
+    ("number", "sentence"),
+    [(np.nan, r"'classifier\.3\.weight' is not finite"), (3e38, "its predictions are not finite")],
 )
-def test_weights_whose_answers_are_not_finite_are_the_users_to_mend(random_network, tmp_path, number, sentence):
+def test_weights_whose_predictions_are_not_finite_are_the_users_to_mend(random_network, tmp_path, number, sentence):
     trained = random_network()
     weight = trained.weights.parameters["classifier.3.weight"]
     weight.set_data(Tensor(np.full(weight.shape, number, np.float32)))

@@ -45,7 +45,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("model", LAYERS)
-def test_a_parameter_belongs_to_the_layer_of_its_place(model):
+def test_a_parameter_belongs_to_the_layer_of_its_index(model):
     assert {name: layer_of(name, model) for name in LAYERS[model]} == LAYERS[model]
     names = layer_names(model)
     assert len(names) == max(LAYERS[model].values()) + 1
@@ -58,14 +58,14 @@ def test_pooling_and_squeeze_excite_on_a_cpu_are_those_of_an_accelerator_in_two_
     random = np.random.default_rng(0)
     x, dy = (Tensor(random.standard_normal((2, 3, 5, 7)).astype(np.float32)) for _ in range(2))
     gates = Tensor(random.random((2, 3, 1, 1)).astype(np.float32))
-    answers = []
+    results = []
     for ways in (mobilenetv3, pooling):
 
         def excited(x: Tensor, gates: Tensor, ways: Any = ways) -> Tensor:
             return (ways.scale_channels(x, gates + ways.spatial_mean(x)) * dy).sum()
 
-        answers.append([ways.spatial_mean(x), ways.scale_channels(x, gates), *ops.grad(excited, (0, 1))(x, gates)])
-    for accelerated, flat in zip(*answers, strict=True):
+        results.append([ways.spatial_mean(x), ways.scale_channels(x, gates), *ops.grad(excited, (0, 1))(x, gates)])
+    for accelerated, flat in zip(*results, strict=True):
         np.testing.assert_allclose(flat.asnumpy(), accelerated.asnumpy(), rtol=1e-5, atol=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_pooling_and_squeeze_excite_on_a_cpu_are_those_of_an_accelerator_in_two_
     [
         (1, ("features.3.",)),  # and not features.10 ... features.13
         (3, ("features.3.", "features.4.", "features.5.")),
-        (11, tuple(f"features.{place}." for place in range(3, 14))),
+        (11, tuple(f"features.{index}." for index in range(3, 14))),
         ("backbone", ("features.",)),
         (None, ()),
     ],

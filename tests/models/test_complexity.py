@@ -87,9 +87,9 @@ def test_each_line_counts_what_the_network_has_and_does(model, num_classes, in_c
         assert line.statistics == sum(parameter.size for parameter in parameters) - trainable, name
         inner = [each for cell in cells for _, each in cell.cells_and_names()]
         products = [cell for cell in inner if isinstance(cell, (nn.Conv2d, nn.Dense))]
-        places = [int(np.prod(outputs[id(cell)][1:])) for cell in products]  # of a kernel; 1 for a dense layer
+        positions = [int(np.prod(outputs[id(cell)][1:])) for cell in products]  # of a kernel; 1 for a dense layer
         assert line.multiply_adds == sum(
-            cell.weight.size * count for cell, count in zip(products, places, strict=True)
+            cell.weight.size * count for cell, count in zip(products, positions, strict=True)
         ), name
         if cells:
             assert line.output == outputs[id(cells[-1])], name
@@ -109,12 +109,12 @@ def test_an_output_depends_on_the_pixels_of_its_receptive_field_and_on_no_other(
     image, middle = Tensor(np.ones((1, 3, 256, 256), np.float32)), 128
     for number, line in enumerate(list(complexity_of(variant, 1, 3, 256))[:6]):  # the stem and 5 rows
         cells = list(network.features)[: 3 + number]
-        place = middle * line.output[-1] // 256
+        position = middle * line.output[-1] // 256
 
-        def pixel(x, cells=cells, place=place):
+        def pixel(x, cells=cells, position=position):
             for cell in cells:
                 x = cell(x)
-            return x[0, 0, place, place]
+            return x[0, 0, position, position]
 
         seen = np.any(mindspore.grad(pixel)(image).asnumpy() != 0, axis=(0, 1))
         assert line.receptive_field == seen.any(0).sum() == seen.any(1).sum(), line.name

@@ -52,7 +52,7 @@ def test_each_row_of_the_table_stands_there_once_with_all_that_it_says(model):
             "stride": str(row.stride),
             "activation": name[row.activation],
         }
-    stem, convolution, pooling, hidden, logits = (lines[place] for place in (0, -4, -3, -2, -1))
+    stem, convolution, pooling, hidden, logits = (lines[index] for index in (0, -4, -3, -2, -1))
     assert (stem["layer"], stem["kernel"], stem["stride"], stem["activation"]) == ("stem", "3 x 3", "2", name[outer])
     assert (convolution["layer"], convolution["kernel"]) == ("last convolution", "1 x 1")
     assert convolution["activation"] == hidden["activation"] == name[outer]
@@ -111,8 +111,8 @@ def test_no_text_touches_another_or_leaves_the_page(model):
         width = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/{family}.ttf", size).getlength(text.text or "")
         left = float(text.get("x", "")) - width * {"start": 0, "middle": 0.5, "end": 1}[text.get("text-anchor", "")]
         by_line.setdefault(float(text.get("y", "")), []).append((left, left + width, text.text))
-    for places in by_line.values():
-        edges = [(0, 0, ""), *sorted(places), (float(page.get("width", "")), 0, "")]
+    for texts in by_line.values():
+        edges = [(0, 0, ""), *sorted(texts), (float(page.get("width", "")), 0, "")]
         for (_, end, before), (start, _, after) in pairwise(edges):
             assert end + 2 <= start, (before, after)
     assert max(by_line) < float(page.get("height", ""))

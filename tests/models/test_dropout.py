@@ -26,8 +26,8 @@ def hashed(x: np.ndarray) -> np.ndarray:
 
 
 def kept(p: float, seed: int) -> np.ndarray:
-    place = np.arange(np.prod(SHAPE), dtype=np.uint32).reshape(SHAPE)
-    draw = hashed(hashed(hashed(place)) ^ hashed(np.array([seed], np.int64).astype(np.uint32)))
+    position = np.arange(np.prod(SHAPE), dtype=np.uint32).reshape(SHAPE)
+    draw = hashed(hashed(hashed(position)) ^ hashed(np.array([seed], np.int64).astype(np.uint32)))
     return (draw & np.uint32(2**31 - 1)) >= np.uint32(int(p * 2**31))
 
 
@@ -47,7 +47,7 @@ def test_a_graph_draws_the_same_mask():
 
 def test_the_same_seed_gives_the_same_bits_and_masks_of_other_seeds_are_independent():
     assert np.array_equal(dropped(0.5, 3), dropped(0.5, 3))
-    for other in (4, 5, 1027):  # a step on, two, and so far that the places of another row would do
+    for other in (4, 5, 1027):  # a step on, two, and so far that the positions of another row would do
         share = (kept(0.5, 3) == (dropped(0.5, other) != 0)).mean()
         assert share == pytest.approx(0.5, abs=0.01)
 

@@ -532,7 +532,7 @@ def test_the_text_of_a_recipe_is_what_it_saves(load, tmp_path):
         ),
         (
             "teacher: a.ckpt\nloss: BCE",
-            "key 'loss': expected CE with a teacher, whose answers are shares of all classes, got 'BCE'",
+            "key 'loss': expected CE with a teacher, whose predictions are shares of all classes, got 'BCE'",
         ),
         (
             "opt: sgd\nuse_nesterov: True\nmomentum: 0",
@@ -734,7 +734,7 @@ def test_tensorboard_without_its_package_is_refused(recipe, monkeypatch, tmp_pat
     require_extras(recipe())
     with pytest.raises(UserError) as error:
         require_extras(recipe(tensorboard=True))
-    assert str(error.value) == '--tensorboard needs tensorboard, missing here: pip install -e ".[tensorboard]"'
+    assert str(error.value) == "--tensorboard needs tensorboard, missing here: pip install tensorboard"
 
 
 def test_a_key_has_one_topic():

@@ -86,13 +86,13 @@ def test_a_single_epoch_is_seen_and_many_run_into_one_line():
 
 def test_several_runs_have_a_panel_for_each_column_and_a_colour_each():
     names = ["a/ckpt", "_b", "$c$", "d\udcff"]
-    runs = {name: results(0.1 * place, None, 0.2 * place) for place, name in enumerate(names)}
+    runs = {name: results(0.1 * number, None, 0.2 * number) for number, name in enumerate(names)}
     figure = figure_of(runs)
     figure.draw_without_rendering()
     titles = ["training loss", "validation loss", "top-1 accuracy", "top-5 accuracy", "learning rate"]
     assert [axes.get_title() for axes in figure.axes] == [*titles, "images per second"]
     top1 = figure.axes[2]
-    assert lines_of(top1) == [([1, 3], [0.1 * place, 0.2 * place]) for place in range(4)]
+    assert lines_of(top1) == [([1, 3], [0.1 * number, 0.2 * number]) for number in range(4)]
     for axes in figure.axes:
         assert len({to_hex(line.get_color()) for line in axes.lines}) == 4
     (legend,) = figure.legends
@@ -102,7 +102,7 @@ def test_several_runs_have_a_panel_for_each_column_and_a_colour_each():
 
 
 def test_twenty_four_runs_have_colours_of_their_own_and_names_that_fit():
-    runs = {f"a rather long name of a folder of a long sweep {place}/ckpt": results(0.5) for place in range(24)}
+    runs = {f"a rather long name of a folder of a long sweep {number}/ckpt": results(0.5) for number in range(24)}
     figure = figure_of(runs)
     figure.draw_without_rendering()
     assert len({to_hex(line.get_color()) for line in figure.axes[0].lines}) == 24
@@ -165,6 +165,6 @@ def test_a_drawing_that_fails_is_a_line_in_the_log(run_folder, log, monkeypatch)
     assert os.listdir(run_folder) == ["results.csv"]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(UserError, match="none: no such folder; give another place"):
+def test_a_path_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(UserError, match="none: no such folder; give another path"):
         draw({"a": results(0.5)}, tmp_path / "none" / "x.png")

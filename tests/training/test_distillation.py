@@ -1,4 +1,4 @@
-"""Teachers see the student's pixels and answer in its classes; what is learned from them is what NumPy works out."""
+"""Teachers see the student's pixels and predict its classes; what is learned from them is what NumPy works out."""
 
 import json
 from collections.abc import Callable
@@ -113,7 +113,7 @@ def test_loss_and_update_equal_those_worked_out_by_hand(recipe, world, of_layers
     np.testing.assert_allclose(step.network.dense.weight.asnumpy(), before - RATE * gradient, rtol=0, atol=1e-6)
 
 
-def test_a_student_that_answers_as_its_teacher_has_nothing_to_learn_from_it(recipe, world, of_layers):
+def test_a_student_that_predicts_as_its_teacher_has_nothing_to_learn_from_it(recipe, world, of_layers):
     given = recipe(num_classes=CLASSES, image_resize=SIDE, weight_decay=0, teacher_share=1)
     step = step_of(given, Layer(0), of_layers(given, Layer(0)), world(given))
     loss = step(Tensor(IMAGES), Tensor(LABELS), Tensor(WEIGHTS))
@@ -145,9 +145,9 @@ class Nothing(nn.Cell):
 
 def resized(image: np.ndarray, side: int) -> np.ndarray:
     """(..., side, side) -> another side, bilinear between the centres of pixels."""
-    place = (np.arange(side) + 0.5) * image.shape[-1] / side - 0.5
-    low = np.clip(np.floor(place), 0, image.shape[-1] - 1).astype(int)
-    high, share = np.minimum(low + 1, image.shape[-1] - 1), np.maximum(place, 0) - np.clip(np.floor(place), 0, None)
+    centre = (np.arange(side) + 0.5) * image.shape[-1] / side - 0.5
+    low = np.clip(np.floor(centre), 0, image.shape[-1] - 1).astype(int)
+    high, share = np.minimum(low + 1, image.shape[-1] - 1), np.maximum(centre, 0) - np.clip(np.floor(centre), 0, None)
     rows = image[..., low, :] * (1 - share)[:, None] + image[..., high, :] * share[:, None]
     return rows[..., low] * (1 - share) + rows[..., high] * share
 
@@ -167,7 +167,7 @@ def test_a_teacher_sees_the_pixels_of_the_student_by_its_own_mean_std_and_size(r
 
 @pytest.fixture
 def teacher_file(recipe, tmp_path) -> Callable[..., Path]:
-    """Write a checkpoint of a narrow network with these class names, whose answers differ."""
+    """Write a checkpoint of a narrow network with these class names, whose predictions differ."""
 
     def teacher_file(name: str, class_names: tuple[str, ...] | None, **keys: Any) -> Path:
         outputs = keys.pop("num_classes", len(class_names or ()))
@@ -188,7 +188,7 @@ def teacher_file(recipe, tmp_path) -> Callable[..., Path]:
 X = Tensor(np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32))
 
 
-def answers(path: Path, student: Recipe, class_names: tuple[str, ...], world: Any) -> np.ndarray:
+def predictions(path: Path, student: Recipe, class_names: tuple[str, ...], world: Any) -> np.ndarray:
     teachers = read_teachers(student.with_keys(teacher=str(path)), class_names, world(student))
     assert teachers
     teachers.set_train()  # as a step does with all its cells
@@ -198,25 +198,25 @@ def answers(path: Path, student: Recipe, class_names: tuple[str, ...], world: An
 def test_classes_are_matched_by_name_whatever_their_order(recipe, world, teacher_file):
     given = recipe(num_classes=3)
     path = teacher_file("t.ckpt", ("c", "a", "b"))
-    in_order, as_named = (answers(path, given, names, world) for names in (("c", "a", "b"), ("a", "b", "c")))
+    in_order, as_named = (predictions(path, given, names, world) for names in (("c", "a", "b"), ("a", "b", "c")))
     assert np.ptp(in_order, axis=1).min() > 0.1
     np.testing.assert_allclose(as_named, in_order[:, [1, 2, 0]], rtol=0, atol=1e-6)
 
 
-def test_a_teacher_answers_as_in_evaluation_while_its_student_trains(recipe, world, teacher_file):
+def test_a_teacher_predicts_as_in_evaluation_while_its_student_trains(recipe, world, teacher_file):
     path = teacher_file("t.ckpt", ("a", "b", "c"))
     logits = read_trained(str(path)).network()(X).asnumpy()
-    assert np.ptp(logits, axis=0).max() > 1e-2  # another image, another answer
-    found = answers(path, recipe(num_classes=3, teacher_temperature=1), ("a", "b", "c"), world)
+    assert np.ptp(logits, axis=0).max() > 1e-2  # another image, other logits
+    found = predictions(path, recipe(num_classes=3, teacher_temperature=1), ("a", "b", "c"), world)
     np.testing.assert_allclose(found, softmax(logits, 1), rtol=0, atol=1e-6)
 
 
 def test_a_teacher_of_imagenet_teaches_some_of_its_classes(recipe, world, teacher_file):
     names = ("n01440764", "n02012849", "n01491361")  # outputs 0, 134 and 3
-    whole = answers(teacher_file("t.ckpt", None, num_classes=1000), recipe(num_classes=1000), WNIDS, world)[
+    whole = predictions(teacher_file("t.ckpt", None, num_classes=1000), recipe(num_classes=1000), WNIDS, world)[
         :, [0, 134, 3]
     ]
-    some = answers(teacher_file("t.ckpt", NAMES), recipe(num_classes=3), names, world)
+    some = predictions(teacher_file("t.ckpt", NAMES), recipe(num_classes=3), names, world)
     np.testing.assert_allclose(some, whole / whole.sum(1, keepdims=True), rtol=1e-3, atol=0)
 
 

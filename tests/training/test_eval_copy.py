@@ -1,4 +1,4 @@
-"""What is published: the weights or their averages, to the bit, and statistics as the mean over ranks."""
+"""The evaluation copy: the weights or their averages, to the bit, and statistics as the mean over ranks."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def fill(parameters: dict, seed: int) -> None:
 
 @pytest.fixture(params=[False, True], ids=["weights", "averages"])
 def parts(request, recipe, world) -> tuple:
-    """(publish, trained network, its averages or None), all of different numbers."""
+    """(evaluation copy, trained network, its averages or None), all of different numbers."""
     trained, eval_network = Small(), Small()
     average = MovingAverage(trained, 0.9) if request.param else None
     eval_copy = EvalCopy(trained, average, eval_network, world(recipe()))
@@ -53,7 +53,7 @@ def parts(request, recipe, world) -> tuple:
     return eval_copy, trained, average
 
 
-def test_what_is_published_is_the_average_if_there_is_one_else_the_weights(parts):
+def test_the_evaluation_copy_is_the_average_if_there_is_one_else_the_weights(parts):
     eval_copy, trained, average = parts
     source = average.of() if average else trained.parameters_dict()
     before, trained_before = values(source), values(trained.parameters_dict())
@@ -66,7 +66,7 @@ def test_what_is_published_is_the_average_if_there_is_one_else_the_weights(parts
         assert np.array_equal(trained.parameters_dict()[name].asnumpy(), trained_before[name]), name
 
 
-def test_what_is_published_stays_when_training_goes_on(parts):
+def test_the_evaluation_copy_stays_when_training_goes_on(parts):
     eval_copy, trained, average = parts
     eval_copy()
     before = values(eval_copy.parameters)

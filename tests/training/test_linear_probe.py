@@ -1,4 +1,4 @@
-"""The linear probe: scikit-learn's answers, on any number of ranks, and a last layer that gives them in the network."""
+"""The linear probe: scikit-learn's solution, on any number of ranks, and a last layer that gives it in the network."""
 
 import threading
 from collections.abc import Callable
@@ -52,11 +52,11 @@ class Rank(World):
 
 def on_ranks(size: int, world: World, task: Callable[[World], Any]) -> list[Any]:
     """What `task`, a function of a world, gives each rank."""
-    barrier, given, answers = threading.Barrier(size), {}, {}
+    barrier, given, results = threading.Barrier(size), {}, {}
 
     def work(rank: int) -> None:
         try:
-            answers[rank] = task(Rank(rank, size, world.settings, barrier=barrier, given=given))
+            results[rank] = task(Rank(rank, size, world.settings, barrier=barrier, given=given))
         except BaseException:
             barrier.abort()
             raise
@@ -66,7 +66,7 @@ def on_ranks(size: int, world: World, task: Callable[[World], Any]) -> list[Any]
         thread.start()
     for thread in threads:
         thread.join()
-    return [answers[rank] for rank in range(size)]
+    return [results[rank] for rank in range(size)]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 0.03, 0.001])
@@ -108,25 +108,25 @@ def test_ranks_that_share_the_rows_find_the_same_solution(rows, alone, size):
     def fit(world: World) -> tuple:
         mine, own = features[world.rank :: world.size].copy(), labels[world.rank :: world.size]
         centre, scale = normalise(mine, len(labels), world)
-        places = world.rank + world.size * np.arange(len(own))
-        found = best_penalty(mine, own, places, CLASSES, len(labels), world)
+        indices = world.rank + world.size * np.arange(len(own))
+        found = best_penalty(mine, own, indices, CLASSES, len(labels), world)
         return found, centre, scale, Regression(mine, own, CLASSES, world).solve(found[0])
 
-    expected, *answers = fit(alone), *on_ranks(size, alone, fit)
-    for found, centre, scale, solution in answers:
+    expected, *results = fit(alone), *on_ranks(size, alone, fit)
+    for found, centre, scale, solution in results:
         assert found == expected[0]
         assert np.allclose(centre, expected[1], atol=1e-6)
         assert scale == pytest.approx(expected[2], rel=1e-6)
-        assert np.array_equal(solution, answers[0][3])
+        assert np.array_equal(solution, results[0][3])
         assert np.allclose(solution, expected[3], atol=2e-3)
 
 
 def test_a_penalty_is_chosen_that_suits_the_rows(rows, alone):
     features, labels = rows
-    places = np.arange(len(labels))
-    weak, right = best_penalty(features, labels, places, CLASSES, len(labels), alone)
+    indices = np.arange(len(labels))
+    weak, right = best_penalty(features, labels, indices, CLASSES, len(labels), alone)
     shuffled = np.random.default_rng(2).permutation(labels)  # nothing can be learned from
-    strong, _ = best_penalty(features, shuffled, places, CLASSES, len(labels), alone)
+    strong, _ = best_penalty(features, shuffled, indices, CLASSES, len(labels), alone)
     assert weak < strong == probe.PENALTIES[0]
     assert 0.7 < right < 1
 

@@ -271,9 +271,9 @@ def test_the_order_of_the_parameters_stays_so_that_each_gets_its_own_gradient(re
     given = recipe_of("sgd", momentum=0.0, weight_decay_filter="auto", weight_decay=1e-8)
     optimizer = build_optimizer(parameters, given, rate_table(), "CPU")
     assert [each.name for each in optimizer.parameters] == list(KINDS)
-    optimizer(tuple(Tensor(np.full(4, place, np.float32)) for place in range(len(parameters))))
-    for place, weight in enumerate(parameters):
-        np.testing.assert_allclose(weight.asnumpy(), START - RATES[0] * place, atol=1e-6)
+    optimizer(tuple(Tensor(np.full(4, index, np.float32)) for index in range(len(parameters))))
+    for index, weight in enumerate(parameters):
+        np.testing.assert_allclose(weight.asnumpy(), START - RATES[0] * index, atol=1e-6)
 
 
 @pytest.mark.parametrize(("weight_decay_filter", "decayed"), [("disable", 142), ("auto", 74), ("norm_and_bias", 54)])

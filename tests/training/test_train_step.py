@@ -314,7 +314,7 @@ def averaged(history: list[np.ndarray], ema_decay: float) -> np.ndarray:
     """Of weights at the start and after each update: the share of each in the average, worked out at once."""
     decays = [min(ema_decay, (1 + n) / (10 + n)) for n in range(1, len(history))]
     shares = [np.prod(decays)]
-    shares += [(1 - decay) * np.prod(decays[place + 1 :]) for place, decay in enumerate(decays)]
+    shares += [(1 - decay) * np.prod(decays[index + 1 :]) for index, decay in enumerate(decays)]
     assert np.sum(shares) == pytest.approx(1)
     return np.tensordot(shares, np.array(history, np.float64), 1)
 
@@ -331,8 +331,8 @@ def test_the_average_after_n_updates_is_its_closed_form(step_of, ema_decay, accu
             assert moved is (number == accumulated - 1)  # once an update, not once a step
         history.append(weights_of(step))
     assert np.abs(history[-1][0] - WEIGHT).max() > 1e-2
-    for place, average in enumerate(averages_of(step)):
-        expected = averaged([weights[place] for weights in history], ema_decay)
+    for index, average in enumerate(averages_of(step)):
+        expected = averaged([weights[index] for weights in history], ema_decay)
         np.testing.assert_allclose(average, expected, rtol=0, atol=1e-6)
 
 
@@ -362,8 +362,8 @@ def test_skipped_updates_do_not_move_the_average_nor_count_in_its_decay(step_of)
         run(step)
     assert int(step.skipped.asnumpy()) > 3
     history.append(weights_of(step))
-    for place, average in enumerate(averages_of(step)):
-        expected = averaged([weights[place] for weights in history], 0.9999)
+    for index, average in enumerate(averages_of(step)):
+        expected = averaged([weights[index] for weights in history], 0.9999)
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)  # weights of about 100
 
 

@@ -121,16 +121,16 @@ def _bottleneck_layers(parts: list[Part], mindcv: str, torchvision: str, timm: s
             yield Layer("norm", f"{mindcv}.{part.index + 1}", f"{torchvision}.{number}.1", f"{timm}.bn{next(norms)}")
 
 
-class Place(NamedTuple):
-    """Where a parameter of ours stands in a file of another naming."""
+class ForeignParameter(NamedTuple):
+    """One of our parameters as a file of another naming holds it: its name and shape there, and our shape."""
 
     name: str
     shape: tuple[int, ...]
     our_shape: tuple[int, ...]
 
 
-def places(model: str, num_classes: int, naming: str) -> dict[str, Place]:
-    """The place in `naming` of each parameter of our network."""
+def foreign_parameters(model: str, num_classes: int, naming: str) -> dict[str, ForeignParameter]:
+    """The name and shape in `naming` of each parameter of our network."""
     names = {
         f"{layer.mindcv}.{ours}": f"{getattr(layer, naming)}.{ours if naming == 'mindcv' else theirs}"
         for layer in layers_of(VARIANTS[model])
@@ -140,7 +140,7 @@ def places(model: str, num_classes: int, naming: str) -> dict[str, Place]:
     for ours, shape in shapes_of(model, num_classes).items():
         # timm's hidden layer of the head is a convolution.
         their_shape = (*shape, 1, 1) if names[ours] == "conv_head.weight" else shape
-        found[ours] = Place(names[ours], their_shape, shape)
+        found[ours] = ForeignParameter(names[ours], their_shape, shape)
     return found
 
 
@@ -174,11 +174,12 @@ def our_parameters(tensors: Mapping[str, np.ndarray], naming: str, path: Path) -
         if not np.issubdtype(value.dtype, np.integer) and not np.isfinite(value.astype(np.float32)).all():
             raise UserError(f"{path}: '{name}' holds numbers that are not finite: the weights of a run that failed")
     for model in VARIANTS:
-        wanted = places(model, num_classes, naming)
-        faults[model] = misfits(tensors, {place.name: place for place in wanted.values()})
+        wanted = foreign_parameters(model, num_classes, naming)
+        faults[model] = misfits(tensors, {theirs.name: theirs for theirs in wanted.values()})
         if not faults[model]:
             return model, {
-                ours: tensors[place.name].reshape(place.our_shape).astype(np.float32) for ours, place in wanted.items()
+                ours: tensors[theirs.name].reshape(theirs.our_shape).astype(np.float32)
+                for ours, theirs in wanted.items()
             }
     nearest = min(faults, key=lambda model: len(faults[model]))
     raise UserError(
@@ -189,8 +190,8 @@ def our_parameters(tensors: Mapping[str, np.ndarray], naming: str, path: Path) -
 
 def their_tensors(parameters: Mapping[str, np.ndarray], model: str, naming: str) -> dict[str, np.ndarray]:
     """The parameters of our `model` under the names of torchvision or timm, complete for a strict loading there."""
-    wanted = places(model, len(parameters["classifier.3.bias"]), naming)
-    tensors = {place.name: parameters[ours].reshape(place.shape) for ours, place in wanted.items()}
+    wanted = foreign_parameters(model, len(parameters["classifier.3.bias"]), naming)
+    tensors = {theirs.name: parameters[ours].reshape(theirs.shape) for ours, theirs in wanted.items()}
     norms = [name.removesuffix(".running_var") for name in tensors if name.endswith(".running_var")]
     return tensors | {f"{norm}.num_batches_tracked": np.zeros((), np.int64) for norm in norms}
 

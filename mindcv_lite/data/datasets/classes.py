@@ -42,7 +42,7 @@ def outputs_of(
         log.info("the checkpoint names no classes: outputs 0 to %d are '%s' to '%s'", len(class_names) - 1, first, last)
     if len(class_names) > num_outputs:
         raise UserError(f"{where}: there are {len(class_names)} classes, but the network has {num_outputs} outputs")
-    return places_of(folders, class_names, where)
+    return indices_of(folders, class_names, where)
 
 
 def output_titles(
@@ -64,22 +64,22 @@ def _are_imagenets(folders: Sequence[str], class_names: Sequence[str | None] | N
     return tuple(class_names) in (WNIDS, NAMES)
 
 
-def places_of(folders: Sequence[str], class_names: Sequence[str | None], where: Path) -> tuple[int, ...]:
-    """The place of each folder among `class_names`. Raises `UserError` if a class is missing or unknown in `where`."""
-    places: dict[str, int] = {}
-    for place, name in enumerate(class_names):
-        if name is not None and places.setdefault(name, place) != place:
-            raise UserError(f"{where}: the network has two classes '{name}', outputs {places[name]} and {place}")
-    missing, unknown = sorted(places.keys() - set(folders)), sorted(set(folders) - places.keys())
+def indices_of(folders: Sequence[str], class_names: Sequence[str | None], where: Path) -> tuple[int, ...]:
+    """The index of each folder in `class_names`. Raises `UserError` if a class is missing or unknown in `where`."""
+    indices: dict[str, int] = {}
+    for index, name in enumerate(class_names):
+        if name is not None and indices.setdefault(name, index) != index:
+            raise UserError(f"{where}: the network has two classes '{name}', outputs {indices[name]} and {index}")
+    missing, unknown = sorted(indices.keys() - set(folders)), sorted(set(folders) - indices.keys())
     faults = [f"class '{missing[0]}' is missing"] if missing else []
     faults += [f"class '{unknown[0]}' is unknown"] if unknown else []
     more = len(missing) + len(unknown) - len(faults)
     if faults:
         raise UserError(
             f"{where}: {' and '.join(faults)}{f' ({more} more differ)' if more else ''}; "
-            f"expected the {len(places)} classes that the network is trained for"
+            f"expected the {len(indices)} classes that the network is trained for"
         )
-    return tuple(places[folder] for folder in folders)
+    return tuple(indices[folder] for folder in folders)
 
 
 def _imagenet_outputs(folders: Sequence[str], kinds: list[str], where: Path) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ def _write(folder: Path) -> None:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise UserError('the digits come with scikit-learn, which is missing: pip install -e ".[demo]"') from None
+        raise UserError("the digits come with scikit-learn, which is missing: pip install scikit-learn") from None
     digits: Any = load_digits()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

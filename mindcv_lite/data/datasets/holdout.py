@@ -31,8 +31,8 @@ def hold_out(images: Split, share: float, fold: int, where: Path) -> tuple[Split
 
 def held_out_of(images: Split, share: float, fold: int, where: Path) -> np.ndarray:
     """Which images of `where` are held out, bool (images,). Raises `UserError` if none is."""
-    place = places(images.paths)
-    held_out = (fold * share <= place) & (place < (fold + 1) * share)
+    fraction = hash_fractions(images.paths)
+    held_out = (fold * share <= fraction) & (fraction < (fold + 1) * share)
     if not held_out.any():
         raise UserError(
             f"{where}: a share of {share:g} holds out none of the {len(images)} images; add images, or hold out more"
@@ -40,7 +40,7 @@ def held_out_of(images: Split, share: float, fold: int, where: Path) -> np.ndarr
     return held_out
 
 
-def places(paths: Iterable[str]) -> np.ndarray:
+def hash_fractions(paths: Iterable[str]) -> np.ndarray:
     """A number from 0 to below 1 for each image, as good as random and always the same wherever the images lie: float64
     (paths,)."""
     names = ("/".join(re.split("[/:]", path)[-2:]) for path in paths)  # class/image.jpg

@@ -9,7 +9,7 @@ from typing import Protocol
 from mindcv_lite.data.datasets import image_folder as folder
 from mindcv_lite.data.datasets import packed
 from mindcv_lite.data.datasets.cifar_mnist import STANDARD
-from mindcv_lite.data.datasets.classes import outputs_of, places_of
+from mindcv_lite.data.datasets.classes import indices_of, outputs_of
 from mindcv_lite.data.datasets.digits import digits_folder
 from mindcv_lite.data.datasets.holdout import held_out_of, hold_out
 from mindcv_lite.data.datasets.image_folder import FEW, Split, small_classes
@@ -38,8 +38,8 @@ def training_splits(recipe: Recipe) -> tuple[Split, Split | None]:
     if held_out:
         return train, held_out
     folders = kind.class_names_of(data.data_dir, data.val_split)
-    places = places_of(folders, train.class_names, Path(data.data_dir) / data.val_split)
-    return train, kind.read_split(data.data_dir, data.val_split, places)
+    indices = indices_of(folders, train.class_names, Path(data.data_dir) / data.val_split)
+    return train, kind.read_split(data.data_dir, data.val_split, indices)
 
 
 def validation_split(recipe: Recipe, class_names: Sequence[str] | None) -> Split:

@@ -15,15 +15,15 @@ from mindcv_lite.data.datasets.paths import Paths
 from mindcv_lite.errors import UserError
 
 FACTS = "packed.json"  # beside the files
-# Of that file and of the rows: image (bytes), index (int32: place in the split as it was found), label. With layout 1,
-# a class had a list of its images' names; millions of them take much memory while they are read.
+# Of that file and of the rows: image (bytes), index (int32: in the split as it was found), label. With layout 1, a
+# class had a list of its images' names; millions of them take much memory while they are read.
 LAYOUT = 2
 LAYOUTS = (1, LAYOUT)  # which are read
 
 
 @dataclass(frozen=True)
 class PackedSplit(Split):
-    """Images in files, in their order there. `rows`: the place of each in the files; `numbers`: the index under which
+    """Images in files, in their order there. `rows`: the row of each in the files; `numbers`: the index under which
     they know it; int32."""
 
     files: list[str]

@@ -18,7 +18,7 @@ class Paths(Sequence[str]):
         self._names = bytearray()  # each with a 0 behind it, which no name can hold
         self._ends = array("Q", [0])  # in those bytes: of what lies before the first name, then of each name
         self._folders: list[str] = []  # with the slash
-        self._firsts: list[int] = []  # the place of the first image of each folder
+        self._firsts: list[int] = []  # the index of the first image of each folder
         self.extend(paths)
 
     def extend(self, paths: Iterable[str]) -> None:
@@ -41,11 +41,11 @@ class Paths(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
 
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        places = range(len(self))[index]
-        if isinstance(places, range):
-            return [self[place] for place in places]
-        folder = self._folders[bisect_right(self._firsts, places) - 1]
-        return folder + self._decoded(places, places + 1)
+        chosen = range(len(self))[index]  # an int for an int, a range for a slice
+        if isinstance(chosen, range):
+            return [self[each] for each in chosen]
+        folder = self._folders[bisect_right(self._firsts, chosen) - 1]
+        return folder + self._decoded(chosen, chosen + 1)
 
     def __iter__(self) -> Iterator[str]:
         for folder, (first, end) in zip(self._folders, pairwise([*self._firsts, len(self)]), strict=True):
@@ -53,5 +53,5 @@ class Paths(Sequence[str]):
                 yield folder + name
 
     def _decoded(self, first: int, end: int) -> str:
-        """The names of these places, with a 0 between them."""
+        """The names from the index `first` to before `end`, with a 0 between them."""
         return self._names[self._ends[first] : self._ends[end] - 1].decode("utf-8", "surrogatepass")

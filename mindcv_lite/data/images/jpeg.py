@@ -32,16 +32,16 @@ def has_end(jpeg: bytes) -> bool:
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
     """Marker and body of each segment, as far as whole ones follow each other."""
-    place = 2
-    while place + 4 <= len(jpeg) and jpeg[place] == FILL:
-        if jpeg[place + 1] == FILL:
-            place += 1
+    position = 2
+    while position + 4 <= len(jpeg) and jpeg[position] == FILL:
+        if jpeg[position + 1] == FILL:
+            position += 1
             continue
-        end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
-        if end < place + 4 or end > len(jpeg):
+        end = position + 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+        if end < position + 4 or end > len(jpeg):
             return
-        yield jpeg[place + 1], jpeg[place + 4 : end]
-        place = end
+        yield jpeg[position + 1], jpeg[position + 4 : end]
+        position = end
 
 
 def _read_codes(body: bytes, codes: set[tuple[int, int]]) -> bool:
@@ -93,7 +93,7 @@ def _is_sound_frame(body: bytes, quantizers: set[int]) -> bool:
 def _is_sound_scan(body: bytes, frame: bytes, codes: set[tuple[int, int]]) -> bool:
     """The name of each component and its two codes; then 0, 63, 0: a baseline JPEG has one scan of everything."""
     count = frame[5]
-    used = {(DC, place >> 4) for place in body[2:-3:2]} | {(AC, place & 15) for place in body[2:-3:2]}
+    used = {(DC, byte >> 4) for byte in body[2:-3:2]} | {(AC, byte & 15) for byte in body[2:-3:2]}
     return (
         len(body) == 4 + 2 * count
         and body[0] == count

@@ -25,7 +25,7 @@ from mindcv_lite.data.images.inspection import Facts
 
 
 class Finding(NamedTuple):
-    """Something found: a fault, from which training would suffer, or else a remark. A line for each place it is at."""
+    """Something found: a fault, from which training would suffer, or else a remark. A line for each of its paths."""
 
     title: str
     lines: list[str]
@@ -80,26 +80,26 @@ def paths_of(train: Split, val: Split) -> Paths:
 
 
 class Survey:
-    """The facts of many images, in little memory: what is wrong or odd by the image's place, the rest as arrays."""
+    """The facts of many images, in little memory: what is wrong or odd by the image's index, the rest as arrays."""
 
     def __init__(self, count: int, facts: Iterable[Facts]):
         self.flaws: dict[int, str] = {}
         self.traits: defaultdict[str, list[int]] = defaultdict(list)
         self.digests = np.zeros(count, "S16")  # empty where the image cannot be decoded
         self.sizes = np.zeros((count, 2), np.int32)
-        for place, fact in enumerate(facts):
+        for index, fact in enumerate(facts):
             if fact.flaw:
-                self.flaws[place] = fact.flaw
+                self.flaws[index] = fact.flaw
             for trait in fact.traits:
-                self.traits[trait].append(place)
-            self.digests[place], self.sizes[place] = fact.digest, fact.size
+                self.traits[trait].append(index)
+            self.digests[index], self.sizes[index] = fact.digest, fact.size
 
     def same_content(self) -> Iterator[list[int]]:
-        """The places of images that are the same, byte for byte."""
+        """The indices of images that are the same, byte for byte."""
         _, group, counts = np.unique(self.digests, return_inverse=True, return_counts=True)
         groups: defaultdict[int, list[int]] = defaultdict(list)
-        for place in np.flatnonzero((counts[group] > 1) & (self.digests != b"")).tolist():
-            groups[group[place]].append(place)
+        for index in np.flatnonzero((counts[group] > 1) & (self.digests != b"")).tolist():
+            groups[group[index]].append(index)
         yield from groups.values()
 
 
@@ -152,10 +152,10 @@ def _left_out_findings(listing: Listing) -> Iterator[Finding]:
 def _image_findings(survey: Survey, paths: Sequence[str]) -> Iterator[Finding]:
     """Images that cannot be decoded, and those that may not look as expected."""
     yield Finding(
-        "images that cannot be decoded", [f"{paths[place]}: {why}" for place, why in survey.flaws.items()], True
+        "images that cannot be decoded", [f"{paths[index]}: {why}" for index, why in survey.flaws.items()], True
     )
-    for trait, places in sorted(survey.traits.items()):
-        yield Finding(f"images {trait}", [paths[place] for place in places])
+    for trait, indices in sorted(survey.traits.items()):
+        yield Finding(f"images {trait}", [paths[index] for index in indices])
 
 
 def _duplicate_findings(survey: Survey, train: Split, val: Split) -> Iterator[Finding]:
@@ -163,9 +163,9 @@ def _duplicate_findings(survey: Survey, train: Split, val: Split) -> Iterator[Fi
     paths = paths_of(train, val)
     classes = [images.class_names[label] for images in (train, val) for label in images.labels.tolist()]
     leaks, contradictions, copies = [], [], []
-    for places in survey.same_content():  # each in ascending order
-        line = " = ".join(paths[place] for place in places)
-        leaked, contradictory = places[0] < len(train) <= places[-1], len({classes[place] for place in places}) > 1
+    for indices in survey.same_content():  # each in ascending order
+        line = " = ".join(paths[index] for index in indices)
+        leaked, contradictory = indices[0] < len(train) <= indices[-1], len({classes[index] for index in indices}) > 1
         if leaked:
             leaks.append(line)
         if contradictory:

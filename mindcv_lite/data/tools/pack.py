@@ -50,7 +50,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Share:
-    """The images of one file, numbered by their place in the split. (A MindRecord file is what it calls a shard.)"""
+    """The images of one file, numbered by their index in the split. (A MindRecord file is what it calls a shard.)"""
 
     file: str
     first: int
@@ -70,7 +70,7 @@ def pack(data_dir: Path, target: Path, splits: list[str], options: Options) -> N
     """
     images = {split: read_split(str(data_dir), split) for split in splits}
     shares = {split: _shares_of(split, images[split], options.files) for split in splits}
-    with workplace(target, _fingerprint(images, options)) as folder:
+    with work_folder(target, _fingerprint(images, options)) as folder:
         write_all(folder, [share for each in shares.values() for share in each], options)
         done = {split: [json.loads((folder / share.done).read_text()) for share in shares[split]] for split in splits}
         facts = {split: facts_of(images[split], data_dir / split, done[split]) for split in splits}
@@ -88,8 +88,8 @@ def _shares_of(split: str, images: Split, files: int | None) -> list[Share]:
     count = min(len(images), files or min(MOST_FILES, max(FEWEST_FILES, len(images) // IMAGES_PER_FILE)))
     ends, name = np.linspace(0, len(images), count + 1).astype(int), quote(os.fsencode(split), safe="")
     return [
-        Share(f"{name}-{place:05}.mindrecord", first, list(images.paths[first:end]), images.labels[first:end].tolist())
-        for place, (first, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+        Share(f"{name}-{number:05}.mindrecord", first, list(images.paths[first:end]), images.labels[first:end].tolist())
+        for number, (first, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
     ]
 
 
@@ -105,7 +105,7 @@ def _fingerprint(images: dict[str, Split], options: Options) -> str:
 
 
 @contextmanager
-def workplace(target: Path, key: str) -> Iterator[Path]:
+def work_folder(target: Path, key: str) -> Iterator[Path]:
     """A hidden folder beside `target`, for this process alone: as an earlier try left it, if that had the same key."""
     folder = target.with_name(f".{target.name}.unfinished")
     if folder.exists() and not (folder / "lock").exists():

@@ -40,12 +40,12 @@ def policy_of(option: AutoAugment, side: int, interpolation: Inter, fill: tuple[
         for operation in operations_of(strength, sign, extent, interpolation, fill)
     ]
     count = option.operations if option.policy == "randaug" else 1
-    # MindSpore seeds all operators alike, so that two of a kind would always choose the same. What is never done is
-    # drawn for all the same: with more of it, an operator is at another place of the stream.
+    # MindSpore seeds all operators alike: two equal operators would always choose the same. Choices of probability 0
+    # also use random numbers. They shift the stream, and the operators differ.
     idle = (vision.HorizontalFlip(), 0.0)
     return [
-        vision.RandomSelectSubpolicy([[*[idle] * place, (operation, 1.0)] for operation in choices])
-        for place in range(count)
+        vision.RandomSelectSubpolicy([[*[idle] * index, (operation, 1.0)] for operation in choices])
+        for index in range(count)
     ]
 
 

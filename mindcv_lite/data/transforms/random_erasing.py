@@ -30,10 +30,10 @@ def draw_rectangles(random: np.random.Generator, count: int, augmentation: Augme
 
 def inside(rectangles: Tensor, side: int) -> Tensor:
     """bool (batch, 1, side, side): which pixels lie in the rectangle (top, left, bottom, right) of their image."""
-    place = Tensor(np.arange(side, dtype=np.int32))
+    position = Tensor(np.arange(side, dtype=np.int32))
     top, left, bottom, right = (rectangles[:, i : i + 1] for i in range(4))  # (batch, 1) each
-    rows = ops.logical_and(place >= top, place < bottom)  # (batch, side)
-    columns = ops.logical_and(place >= left, place < right)
+    rows = ops.logical_and(position >= top, position < bottom)  # (batch, side)
+    columns = ops.logical_and(position >= left, position < right)
     batch = rectangles.shape[0]
     return ops.logical_and(rows.reshape(batch, 1, side, 1), columns.reshape(batch, 1, 1, side))
 

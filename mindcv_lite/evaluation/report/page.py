@@ -174,13 +174,13 @@ def _calibration_part(predictions: Predictions) -> str:
     bins = calibration(predictions)
     images = sum(each.images for each in bins)
     if not images:
-        return "<p>No answer of the network is a finite number.</p>"
+        return "<p>No prediction of the network is a finite number.</p>"
     confidence = sum(each.confidence * each.images for each in bins) / images
     top1 = sum(each.top1 * each.images for each in bins) / images
     return (
         f"<p>Expected calibration error {percent(calibration_error(bins))}, over {BINS} bins of equal width and "
-        f"{images} images. The mean probability of the best guess is {percent(confidence)}, and "
-        f"{percent(top1)} of these guesses are right.</p>{reliability_diagram(bins)}"
+        f"{images} images. The mean probability of the prediction is {percent(confidence)}, and "
+        f"{percent(top1)} of these predictions are right.</p>{reliability_diagram(bins)}"
     )
 
 

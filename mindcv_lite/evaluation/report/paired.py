@@ -39,9 +39,9 @@ def paired(first: Path, second: Path) -> Paired:
 
 
 def _read_right(path: Path) -> dict[tuple[str, str], bool]:
-    """Whether each image's best guess is right, by the image's path and class. Raises `UserError`.
+    """Whether each image's top prediction is right, by the image's path and class. Raises `UserError`.
 
-    Paths are without what all of them begin with: a folder of images may lie in another place, or be packed.
+    Paths are without what all of them begin with: the same images may lie in another folder, or be packed.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:

@@ -47,13 +47,13 @@ def confusion_picture(counts: list[tuple[int, int, int]], outputs: list[int]) ->
     The stronger a colour, the larger the share of the row; what is empty is transparent. More classes than pixels share
     them.
     """
-    place = {output: number for number, output in enumerate(outputs)}
+    index = {output: number for number, output in enumerate(outputs)}
     side = min(len(outputs), MATRIX_SIDE)
     matrix = np.zeros((side, side))
     wrong = ~np.eye(side, dtype=bool)
     for label, output, count in counts:
-        if output in place:
-            matrix[place[label] * side // len(outputs), place[output] * side // len(outputs)] += count
+        if output in index:
+            matrix[index[label] * side // len(outputs), index[output] * side // len(outputs)] += count
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     strength = np.where(matrix > 0, 70 + np.rint(57 * np.sqrt(share)), 0)  # of 127; a single image can still be seen
     levels = np.where(wrong, 128 + strength, strength).astype(np.uint8)
@@ -66,7 +66,7 @@ def confusion_picture(counts: list[tuple[int, int, int]], outputs: list[int]) ->
 
 
 def reliability_diagram(bins: list[Bin]) -> str:
-    """An SVG: top-1 over the probability of the best guess with 95 % intervals, and below how many images are where."""
+    """An SVG: top-1 over the probability of the prediction with 95 % intervals, and below how many images are where."""
     size, strip = 300, 40  # of the diagram, of the strip below
     parts = []
     for percent in range(0, 101, 25):
@@ -92,6 +92,6 @@ def reliability_diagram(bins: list[Bin]) -> str:
     return (
         f'<svg viewBox="-52 -10 {size + 64} {size + strip + 58}" role="img" aria-label="reliability diagram">'
         f'{"".join(parts)}<path class="ideal" d="M0 {size}L{size} 0"/>'
-        f'<text x="{size / 2:g}" y="{size + strip + 40}" text-anchor="middle">probability of the best guess, %</text>'
+        f'<text x="{size / 2:g}" y="{size + strip + 40}" text-anchor="middle">probability of the prediction, %</text>'
         f'<text transform="rotate(-90)" x="{-size / 2:g}" y="-36" text-anchor="middle">right, %</text></svg>'
     )

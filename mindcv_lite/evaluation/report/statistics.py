@@ -29,7 +29,7 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Bin:
-    """Images whose best guess has a probability in (low, high]: how many, their mean probability and top-1."""
+    """Images whose top prediction has a probability in (low, high]: how many, their mean probability and top-1."""
 
     low: float
     high: float
@@ -66,7 +66,7 @@ def class_results(predictions: Predictions) -> list[ClassResult]:
     predicted = predictions.predicted[predictions.predicted >= 0]
     shown = np.union1d(predictions.labels, predicted)
     size = shown[-1] + 1
-    images, guesses = np.bincount(predictions.labels, minlength=size), np.bincount(predicted, minlength=size)
+    images, counts = np.bincount(predictions.labels, minlength=size), np.bincount(predicted, minlength=size)
     top1 = np.bincount(predictions.labels[predictions.top1], minlength=size)
     top5 = np.bincount(predictions.labels[predictions.top5], minlength=size)
     worst = {label: (output, count) for label, output, count in reversed(confused_pairs(predictions))}
@@ -76,8 +76,8 @@ def class_results(predictions: Predictions) -> list[ClassResult]:
             int(images[output]),
             _share(top1[output], images[output]),
             _share(top5[output], images[output]),
-            int(guesses[output]),
-            _share(top1[output], guesses[output]),
+            int(counts[output]),
+            _share(top1[output], counts[output]),
             *worst.get(output, (None, 0)),
         )
         for output in shown.tolist()
@@ -94,7 +94,7 @@ def mean_of_classes(results: Sequence[ClassResult]) -> float:
 
 
 def confusion(predictions: Predictions) -> list[tuple[int, int, int]]:
-    """(right output, predicted output, images), sorted, for each pair that came; predicted -1: the answer is no
+    """(right output, predicted output, images), sorted, for each pair that came; predicted -1: a logit is no
     number."""
     pairs = np.stack([predictions.labels, predictions.predicted], 1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
@@ -108,25 +108,25 @@ def confused_pairs(predictions: Predictions) -> list[tuple[int, int, int]]:
 
 
 def surest_first(predictions: Predictions, among: np.ndarray) -> list[int]:
-    """The images where `among` (bool) holds, by the probability of the best guess; without one, last."""
-    places = np.flatnonzero(among)
-    return places[np.argsort(-predictions.confidence[places], kind="stable")].tolist()
+    """The images where `among` (bool) holds, by the probability of the top prediction; without one, last."""
+    indices = np.flatnonzero(among)
+    return indices[np.argsort(-predictions.confidence[indices], kind="stable")].tolist()
 
 
 def calibration(predictions: Predictions) -> list[Bin]:
-    """The bins that have images, of `BINS` of equal width. Answers that are not finite are in none."""
+    """The bins that have images, of `BINS` of equal width. Predictions that are not finite are in none."""
     known = np.isfinite(predictions.confidence)
     confidence, top1 = predictions.confidence[known].astype(np.float64), predictions.top1[known]
-    place = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(int)
+    bin_index = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(int)
     return [
         Bin(
             number / BINS,
             (number + 1) / BINS,
-            int((place == number).sum()),
-            float(confidence[place == number].mean()),
-            float(top1[place == number].mean()),
+            int((bin_index == number).sum()),
+            float(confidence[bin_index == number].mean()),
+            float(top1[bin_index == number].mean()),
         )
-        for number in np.unique(place).tolist()
+        for number in np.unique(bin_index).tolist()
     ]
 
 

@@ -48,8 +48,8 @@ def facts_of(images: Split, weights: Weights, recipe: Recipe, world: World) -> d
 PAGE, PER_CLASS, CONFUSION = "report.html", "per_class.csv", "confusion.csv"
 
 
-def require_place_in(folder: Path) -> None:
-    """Raise `UserError` where something other than a file stands in the place of one of the report's files."""
+def require_files_in(folder: Path) -> None:
+    """Raise `UserError` where the path of one of the report's files is no file."""
     for name in (PAGE, PER_CLASS, CONFUSION, PREDICTIONS):
         if (folder / name).exists():
             require_file(folder / name)
@@ -86,8 +86,8 @@ def _confusion_rows(validation: Validation) -> Iterable[Sequence[object]]:
 def _prediction_rows(validation: Validation) -> Iterable[Sequence[object]]:
     """A row for each image; top1 and top5 are 1 where the score counts it as right."""
     predictions = validation.predictions
-    guesses = range(2, predictions.outputs.shape[1] + 1)
-    more = [name for guess in guesses for name in (f"predicted_{guess}", f"probability_{guess}")]
+    ranks = range(2, predictions.outputs.shape[1] + 1)
+    more = [name for rank in ranks for name in (f"predicted_{rank}", f"probability_{rank}")]
     yield "path", "true", "top1", "top5", "loss", "predicted", "probability", *more
     for index, path in enumerate(validation.images.paths):
         pairs = zip(predictions.outputs[index], predictions.probabilities[index].tolist(), strict=True)

@@ -85,7 +85,7 @@ def test_a_round_trip_of_any_model_keeps_every_bit(model, naming):
 
 @pytest.mark.parametrize(("naming", "model"), THERE)
 def test_layers_and_their_parameters_go_to_their_like(naming, model):
-    """A place of the right shape may be another layer's; but all projects hold their layers in the same order."""
+    """A parameter of the right shape may be another layer's; but all projects hold their layers in the same order."""
     parameters = drawn(model)
     tensors = their_tensors(parameters, model, naming)
     ours = list(dict.fromkeys(name.rpartition(".")[0] for name in shapes_of(model, CLASSES)))

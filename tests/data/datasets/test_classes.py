@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindcv_lite.data.datasets.classes import NAMES, WNIDS, output_titles, outputs_of, places_of
+from mindcv_lite.data.datasets.classes import NAMES, WNIDS, indices_of, output_titles, outputs_of
 from mindcv_lite.errors import UserError
 
 VAL = Path("images/val")
-OWN = tuple(f"class_{place:03}" for place in range(1000))  # 1000 classes that are not ImageNet's
+OWN = tuple(f"class_{index:03}" for index in range(1000))  # 1000 classes that are not ImageNet's
 NAMED = "name all classes by wnid (n01440764), or all by index (0 to 999), or all by name (tench)"
 NAMELESS = "name all classes by wnid (n01440764), or all by index (0 to 999)"
 
@@ -26,7 +26,7 @@ def log(caplog, monkeypatch):
 
 def test_the_classes_of_imagenet_are_in_their_order(shared):
     rows = [line.split() for line in (shared / "imagenet_classes.txt").read_text().splitlines()]
-    assert [(int(place), *names) for place, *names in rows] == list(zip(range(1000), WNIDS, NAMES, strict=True))
+    assert [(int(index), *names) for index, *names in rows] == list(zip(range(1000), WNIDS, NAMES, strict=True))
 
 
 def test_the_wnids_of_imagenet_are_sorted_and_its_names_are_unique_but_for_two():
@@ -169,6 +169,6 @@ def test_every_way_to_name_a_class_of_imagenet_gives_its_output(outputs, data):
 
 
 @given(st.lists(st.text(), min_size=1, unique=True), st.randoms())
-def test_places_undo_any_shuffling_of_the_names(names, random):
+def test_indices_undo_any_shuffling_of_the_names(names, random):
     folders = random.sample(names, len(names))
-    assert [names[place] for place in places_of(folders, names, VAL)] == folders
+    assert [names[index] for index in indices_of(folders, names, VAL)] == folders

@@ -7,7 +7,7 @@ import pytest
 
 from mindcv_lite.commands.pack import main as pack
 from mindcv_lite.data.datasets.cifar_mnist import HeldSplit
-from mindcv_lite.data.datasets.holdout import hold_out, places
+from mindcv_lite.data.datasets.holdout import hash_fractions, hold_out
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.datasets.open import training_splits, validation_split
 from mindcv_lite.data.image_reader import contents_of
@@ -91,8 +91,8 @@ def test_a_checkpoint_is_validated_on_the_images_that_were_held_out_in_its_train
 
 def test_what_leaves_nothing_to_train_on_or_to_validate_on_is_refused(sides, tmp_path):
     images = write_images(tmp_path / "images", {"train": {"a": 1, "b": 9}}, (8, 8))
-    place = places(["a/0.jpg"])[0]
-    fold = int(place / 0.5)
+    fraction = hash_fractions(["a/0.jpg"])[0]
+    fold = int(fraction / 0.5)
     with pytest.raises(UserError, match=r"a share of 0.5 holds out all images of a class, such as .*/a/0.jpg"):
         sides(images, val_share=0.5, val_fold=fold)
     with pytest.raises(UserError, match=r"train: a share of 0.001 holds out none of the 10 images; add images, or"):
@@ -100,16 +100,16 @@ def test_what_leaves_nothing_to_train_on_or_to_validate_on_is_refused(sides, tmp
 
 
 def test_composed_and_decomposed_accents_are_one_name():
-    assert places(["x/caf\u00e9/1.jpg"]) == places(["/y:cafe\u0301/1.jpg"])
-    assert 0 <= places(["\udcff/1.jpg"])[0] < 1
+    assert hash_fractions(["x/caf\u00e9/1.jpg"]) == hash_fractions(["/y:cafe\u0301/1.jpg"])
+    assert 0 <= hash_fractions(["\udcff/1.jpg"])[0] < 1
 
 
-def test_places_are_spread_evenly():
-    place = places(f"train/a/{number:04d}.jpg" for number in range(10_000))
-    counts, _ = np.histogram(place, bins=20, range=(0, 1))
+def test_hash_fractions_are_spread_evenly():
+    fractions = hash_fractions(f"train/a/{number:04d}.jpg" for number in range(10_000))
+    counts, _ = np.histogram(fractions, bins=20, range=(0, 1))
     assert 400 < counts.min() <= counts.max() < 600
 
 
 def test_the_rule_itself_is_kept():
     """An image that changed its side would be trained on by one version and validated on by the next."""
-    assert places(["train/roses/1.jpg", "train/roses/2.jpg"]).round(6).tolist() == [0.271657, 0.829905]
+    assert hash_fractions(["train/roses/1.jpg", "train/roses/2.jpg"]).round(6).tolist() == [0.271657, 0.829905]

@@ -34,7 +34,7 @@ def names_of(images: Split, folder) -> list[tuple[str, int]]:
     return list(zip(paths, images.labels.tolist(), strict=True))
 
 
-def test_class_ids_are_the_places_of_the_sorted_names(image_folder):
+def test_class_ids_are_the_indices_of_the_sorted_names(image_folder):
     folder = image_folder({"train": {"tulip": 1, "Rose": 2, "daisy": 1}})
     images = read_split(str(folder), "train")
     assert images.class_names == class_names_of(str(folder), "train") == ("Rose", "daisy", "tulip")
@@ -168,11 +168,11 @@ def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(album, path):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "places"),
+    ("pattern", "indices"),
     [("album/*", [0, 1, 2, 3]), ("album/**", [0, 1, 2, 3]), ("album/*.jpg", [0]), ("album/b*/*.png", [2])],
 )
-def test_a_pattern_stands_for_what_it_matches_hidden_files_apart(album, pattern, places):
-    assert images_at([pattern]) == [album[place] for place in places]
+def test_a_pattern_stands_for_what_it_matches_hidden_files_apart(album, pattern, indices):
+    assert images_at([pattern]) == [album[index] for index in indices]
 
 
 @pytest.mark.parametrize(

@@ -193,8 +193,8 @@ def test_a_split_that_was_not_packed_is_named(target):
 
 def damage(path: Path, content: bytes) -> None:
     whole = path.read_bytes()
-    place = whole.index(content)
-    path.write_bytes(whole[:place] + bytes(len(content)) + whole[place + len(content) :])
+    position = whole.index(content)
+    path.write_bytes(whole[:position] + bytes(len(content)) + whole[position + len(content) :])
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ def test_paths_come_back_as_they_were_one_by_one_and_all_in_a_row(paths):
     compact = Paths(paths)
     assert len(compact) == len(paths)
     assert list(compact) == paths
-    assert [compact[place] for place in range(len(paths))] == paths
-    assert [compact[place] for place in range(-len(paths), 0)] == paths
+    assert [compact[index] for index in range(len(paths))] == paths
+    assert [compact[index] for index in range(-len(paths), 0)] == paths
 
 
 @given(lists, st.slices(12))
@@ -34,10 +34,10 @@ def test_more_can_be_added(paths, more):
     assert list(compact) == paths + more
 
 
-@pytest.mark.parametrize("place", [2, -3])
-def test_a_place_beyond_the_end_is_an_index_error(place):
+@pytest.mark.parametrize("index", [2, -3])
+def test_an_index_beyond_the_end_is_an_index_error(index):
     with pytest.raises(IndexError):
-        Paths(["a/1.jpg", "a/2.jpg"])[place]
+        Paths(["a/1.jpg", "a/2.jpg"])[index]
 
 
 def test_names_that_are_no_utf_8_lead_to_their_files(tmp_path):
@@ -56,4 +56,4 @@ def test_an_image_of_imagenet_takes_about_30_bytes():
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert size / len(paths) < 40  # of which its name is 21; a string takes 97 and its place in a list 8
+    assert size / len(paths) < 40  # of which its name is 21; a string takes 97 and its pointer in a list 8

@@ -20,8 +20,8 @@ def jpeg(mode: str = "RGB", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def with_byte(content: bytes, place: int, value: int) -> bytes:
-    return content[:place] + bytes([value]) + content[place + 1 :]
+def with_byte(content: bytes, position: int, value: int) -> bytes:
+    return content[:position] + bytes([value]) + content[position + 1 :]
 
 
 def is_refused(content: bytes) -> bool:
@@ -46,8 +46,8 @@ def test_progressive_jpegs_are_judged_by_decoding_them(options):
 def test_damaged_codes_are_refused():
     content = jpeg()
     begin = content.index(CODES) + 5
-    for place in range(begin, begin + 8):  # how many codes there are of each length
-        assert is_refused(with_byte(content, place, 194))
+    for position in range(begin, begin + 8):  # how many codes there are of each length
+        assert is_refused(with_byte(content, position, 194))
     assert is_refused(with_byte(content, begin - 1, 0x70))  # a table of no such class
 
 
@@ -59,11 +59,11 @@ def test_missing_quantizers_are_refused():
 def test_no_byte_of_the_tables_frame_and_scan_can_be_damaged_so_that_pillow_alone_would_refuse_it():
     content = jpeg(quality=50)
     begin, end, reasons = content.index(QUANTIZERS), content.index(SCAN) + 14, []
-    for place in range(begin, end):
+    for position in range(begin, end):
         for value in (0, 1, 0x44, 0x7F, 194, 0xFF):
-            damaged = with_byte(content, place, value)
+            damaged = with_byte(content, position, value)
             if has_sound_header(damaged) and not decodes(np.frombuffer(damaged, np.uint8)):
-                reasons.append((place, value))
+                reasons.append((position, value))
     assert not reasons
 
 

@@ -54,9 +54,9 @@ def resized(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
     if interpolation == "nearest":
         return image[np.arange(size) * old // size]
     centres = (np.arange(size)[:, None] + 0.5) * old / size - 0.5
-    places = np.floor(centres) + np.arange(-1, 3)
-    weights = KERNELS[interpolation](np.abs(centres - places))
-    return np.einsum("st,st...->s...", weights, image[np.clip(places, 0, old - 1).astype(int)].astype(float))
+    positions = np.floor(centres) + np.arange(-1, 3)
+    weights = KERNELS[interpolation](np.abs(centres - positions))
+    return np.einsum("st,st...->s...", weights, image[np.clip(positions, 0, old - 1).astype(int)].astype(float))
 
 
 def centre_of_resized(image: np.ndarray, side: int, crop_pct: float, interpolation: str) -> np.ndarray:

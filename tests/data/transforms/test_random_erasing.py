@@ -26,7 +26,7 @@ def sizes_of(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return drawn[:, 2] - drawn[:, 0], drawn[:, 3] - drawn[:, 1]
 
 
-def test_areas_and_shapes_cover_their_ranges_and_the_places_the_whole_image():
+def test_areas_and_shapes_cover_their_ranges_and_the_positions_the_whole_image():
     drawn = rectangles()
     assert drawn.dtype == np.int32
     height, width = sizes_of(drawn)

@@ -43,7 +43,7 @@ def test_what_pillow_cannot_read_has_no_picture(content):
     assert thumbnail(content) is None
 
 
-def test_pictures_are_known_by_the_place_of_their_image(tmp_path):
+def test_pictures_are_known_by_the_index_of_their_image(tmp_path):
     paths = [str(tmp_path / f"{number}.png") for number in range(4)]
     for number, path in enumerate(paths):
         Image.new("L", (8 + number, 8)).save(path)
@@ -52,7 +52,7 @@ def test_pictures_are_known_by_the_place_of_their_image(tmp_path):
     assert {index: image_of(uri).size for index, uri in found.items()} == {1: (9, 8), 3: (11, 8)}
 
 
-def test_a_matrix_of_many_classes_shows_each_cell_in_its_place():
+def test_a_matrix_of_many_classes_shows_each_cell_at_its_position():
     counts = [(10, 10, 5), (10, 30, 5), (20, 10, 1), (20, -1, 1)]
     picture = image_of(confusion_picture(counts, [10, 20, 30])).convert("RGBA")
     cell = MATRIX_SIDE // 3

@@ -23,13 +23,13 @@ from mindcv_lite.evaluation.report.statistics import (
 
 
 def predictions_by(labels: list[int], predicted: list[int], confidence: list[float] | None = None) -> Predictions:
-    """Predictions whose best guesses these are; the right class is the second guess where the first is wrong."""
-    right, guess = np.array(labels, np.int32), np.array(predicted, np.int32)
-    outputs = np.stack([guess, np.where(guess == right, right + 1, right)], 1).astype(np.int32)
+    """Predictions whose top classes these are; the right class is the second where the first is wrong."""
+    right, top = np.array(labels, np.int32), np.array(predicted, np.int32)
+    outputs = np.stack([top, np.where(top == right, right + 1, right)], 1).astype(np.int32)
     sure = np.full(len(right), 0.75) if confidence is None else np.array(confidence)
     probabilities = np.stack([sure, 1 - sure], 1).astype(np.float32)
-    losses = -np.log(np.maximum(np.where(guess == right, sure, 1 - sure), 1e-6)).astype(np.float32)
-    return Predictions(right, (guess != right).astype(np.int32), losses, outputs, probabilities)
+    losses = -np.log(np.maximum(np.where(top == right, sure, 1 - sure), 1e-6)).astype(np.float32)
+    return Predictions(right, (top != right).astype(np.int32), losses, outputs, probabilities)
 
 
 def random_predictions(count: int, classes: int) -> Predictions:
@@ -83,12 +83,12 @@ def test_the_classes_are_counted_as_one_by_one(count, classes):
     results = class_results(predictions)
     assert [result.output for result in results] == sorted({*labels, *predicted})
     for result in results:
-        guesses = [guess for label, guess in zip(labels, predicted, strict=True) if label == result.output]
-        meant = [label for label, guess in zip(labels, predicted, strict=True) if guess == result.output]
-        hits, wrong = guesses.count(result.output), Counter(guess for guess in guesses if guess != result.output)
-        assert (result.images, result.predicted) == (len(guesses), len(meant))
-        assert result.top1 == pytest.approx(hits / len(guesses) if guesses else math.nan, nan_ok=True)
-        assert result.top5 == pytest.approx(1.0 if guesses else math.nan, nan_ok=True)
+        found = [output for label, output in zip(labels, predicted, strict=True) if label == result.output]
+        meant = [label for label, output in zip(labels, predicted, strict=True) if output == result.output]
+        hits, wrong = found.count(result.output), Counter(output for output in found if output != result.output)
+        assert (result.images, result.predicted) == (len(found), len(meant))
+        assert result.top1 == pytest.approx(hits / len(found) if found else math.nan, nan_ok=True)
+        assert result.top5 == pytest.approx(1.0 if found else math.nan, nan_ok=True)
         assert result.precision == pytest.approx(hits / len(meant) if meant else math.nan, nan_ok=True)
         assert result.confused == max(wrong.values(), default=0)
         assert wrong[result.confused_with] == result.confused
@@ -105,7 +105,7 @@ def test_a_class_without_images_has_no_share_and_leaves_the_mean_alone():
     assert mean_of_classes(results) == 0.75
 
 
-def test_an_answer_that_is_no_number_is_confused_with_no_class():
+def test_a_prediction_that_is_no_number_is_confused_with_no_class():
     predictions = predictions_by([0, 0, 1], [-1, -1, 1], [math.nan, math.nan, 0.5])
     assert confusion(predictions) == [(0, -1, 2), (1, 1, 1)]
     assert confused_pairs(predictions) == []

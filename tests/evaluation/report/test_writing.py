@@ -148,12 +148,12 @@ def test_a_page_of_1000_classes_and_noisy_images_stays_small(written):
     assert len(tables["predictions"]) == 5000
 
 
-def test_answers_that_are_no_numbers_are_shown_as_such(written):
+def test_predictions_that_are_no_numbers_are_shown_as_such(written):
     nothing = predictions_by([0, 1], [-1, -1], [float("nan")] * 2)
     text, tables = written(nothing, ["a", "b"])
     Page(text)
     assert "Loss <b>-</b>" in text
-    assert "No answer of the network is a finite number" in text
+    assert "No prediction of the network is a finite number" in text
     assert [(row["predicted"], row["probability"], row["loss"]) for row in tables["predictions"]] == [
         ("no number", "", "")
     ] * 2

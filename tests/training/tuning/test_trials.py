@@ -64,8 +64,8 @@ def test_a_trial_is_a_run_of_the_recipe_with_the_candidates_keys_on_its_fold(ask
     given, meant = asked[0], load_recipe(words_of(tmp_path / "images"), "")
     differing = {name for name, value in given.flat().items() if value != meant.flat()[name]}
     of_the_trial = {"lr", "scale", "epoch_size", "base_updates", "val_share", "val_fold"}
-    of_its_place = {"ckpt_save_dir", "resume", "compile_cache", "val_interval", "keep_checkpoint_max"}
-    assert differing == of_the_trial | of_its_place | {"ckpt_save_interval"}
+    of_its_folder = {"ckpt_save_dir", "resume", "compile_cache", "val_interval", "keep_checkpoint_max"}
+    assert differing == of_the_trial | of_its_folder | {"ckpt_save_interval"}
     assert (given.optimizer.lr, given.augmentation.scale, given.schedule.epoch_size) == (0.0009, (0.7, 1.0), 4)
     assert (given.data.val_share, given.data.val_fold) == (0.25, 2)
     assert given.optimizer.base_updates == 12  # of 30, as the trial has 4 of 10 epochs
