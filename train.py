@@ -27,9 +27,9 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite.checkpoints.pretrained import starting_weights
     from mindcv_lite.checkpoints.weights import load_weights, settled_by_card
-    from mindcv_lite.data.datasets.open import training_splits, with_num_classes
+    from mindcv_lite.data.datasets.factory import training_splits, with_num_classes
     from mindcv_lite.data.pipeline import TrainingBatches
-    from mindcv_lite.device.start import keep_graphs, require_launcher, start_device
+    from mindcv_lite.device.context import keep_graphs, require_launcher, start_device
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
     from mindcv_lite.models.build import evaluation_network, training_network
     from mindcv_lite.runs.batch_sheet import draw_first_batch

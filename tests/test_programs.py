@@ -206,7 +206,7 @@ def test_two_ranks_clip_their_mean_gradient_as_one_rank_clips_that_of_all_images
     script.write_text(f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from mindspore import Tensor
-from mindcv_lite.device.start import start_device
+from mindcv_lite.device.context import start_device
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep
@@ -286,7 +286,7 @@ from mindcv_lite.program import run_script
 from mindcv_lite.recipe.load import load_recipe
 def fail(): raise UserError("rank 1 has no network")
 def main():
-    from mindcv_lite.device.start import start_device
+    from mindcv_lite.device.context import start_device
     world = start_device(load_recipe(sys.argv[1:], ""))
     print("both have", world.all_or_none(lambda: world.rank))
     world.all_or_none(fail if world.rank else lambda: None)

@@ -20,7 +20,7 @@ def _first_steps_here(recipe: Recipe) -> Round:
     """A round, on random data. Importing MindSpore and drawing the weights are over when its clocks start."""
     logging.disable(logging.INFO)  # the same lines in every round
     from mindcv_lite.benchmark.subjects import build_step, random_batch
-    from mindcv_lite.device.start import start_device
+    from mindcv_lite.device.context import start_device
     from mindcv_lite.evaluation.score import EvaluationStep
     from mindcv_lite.models.build import evaluation_network
 

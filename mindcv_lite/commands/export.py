@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> None:
         require_packages("--format onnx", "onnx", "onnxruntime")
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
-    from mindcv_lite.checkpoints.inference import read_trained
-    from mindcv_lite.device.start import start_device
+    from mindcv_lite.checkpoints.trained import read_trained
+    from mindcv_lite.device.context import start_device
     from mindcv_lite.export.exporter import export
 
     trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)

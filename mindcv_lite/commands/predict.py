@@ -20,7 +20,7 @@ from mindcv_lite.recipe.values import checked_value
 from mindcv_lite.text_tables import on_one_line, write_csv
 
 if TYPE_CHECKING:
-    from mindcv_lite.checkpoints.inference import Trained
+    from mindcv_lite.checkpoints.trained import Trained
     from mindcv_lite.evaluation.predict import Classification
 
 log = logging.getLogger(__name__)
@@ -98,8 +98,8 @@ def _require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
 
 def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]) -> tuple["Trained", "Classification"]:
     """What the checkpoint is, and what it says of the images."""
-    from mindcv_lite.checkpoints.inference import read_trained
-    from mindcv_lite.device.start import for_evaluation, require_launcher, start_device
+    from mindcv_lite.checkpoints.trained import read_trained
+    from mindcv_lite.device.context import for_evaluation, require_launcher, start_device
     from mindcv_lite.device.targets import npus
     from mindcv_lite.evaluation.predict import Predictor
 

@@ -13,7 +13,7 @@ from mindcv_lite.recipe.values import checked_value
 from mindcv_lite.recipe.yaml_io import plain
 
 if TYPE_CHECKING:
-    from mindcv_lite.checkpoints.inference import Trained
+    from mindcv_lite.checkpoints.trained import Trained
     from mindcv_lite.models.complexity import Line
 
 # What the name of a network leaves open, and a checkpoint says.
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"command line: --{name}: {subject} says this itself; leave it out")
 
     # MindSpore takes seconds to import: a network has been shown, or a wrong command line answered, by now.
-    from mindcv_lite.checkpoints.inference import read_trained
+    from mindcv_lite.checkpoints.trained import read_trained
 
     trained = read_trained(subject, **keys)
     trained.network()  # raises UserError where the weights are not of the network that the table is of

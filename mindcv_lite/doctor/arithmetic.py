@@ -8,8 +8,8 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindcv_lite import stateless_random as noise
+from mindcv_lite.device.context import start_device
 from mindcv_lite.device.ranks import World
-from mindcv_lite.device.start import start_device
 from mindcv_lite.doctor.examination import Answer
 from mindcv_lite.doctor.findings import Failed, NotRun
 from mindcv_lite.doctor.primitives import GROUPS, read_list

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mindcv_lite.data.datasets.open import training_splits
+from mindcv_lite.data.datasets.factory import training_splits
+from mindcv_lite.device.context import start_device
 from mindcv_lite.device.ranks import World
-from mindcv_lite.device.start import start_device
 from mindcv_lite.device.targets import available_target, workers_started
 from mindcv_lite.doctor import trainings
 from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits, primitives

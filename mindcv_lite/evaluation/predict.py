@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from mindspore import Tensor
 
-from mindcv_lite.checkpoints.inference import Trained
+from mindcv_lite.checkpoints.trained import Trained
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.images.inspection import inspect, is_turned
 from mindcv_lite.data.images.validity import NOT_DECODED, as_bmp, opened, read_image

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindcv_lite.checkpoints.inference import Trained, read_trained
+from mindcv_lite.checkpoints.trained import Trained, read_trained
 from mindcv_lite.checkpoints.weights import CARD_KEYS, first_of, misfits, network_part, require_numbers
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import mixed_batches

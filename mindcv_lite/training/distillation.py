@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore import Parameter, Tensor, dtype, nn, ops
 
-from mindcv_lite.checkpoints.inference import Trained, read_trained
+from mindcv_lite.checkpoints.trained import Trained, read_trained
 from mindcv_lite.checkpoints.weights import HEAD, load_weights
 from mindcv_lite.data.datasets.classes import WNIDS, outputs_of
 from mindcv_lite.device.ranks import World

@@ -16,8 +16,8 @@ from scipy.optimize import minimize
 from mindcv_lite.checkpoints.weights import HEAD
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import evaluation_batches
+from mindcv_lite.device.context import evaluating
 from mindcv_lite.device.ranks import World
-from mindcv_lite.device.start import evaluating
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.score import Inference
 from mindcv_lite.models.build import evaluation_network

@@ -17,13 +17,13 @@ from mindspore import Tensor, nn, ops
 from PIL import Image
 from scipy.special import softmax
 
-from mindcv_lite.checkpoints.inference import read_trained
+from mindcv_lite.checkpoints.trained import read_trained
 from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.commands.predict import COLUMNS, classified, main
 from mindcv_lite.data.datasets.classes import NAMES
 from mindcv_lite.data.datasets.image_folder import Split, images_at, read_split
 from mindcv_lite.data.pipeline import evaluation_batches
-from mindcv_lite.device import start as device_start
+from mindcv_lite.device import context as device_start
 from mindcv_lite.device import targets
 from mindcv_lite.device.ranks import World
 from mindcv_lite.device.settings import settings_for

@@ -199,7 +199,7 @@ import hashlib, sys; sys.path.insert(0, {str(ROOT)!r})
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindcv_lite import program
-from mindcv_lite.device.start import keep_graphs, start_device
+from mindcv_lite.device.context import keep_graphs, start_device
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep

@@ -14,11 +14,12 @@ import pytest
 from mindspore import Tensor
 
 from mindcv_lite import program
-from mindcv_lite.device import start, targets
+from mindcv_lite.device import context as start
+from mindcv_lite.device import targets
 from mindcv_lite.device.compile_cache import KeptGraphs, key_of
+from mindcv_lite.device.context import facts_of, for_evaluation, keep_graphs, require_launcher, start_device
 from mindcv_lite.device.ranks import World
 from mindcv_lite.device.settings import evaluation_level, settings_for
-from mindcv_lite.device.start import facts_of, for_evaluation, keep_graphs, require_launcher, start_device
 from mindcv_lite.device.targets import available_target, can_compute, chosen_npu, npus, workers_started
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe.keys import Recipe

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from mindspore import Tensor, nn
 
-from mindcv_lite.checkpoints.inference import Trained, read_trained
+from mindcv_lite.checkpoints.trained import Trained, read_trained
 from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights
 from mindcv_lite.commands import convert
 from mindcv_lite.data.transforms.normalize import Normalize

@@ -13,7 +13,7 @@ from mindspore import Tensor, context, nn
 from mindspore.dataset.engine import datasets
 from mindspore.train import _utils, dataset_helper, model
 
-from mindcv_lite.device import start
+from mindcv_lite.device import context as start
 
 AHEAD = 100  # batches; MindSpore's queue to the device holds as many, or 2 GB
 

@@ -12,7 +12,7 @@ from mindspore import Tensor, nn
 from scipy.special import log_softmax, softmax
 
 from mindcv_lite.benchmark.subjects import build_step
-from mindcv_lite.checkpoints.inference import read_trained
+from mindcv_lite.checkpoints.trained import read_trained
 from mindcv_lite.checkpoints.weights import model_card, read_weights
 from mindcv_lite.data.datasets.classes import NAMES, WNIDS
 from mindcv_lite.data.datasets.image_folder import Split

@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
+from mindcv_lite.data.datasets.factory import training_splits
 from mindcv_lite.data.datasets.holdout import hold_out
 from mindcv_lite.data.datasets.image_folder import Split
-from mindcv_lite.data.datasets.open import training_splits
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.files import lock, write_text
 from mindcv_lite.recipe.keys import Recipe
