@@ -25,8 +25,9 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     recipe asks for a dry run."""
     require_rows(recipe.model)
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
+    from mindcv_lite.checkpoints.model_card import settled_by_card
     from mindcv_lite.checkpoints.pretrained import starting_weights
-    from mindcv_lite.checkpoints.weights import load_weights, settled_by_card
+    from mindcv_lite.checkpoints.weights import load_weights
     from mindcv_lite.data.datasets.factory import training_splits, with_num_classes
     from mindcv_lite.data.pipeline import TrainingBatches
     from mindcv_lite.device.context import keep_graphs, require_launcher, start_device

@@ -15,9 +15,10 @@ import mindspore.dataset as ds
 import numpy as np
 from PIL import Image
 
+from mindcv_lite.checkpoints.model_card import settled_by_card
 from mindcv_lite.checkpoints.pretrained import starting_weights
 from mindcv_lite.checkpoints.trained import read_trained
-from mindcv_lite.checkpoints.weights import load_weights, settled_by_card
+from mindcv_lite.checkpoints.weights import load_weights
 from mindcv_lite.data.datasets.image_folder import images_at
 from mindcv_lite.data.images.validity import grey_or_rgb
 from mindcv_lite.device.context import for_evaluation, start_device

@@ -174,9 +174,9 @@ def checkpoint(recipe, tmp_path_factory) -> Callable[[], Path]:
     path = tmp_path_factory.mktemp("checkpoint") / "made.ckpt"
 
     def make() -> Path:
-        from mindcv_lite.checkpoints.weights import model_card
+        from mindcv_lite.checkpoints.model_card import model_card
         from mindcv_lite.models.build import build_network
-        from mindcv_lite.runs.folder import save_weights
+        from mindcv_lite.runs.checkpoint_saver import save_weights
 
         if not path.exists():
             two = recipe(num_classes=2)

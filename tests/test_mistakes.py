@@ -299,9 +299,9 @@ def test_a_batch_larger_than_the_images_as_a_user_is_told(told_to_a_user, images
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, recipe) -> Path:
     """A checkpoint of the small network for the classes a and b."""
-    from mindcv_lite.checkpoints.weights import model_card
+    from mindcv_lite.checkpoints.model_card import model_card
     from mindcv_lite.models.build import build_network
-    from mindcv_lite.runs.folder import save_weights
+    from mindcv_lite.runs.checkpoint_saver import save_weights
 
     two = recipe(num_classes=2)
     path = tmp_path_factory.mktemp("checkpoints") / "whole.ckpt"

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mindcv_lite.checkpoints.weights import model_card, read_weights
+from mindcv_lite.checkpoints.model_card import model_card
+from mindcv_lite.checkpoints.weights import read_weights
 from mindcv_lite.data.datasets.cifar_mnist import STANDARD
 from mindcv_lite.models.build import build_network
-from mindcv_lite.runs.folder import save_weights
+from mindcv_lite.runs.checkpoint_saver import save_weights
 from tests.conftest import ROOT
 from tests.data.datasets.test_cifar_mnist import write_all
 from tests.training.test_train_step import WEIGHT

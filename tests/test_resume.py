@@ -16,10 +16,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mindcv_lite.checkpoints.ckpt_file import read_entries
-from mindcv_lite.checkpoints.weights import model_card
+from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.models.build import build_network
-from mindcv_lite.runs.folder import read_state, save_weights
+from mindcv_lite.runs.checkpoint_saver import save_weights
 from mindcv_lite.runs.results import COLUMNS
+from mindcv_lite.runs.state import read_state
 from tests.conftest import ROOT
 from tests.test_programs import SMALL, msrun, printing_weights, run
 

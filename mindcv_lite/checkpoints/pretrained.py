@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from mindcv_lite.checkpoints.weights import MINDCV_CONVENTIONS, Weights, read_weights
+from mindcv_lite.checkpoints.model_card import MINDCV_CONVENTIONS
+from mindcv_lite.checkpoints.weights import Weights, read_weights
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import cache_folder, lock

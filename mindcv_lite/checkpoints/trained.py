@@ -7,16 +7,8 @@ from typing import Any
 from mindspore import nn
 
 from mindcv_lite.checkpoints.conversion.key_mapping import our_parameters
-from mindcv_lite.checkpoints.weights import (
-    CARD_NAME,
-    MINDCV_CONVENTIONS,
-    Weights,
-    load_weights,
-    meant_by_card,
-    network_part,
-    read_weights,
-    with_outputs_of,
-)
+from mindcv_lite.checkpoints.model_card import CARD_NAME, MINDCV_CONVENTIONS, meant_by_card
+from mindcv_lite.checkpoints.weights import Weights, load_weights, network_part, read_weights, with_outputs_of
 from mindcv_lite.data.datasets import classes
 from mindcv_lite.device.ranks import World
 from mindcv_lite.models.build import build_network, evaluation_network

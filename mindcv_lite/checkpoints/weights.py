@@ -1,8 +1,6 @@
-"""Weights files: what is in one, whether it fits the network, and the model card that says what the weights mean."""
+"""Weights files: what is in one, and whether it fits the network."""
 
-import json
 import logging
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +9,13 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindcv_lite.checkpoints.ckpt_file import read_entries
+from mindcv_lite.checkpoints.model_card import CARD_NAME, parsed_card, settled_by_card
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe.keys import KEYS, Recipe
-from mindcv_lite.recipe.values import checked_value
-from mindcv_lite.recipe.yaml_io import plain
+from mindcv_lite.recipe.keys import Recipe
 
 log = logging.getLogger(__name__)
 
-CARD_NAME = "model_card"
-FACTS_NAME = "run"  # what the state of a run has in its place
-# Keys of which one value alone gives weights their meaning, and keys that are good to know.
-BINDING_KEYS = ("model", "in_channels", "conv_padding", "bn_eps", "mean", "std", "interpolation", "crop_pct")
-CARD_KEYS = (*BINDING_KEYS, "num_classes", "image_resize")
-MINDCV_CONVENTIONS = {name: KEYS[name].default for name in CARD_KEYS}  # which its files do not say
+FACTS_NAME = "run"  # what the state of a run has in place of a model card
 NETWORK_NAMES = ("features.", "classifier.")
 HEAD = ("classifier.3.weight", "classifier.3.bias")
 
@@ -50,12 +42,6 @@ class Weights:
         return last.shape[0]
 
 
-def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> dict[str, Any]:
-    """What a weights file says about itself: what the numbers mean, for which classes, and how good they are."""
-    flat = recipe.flat()
-    return {name: flat[name] for name in CARD_KEYS} | {"class_names": class_names} | result
-
-
 def read_weights(path: str) -> Weights:
     """Read a `.ckpt` file of this project or of MindCV. Raises `UserError` if it is missing, foreign or damaged."""
     content, checked = read_entries(path)
@@ -67,19 +53,7 @@ def read_weights(path: str) -> Weights:
     if card is not None and not checked:
         raise UserError(f"{path}: its checksum is missing: the file was cut short; use another copy of it")
     parameters = {name: value for name, value in content.items() if isinstance(value, Parameter)}
-    return Weights(path, parameters, None if card is None else _parsed_card(str(card), path))
-
-
-def _parsed_card(text: str, path: str) -> dict[str, Any]:
-    try:
-        card = json.loads(text)
-    except ValueError:
-        card = None
-    if not isinstance(card, dict) or not isinstance(card.get("class_names") or [], list):
-        raise UserError(f"{path}: its {CARD_NAME} is damaged, or not one of this project")
-    if not {*CARD_KEYS, "class_names"} <= card.keys():
-        raise UserError(f"{path}: its {CARD_NAME} is incomplete; it is not one of this project")
-    return card
+    return Weights(path, parameters, None if card is None else parsed_card(str(card), path))
 
 
 def recipe_to_evaluate(weights: Weights, recipe: Recipe) -> Recipe:
@@ -110,31 +84,6 @@ def with_image_size_of(weights: Weights, recipe: Recipe) -> Recipe:
     if wanted != trained:
         log.info("%s was trained on images of %d pixels, image_resize is %d", weights.path, trained, wanted)
     return recipe
-
-
-def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recipe:
-    """The recipe with what the card of `path` says its weights mean.
-
-    Raises `UserError` that names both values where a key that was given contradicts the card.
-    """
-    taken = meant_by_card(recipe, card, path)
-    if taken:
-        log.info("%s decides: %s", path, ", ".join(f"{name} {plain(value)}" for name, value in taken.items()))
-    return recipe.with_keys(**taken)
-
-
-def meant_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The keys that the recipe has another value of than the card. Raises `UserError` if one of them was given."""
-    here, where = recipe.flat(), f"{path}: {CARD_NAME}"
-    there = {name: checked_value(name, card[name], where) for name in BINDING_KEYS}
-    taken = {name: value for name, value in there.items() if value != here[name]}
-    for name, value in taken.items():
-        if name in recipe.origin:
-            raise UserError(
-                f"{recipe.origin[name]}: key '{name}' is {plain(here[name])}, but the weights in {path} mean "
-                f"{plain(value)}; leave it out, or give --{name} {shlex.quote(plain(value))}"
-            )
-    return taken
 
 
 def load_weights(network: nn.Cell, weights: Weights, remake_head: bool = False) -> bool:

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite.evaluation.weight_averaging import mean_of, meaning_of, parameters_of, read_alike
-    from mindcv_lite.runs.folder import save_weights
+    from mindcv_lite.runs.checkpoint_saver import save_weights
 
     alike = read_alike(flags.checkpoints, **DEFAULTS | keys, dataset_sink_mode=False)
     card = meaning_of(alike[0])

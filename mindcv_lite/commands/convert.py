@@ -95,7 +95,7 @@ def _to_checkpoint(source: Path, target: Path, wanted: str | None, class_names: 
         our_parameters,
         read_hub_config,
     )
-    from mindcv_lite.runs.folder import save_weights
+    from mindcv_lite.runs.checkpoint_saver import save_weights
 
     tensors, card = _read_source(source)
     if card is not None:

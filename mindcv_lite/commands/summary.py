@@ -88,7 +88,7 @@ def _is_network(subject: str) -> bool:
 
 def card(trained: "Trained") -> Iterator[str]:
     """What the checkpoint says of its weights, and the first of its classes."""
-    from mindcv_lite.checkpoints.weights import CARD_KEYS
+    from mindcv_lite.checkpoints.model_card import CARD_KEYS
 
     path, entries = trained.weights.path, trained.weights.card
     if entries is None:

@@ -18,8 +18,8 @@ from mindcv_lite.doctor.findings import Failed, NotRun
 from mindcv_lite.doctor.recipes import Bench
 from mindcv_lite.doctor.scripts import Run, train, validate
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.runs.folder import PREVIOUS, read_state
 from mindcv_lite.runs.results import RESULTS
+from mindcv_lite.runs.state import PREVIOUS, read_state
 
 # Relative difference of the mean loss of an epoch between two ways of the same training. On a CPU there is none. In
 # float16 an NPU may add in another order at each graph level; none was tried.

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
+from mindcv_lite.checkpoints.model_card import CARD_KEYS
 from mindcv_lite.checkpoints.trained import Trained, read_trained
-from mindcv_lite.checkpoints.weights import CARD_KEYS, first_of, misfits, network_part, require_numbers
+from mindcv_lite.checkpoints.weights import first_of, misfits, network_part, require_numbers
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import mixed_batches
 from mindcv_lite.device.ranks import World

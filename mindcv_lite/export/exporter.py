@@ -8,8 +8,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindcv_lite import __version__
+from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.checkpoints.trained import Trained
-from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.export.mindir_files import mindir_file, run_mindir

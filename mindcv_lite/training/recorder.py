@@ -13,14 +13,16 @@ import numpy as np
 from mindspore import nn
 from mindspore.train import Callback
 
-from mindcv_lite.checkpoints.weights import model_card
+from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.evaluation.score import Score
 from mindcv_lite.runs.batch_sheet import first_batch
+from mindcv_lite.runs.checkpoint_saver import CheckpointSaver
 from mindcv_lite.runs.curves import Curves
-from mindcv_lite.runs.folder import Checkpoints, State, claim, keep_as_last, save_state, start_run
+from mindcv_lite.runs.folder import claim, start_run
 from mindcv_lite.runs.results import RESULTS, EpochResult, append_result, drop_results_after
+from mindcv_lite.runs.state import State, keep_as_last, save_state
 from mindcv_lite.runs.tensorboard import EventFile
 from mindcv_lite.signals import take_signals_back
 from mindcv_lite.training.distillation import hashes_of
@@ -55,7 +57,7 @@ class RunRecorder(Callback):
         output = self.recipe.output
         self.folder = Path(output.ckpt_save_dir)
         self.curves = Curves(self.folder)
-        self.checkpoints = Checkpoints(
+        self.checkpoints = CheckpointSaver(
             self.folder, self.recipe.model.model, output.keep_checkpoint_max, output.ckpt_save_policy
         )
 

@@ -18,7 +18,7 @@ from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.models.build import moving_statistics
 from mindcv_lite.recipe.keys import KEYS, MAY_CHANGE, Output, Recipe
 from mindcv_lite.recipe.yaml_io import plain
-from mindcv_lite.runs.folder import State, find_state
+from mindcv_lite.runs.state import State, find_state
 from mindcv_lite.stateless_random import HASH
 from mindcv_lite.training.distillation import TEACHERS
 from mindcv_lite.training.optimizers import RATES

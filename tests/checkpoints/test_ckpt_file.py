@@ -13,9 +13,10 @@ import pytest
 from mindspore import Tensor
 
 from mindcv_lite.checkpoints.ckpt_file import read_entries, write_entries
-from mindcv_lite.checkpoints.weights import CARD_KEYS, CARD_NAME, read_weights
+from mindcv_lite.checkpoints.model_card import CARD_KEYS, CARD_NAME
+from mindcv_lite.checkpoints.weights import FACTS_NAME, read_weights
 from mindcv_lite.errors import UserError
-from mindcv_lite.runs.folder import FACTS_NAME, read_state
+from mindcv_lite.runs.state import read_state
 from mindcv_lite.signals import Interrupted
 
 NUMBERS = {

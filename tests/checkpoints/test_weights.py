@@ -12,21 +12,14 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from mindcv_lite.checkpoints.weights import (
-    Weights,
-    load_weights,
-    model_card,
-    read_weights,
-    settled_by_card,
-    with_image_size_of,
-    with_outputs_of,
-)
+from mindcv_lite.checkpoints.model_card import model_card, settled_by_card
+from mindcv_lite.checkpoints.weights import Weights, load_weights, read_weights, with_image_size_of, with_outputs_of
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
-from mindcv_lite.runs.folder import save_weights
+from mindcv_lite.runs.checkpoint_saver import save_weights
 from tests.conftest import SMALLEST
 
 CLASSES = ("daisy", "rose", "tulip")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
+from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.checkpoints.trained import read_trained
-from mindcv_lite.checkpoints.weights import model_card, read_weights
+from mindcv_lite.checkpoints.weights import read_weights
 from mindcv_lite.commands.average import main
 from mindcv_lite.data.datasets.factory import validation_split
 from mindcv_lite.data.datasets.image_folder import read_split
@@ -19,7 +20,7 @@ from mindcv_lite.evaluation.score import EvaluationStep, evaluate
 from mindcv_lite.evaluation.weight_averaging import Statistics, greedy_soup, mean_of
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
-from mindcv_lite.runs.folder import save_weights
+from mindcv_lite.runs.checkpoint_saver import save_weights
 
 CLASSES = ("a", "b")
 KEYS = {"model": "mobilenet_v3_small_minimalistic_100", "num_classes": 2, "num_parallel_workers": 1}

@@ -11,14 +11,14 @@ import pytest
 
 from mindcv_lite.benchmark import subjects
 from mindcv_lite.benchmark.rounds import Plan, in_turn, ratios, spread, timed
-from mindcv_lite.checkpoints.weights import model_card
+from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.commands.benchmark import main
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import build_network
 from mindcv_lite.program import is_installed
 from mindcv_lite.recipe.load import load_recipe
-from mindcv_lite.runs.folder import save_weights
+from mindcv_lite.runs.checkpoint_saver import save_weights
 from tests.conftest import ROOT, SMALLEST
 from tests.data.datasets.test_cifar_mnist import write_all
 

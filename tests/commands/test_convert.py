@@ -20,7 +20,8 @@ from PIL import Image
 
 from mindcv_lite.checkpoints.ckpt_file import write_entries
 from mindcv_lite.checkpoints.conversion.key_mapping import NETWORKS, ORIGINS, shapes_of, their_tensors
-from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights, load_weights, read_weights
+from mindcv_lite.checkpoints.model_card import CARD_KEYS
+from mindcv_lite.checkpoints.weights import Weights, load_weights, read_weights
 from mindcv_lite.commands.convert import command_line, main, read_labels
 from mindcv_lite.data.transforms.decode_augment import evaluation_transforms
 from mindcv_lite.models.block_tables import VARIANTS

@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mindcv_lite.checkpoints.weights import model_card
+from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.commands.export import main
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
-from mindcv_lite.runs.folder import save_weights
+from mindcv_lite.runs.checkpoint_saver import save_weights
 
 
 def export(*arguments: object) -> None:

@@ -17,8 +17,8 @@ from mindspore import Tensor, nn, ops
 from PIL import Image
 from scipy.special import softmax
 
+from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.checkpoints.trained import read_trained
-from mindcv_lite.checkpoints.weights import model_card
 from mindcv_lite.commands.predict import COLUMNS, classified, main
 from mindcv_lite.data.datasets.classes import NAMES
 from mindcv_lite.data.datasets.image_folder import Split, images_at, read_split
@@ -32,7 +32,7 @@ from mindcv_lite.evaluation.predict import Predictor, best_classes
 from mindcv_lite.evaluation.score import EvaluationStep, evaluate
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
-from mindcv_lite.runs.folder import save_weights
+from mindcv_lite.runs.checkpoint_saver import save_weights
 from tests.conftest import ROOT, write_images
 
 CLASSES = ("a,b", "line\nbreak\t<i>", "rosé")

@@ -9,11 +9,11 @@ import mindspore
 import numpy as np
 import pytest
 
-from mindcv_lite.checkpoints.weights import model_card
+from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.commands.summary import main
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
-from mindcv_lite.runs.folder import save_weights
+from mindcv_lite.runs.checkpoint_saver import save_weights
 from tests.conftest import ROOT, drawn_rows
 
 

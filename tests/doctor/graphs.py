@@ -141,11 +141,11 @@ def compile_cells(folder: str) -> None:
 
 def write_teacher(path: Path) -> str:
     """A checkpoint of the network of `RECIPE`, for images of another size, mean and std."""
-    from mindcv_lite.checkpoints.weights import model_card
+    from mindcv_lite.checkpoints.model_card import model_card
     from mindcv_lite.data.datasets.classes import WNIDS
     from mindcv_lite.models.build import build_network
     from mindcv_lite.recipe.load import load_recipe
-    from mindcv_lite.runs.folder import save_weights
+    from mindcv_lite.runs.checkpoint_saver import save_weights
 
     keys = RECIPE | {"image_resize": 96, "mean": [127.5] * 3, "std": [127.5] * 3}
     recipe = load_recipe([f"--{key}={value}" for key, value in keys.items()], "")

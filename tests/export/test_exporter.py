@@ -12,8 +12,9 @@ import onnxruntime
 import pytest
 from mindspore import Tensor, nn
 
+from mindcv_lite.checkpoints.model_card import CARD_KEYS
 from mindcv_lite.checkpoints.trained import Trained, read_trained
-from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights
+from mindcv_lite.checkpoints.weights import Weights
 from mindcv_lite.commands import convert
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError

@@ -12,10 +12,13 @@ import pytest
 import safetensors.numpy  # MindSpore's own dependency
 
 from mindcv_lite.checkpoints.ckpt_file import write_entries
-from mindcv_lite.checkpoints.weights import CARD_KEYS, read_weights
+from mindcv_lite.checkpoints.model_card import CARD_KEYS
+from mindcv_lite.checkpoints.weights import read_weights
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.load import load_recipe
-from mindcv_lite.runs.folder import Checkpoints, claim, find_state, keep_as_last, save_state, save_weights, start_run
+from mindcv_lite.runs.checkpoint_saver import CheckpointSaver, save_weights
+from mindcv_lite.runs.folder import claim, start_run
+from mindcv_lite.runs.state import find_state, keep_as_last, save_state
 from tests.conftest import ROOT
 
 MODEL = "mobilenet_v3_small_100"
@@ -39,9 +42,9 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def checkpoints_of(folder: Path, keep: int = 2, policy: str = "latest_k", scores: tuple = ()) -> Checkpoints:
+def checkpoints_of(folder: Path, keep: int = 2, policy: str = "latest_k", scores: tuple = ()) -> CheckpointSaver:
     """After one save of each score, at the ends of epochs of 10 steps."""
-    checkpoints = Checkpoints(folder, MODEL, keep, policy)
+    checkpoints = CheckpointSaver(folder, MODEL, keep, policy)
     for epoch, score in enumerate(scores, 1):
         checkpoints.save(epoch, 10 * epoch, parameters(epoch), CARD, score)
     return checkpoints
@@ -63,7 +66,7 @@ def epochs(folder: Path) -> list[int]:
 
 def test_a_checkpoint_is_named_by_model_epoch_and_step_and_has_weights_and_card(tmp_path):
     card = CARD | {"model": MODEL, "class_names": ["a", "b"], "top1": 0.5}
-    Checkpoints(tmp_path, MODEL, 3, "latest_k").save(7, 91, parameters(1.5), card, 0.5)
+    CheckpointSaver(tmp_path, MODEL, 3, "latest_k").save(7, 91, parameters(1.5), card, 0.5)
     assert names(tmp_path) == [f"{MODEL}-7_91.ckpt"]
     weights = read_weights(str(tmp_path / f"{MODEL}-7_91.ckpt"))
     assert weights.card == card
@@ -372,7 +375,7 @@ def test_a_run_that_goes_back_to_an_older_state_does_not_overwrite_a_better_netw
     before = checkpoints_of(tmp_path, scores=(0.5,))
     facts = before.facts()
     assert before.save_if_best(parameters(2), CARD | {"top1": 0.9}, 0.9)
-    back = Checkpoints(tmp_path, MODEL, 2, "latest_k")
+    back = CheckpointSaver(tmp_path, MODEL, 2, "latest_k")
     back.restore(facts)
     assert not back.save_if_best(parameters(3), CARD | {"top1": 0.8}, 0.8)
     assert value_of(tmp_path / BEST) == 2
@@ -456,7 +459,7 @@ def test_a_resumed_run_keeps_and_gives_up_files_as_the_undisturbed_one(tmp_path,
     first = checkpoints_of(tmp_path, 2, policy, (0.9, 0.1, 0.2))
     first.best = 0.5
     facts = json.loads(json.dumps(first.facts()))  # as in a state
-    resumed = Checkpoints(tmp_path, MODEL, 2, policy)
+    resumed = CheckpointSaver(tmp_path, MODEL, 2, policy)
     resumed.restore(facts)
     assert not resumed.save_if_best(parameters(4), CARD, 0.5)
     resumed.save(4, 40, parameters(4), CARD, 0.3)

@@ -12,8 +12,9 @@ from mindspore import Tensor, nn
 from scipy.special import log_softmax, softmax
 
 from mindcv_lite.benchmark.subjects import build_step
+from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.checkpoints.trained import read_trained
-from mindcv_lite.checkpoints.weights import model_card, read_weights
+from mindcv_lite.checkpoints.weights import read_weights
 from mindcv_lite.data.datasets.classes import NAMES, WNIDS
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import draws
@@ -22,7 +23,8 @@ from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
-from mindcv_lite.runs.folder import State, save_weights
+from mindcv_lite.runs.checkpoint_saver import save_weights
+from mindcv_lite.runs.state import State
 from mindcv_lite.training.distillation import TEACHERS, Teacher, Teachers, read_teachers
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.resume import fixed_facts, numbers_of, require_same_run

@@ -15,7 +15,7 @@ from mindcv_lite.data.datasets.paths import Paths
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe.keys import KEYS, MAY_CHANGE
-from mindcv_lite.runs.folder import State, find_state, save_state
+from mindcv_lite.runs.state import State, find_state, save_state
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.resume import (
     MOMENTS,

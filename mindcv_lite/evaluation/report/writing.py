@@ -7,7 +7,8 @@ from pathlib import Path
 
 import mindspore
 
-from mindcv_lite.checkpoints.weights import CARD_KEYS, Weights
+from mindcv_lite.checkpoints.model_card import CARD_KEYS
+from mindcv_lite.checkpoints.weights import Weights
 from mindcv_lite.data.datasets.classes import output_titles
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.device.ranks import World
