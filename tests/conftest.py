@@ -57,19 +57,19 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 def write_images(data_dir: Path, counts: dict[str, dict[str, int]], size: tuple[int, int] = (48, 40)) -> Path:
     random = np.random.default_rng(0)
     for split, classes in counts.items():
-        for place, (name, count) in enumerate(classes.items()):
+        for index, (name, count) in enumerate(classes.items()):
             folder = data_dir / split / name
             folder.mkdir(parents=True)
             for number in range(count):  # a class is a hue, so that it can be learned
                 pixels = random.integers(0, 80, (size[1], size[0], 3), np.uint8)
-                pixels[..., place % 3] += 150
+                pixels[..., index % 3] += 150
                 Image.fromarray(pixels).save(folder / f"{number}.jpg")
     return data_dir
 
 
 @pytest.fixture(scope="session")
 def world() -> Callable[..., "World"]:
-    """A place among `size` ranks that need not exist: what this rank does on its own can be tested without msrun."""
+    """A rank among `size` that need not exist: what this rank does on its own can be tested without msrun."""
     from mindcv_lite.device.ranks import World
     from mindcv_lite.device.settings import settings_for  # late: tests of the recipe start without MindSpore
 

@@ -206,8 +206,14 @@ def renamed(path: str, name: str) -> Callable[[Path], object]:
 
 
 IMAGE_MISTAKES = {
-    "no train folder": (without("train"), "images: no folder 'train' in it (found: val)"),
-    "no val folder": (without("val"), "images: no folder 'val' in it (found: train)"),
+    "no train folder": (
+        without("train"),
+        "no folder 'train' in it (found: val); expected train/<class>/*.jpg; make one",
+    ),
+    "no val folder": (
+        without("val"),
+        "(found: train); expected val/<class>/*.jpg; or hold out a share of the training images: --val_share 0.2",
+    ),
     "no class": (lambda folder: [without("train/a")(folder), without("train/b")(folder)], "train/<class>/*.jpg"),
     "empty class": (emptied("train/b"), "images/train/b: no image (.jpg, .jpeg, .png, .bmp) in this class; add some"),
     "empty class in val": (emptied("val/b"), "images/val/b: no image (.jpg, .jpeg, .png, .bmp) in this class"),

@@ -132,7 +132,7 @@ def test_fine_tuning_begins_with_a_fitted_last_layer_which_is_epoch_0_and_may_st
     fitted, trained = csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines())
     assert (fitted["epoch"], fitted["step"], fitted["train_loss"], fitted["top1"]) == ("0", "0", "", "1")
     assert (trained["epoch"], trained["step"]) == ("1", "4")
-    assert re.search(r"epoch 0/1: top-1 100\.00%, .*, the best so far, nothing trained yet", log)
+    assert re.search(r"epoch 0/1: top-1 100\.00%, .*, the best so far, only the last layer is fitted", log)
     assert float(trained["top1"]) < 1  # at such a rate
     check = ("-c", "ckpt/recipe.yaml", "--ckpt_path", "ckpt/mobilenet_v3_small_100_best.ckpt")
     assert scores(run(sys.executable, ROOT / "validate.py", *check, cwd=tmp_path))[0] == "100.00%"

@@ -46,7 +46,7 @@ def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recip
     """
     taken = meant_by_card(recipe, card, path)
     if taken:
-        log.info("%s decides: %s", path, ", ".join(f"{name} {plain(value)}" for name, value in taken.items()))
+        log.info("taken from %s: %s", path, ", ".join(f"{name} {plain(value)}" for name, value in taken.items()))
     return recipe.with_keys(**taken)
 
 

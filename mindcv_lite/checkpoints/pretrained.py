@@ -32,7 +32,14 @@ BLOCK = 2**16  # bytes
 def starting_weights(recipe: Recipe, world: World) -> Weights | None:
     """The weights that a run starts from: a file of the user's, or the published ones; None: none."""
     if not recipe.model.pretrained:
-        return read_weights(recipe.model.ckpt_path) if recipe.model.ckpt_path else None
+        if recipe.model.ckpt_path:
+            return read_weights(recipe.model.ckpt_path)
+        if recipe.optimizer.layer_decay:
+            log.warning(
+                "warning: the network begins with random weights, and layer_decay trains the first layers slowly; "
+                "--pretrained or --ckpt_path FILE gives weights to start from"
+            )
+        return None
     path = world.all_or_none(lambda: published_weights(recipe.model.model))
     weights = read_weights(str(path))
     known = {"model": recipe.model.model, "num_classes": weights.num_classes, "class_names": None}

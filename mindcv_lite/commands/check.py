@@ -53,10 +53,9 @@ def _overview(train: "Listing", val: "Listing", survey: "Survey") -> Iterator[st
     for listing in filter(None, (train, val)):
         ordered = sorted(listing.counts.items(), key=lambda row: row[1])
         (least, fewest), (_, middle), (most, largest) = ordered[0], ordered[len(ordered) // 2], ordered[-1]
-        yield (
-            f"{listing.folder}: {len(listing.images)} images in {len(ordered)} classes; a class has "
-            f"{fewest} ('{least}') to {largest} ('{most}'), median {middle}"
-        )
+        counts = f"a class has {fewest} ('{least}') to {largest} ('{most}'), median {middle}"
+        counts = counts if fewest < largest else f"each class has {fewest}"
+        yield f"{listing.folder}: {len(listing.images)} images in {len(ordered)} classes; {counts}"
     if len(names := sorted({*train.counts, *val.counts})) <= MOST_ROWS:
         width = max(map(len, names))
         yield f"  {'class':<{width}} {train.folder.name:>8} {val.folder.name:>8}"

@@ -206,7 +206,7 @@ class RunRecorder(Callback):
 
     def _report(self, epoch: int, step: int, score: Score | None, best: bool, replaced: int) -> None:
         facts = [str(score) if score else "", "the best so far" if best else ""]
-        facts += self.watch.described() if epoch else ["nothing trained yet"]
+        facts += self.watch.described() if epoch else ["only the last layer is fitted"]
         facts += [f"{replaced} image{'s' * (replaced > 1)} replaced" if replaced else ""]
         log.info("epoch %d/%d: %s", epoch, self.recipe.schedule.epoch_size, ", ".join(filter(None, facts)))
         if skipped := int(self.step.skipped.asnumpy()):

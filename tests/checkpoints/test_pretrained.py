@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from mindcv_lite.checkpoints import pretrained as published
-from mindcv_lite.checkpoints.pretrained import PUBLISHED, published_weights
+from mindcv_lite.checkpoints.pretrained import PUBLISHED, published_weights, starting_weights
 from mindcv_lite.errors import UserError
 from tests.conftest import ROOT
 
@@ -71,6 +71,13 @@ class Answer(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+@pytest.mark.parametrize(("keys", "warned"), [({}, False), ({"layer_decay": 0.85}, True)])
+def test_rates_for_trained_layers_without_weights_are_warned_of(recipe, world, log, keys, warned):
+    given = recipe(**keys)
+    assert starting_weights(given, world(given)) is None
+    assert ("--pretrained or --ckpt_path FILE gives weights to start from" in log.text) == warned
 
 
 @pytest.fixture
@@ -215,7 +222,7 @@ def test_the_proxy_of_the_environment_is_asked(cache, server, monkeypatch):
 DOWNLOAD = """
 import sys; sys.path.insert(0, {root!r})
 from mindcv_lite.program import run_script
-from mindcv_lite.checkpoints.pretrained import PUBLISHED, published_weights
+from mindcv_lite.checkpoints.pretrained import PUBLISHED, published_weights, starting_weights
 PUBLISHED[{model!r}] = {url!r}
 run_script(lambda: published_weights({model!r}))
 """

@@ -300,7 +300,7 @@ def test_keys_that_were_not_given_are_taken_from_the_card(tmp_path, card, log):
         "crop_pct": 0.9,
     }
     assert settled == before.flat() | expected
-    assert "x.ckpt decides: in_channels 1, conv_padding same, bn_eps 0.001, mean [127.5], std [64.0]," in log.text
+    assert "x.ckpt: in_channels 1, conv_padding same, bn_eps 0.001, mean [127.5], std [64.0]," in log.text
 
 
 def test_a_card_that_agrees_with_what_was_given_changes_and_says_nothing(tmp_path, card, log):

@@ -55,7 +55,7 @@ def sound(image_folder) -> Path:
 def test_real_images_are_clean(shared):
     done = program(shared / "data/flowers5")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "train: 600 images in 5 classes; a class has 120" in done.stdout
+    assert "train: 600 images in 5 classes; each class has 120\n" in done.stdout
     assert "shorter side: 157 to 442 pixels, median 240" in done.stdout
     assert done.stdout.endswith("flowers5: no fault; all 800 images can be decoded\n")
     assert "remark" not in done.stdout

@@ -465,6 +465,6 @@ def test_validation_takes_padding_and_preprocessing_from_the_card(image_folder, 
     command = (sys.executable, ROOT / "validate.py", "-c", recipe, "--data_dir", images, "--ckpt_path", "x.ckpt")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "x.ckpt decides: conv_padding same, bn_eps 0.001, mean [127.5, 127.5, 127.5]" in done.stdout
+    assert "x.ckpt: conv_padding same, bn_eps 0.001, mean [127.5, 127.5, 127.5]" in done.stdout
     assert "5 images" in done.stdout
     assert "warning" not in done.stdout

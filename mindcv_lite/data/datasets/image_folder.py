@@ -125,7 +125,11 @@ def _split_folder(data_dir: str, split: str) -> Path:
     folder = Path(data_dir) / split
     if not folder.is_dir():
         inside = sorted(entry.name for entry in os.scandir(data_dir) if entry.is_dir())[:5]
-        raise UserError(f"{data_dir}: no folder '{split}' in it (found: {', '.join(inside) or 'no folder'})")
+        advice = "or hold out a share of the training images: --val_share 0.2" if "train" in inside else "make one"
+        raise UserError(
+            f"{data_dir}: no folder '{split}' in it (found: {', '.join(inside) or 'no folder'}); expected "
+            f"{split}/<class>/*.jpg; {advice}"
+        )
     return folder
 
 
