@@ -37,6 +37,11 @@ SMALLEST = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole programs first: one that takes minutes then keeps no worker busy after the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def recipe() -> Callable[..., Recipe]:
     """A recipe of the required keys and those given."""

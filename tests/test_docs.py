@@ -142,7 +142,7 @@ PROGRAMS = [
 
 def with_files(program: str, folder: Path, checkpoint: Callable[[], Path]) -> str:
     """The program with paths in `folder`, where what it names is: checkpoints, images, folders of images."""
-    program = program.replace("/path/to/", "path/to/").replace("pretrained=True", "pretrained=False")  # no download
+    program = program.replace("/path/to/", "path/to/").replace("pretrained=True)", "epoch_size=1)")  # no download
     tree = ast.parse(program)
     keywords = [node for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "data_dir"]
     folders = {node.value.value for node in keywords if isinstance(node.value, ast.Constant)}

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import mindspore
@@ -112,13 +113,22 @@ def test_a_checkpoint_of_imagenet_is_checked_on_some_of_its_classes_by_wnid_or_b
 
 
 @pytest.fixture
-def other_weights(recipe, graph_mode, tmp_path) -> Path:
-    """A checkpoint of a network for seven classes."""
-    given = recipe(num_classes=7)
-    network = build_network(given.model, "O0")
-    weights = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
-    save_weights(tmp_path / "other.ckpt", weights, model_card(given, tuple("1234567"), epoch=1, top1=None))
-    return tmp_path / "other.ckpt"
+def weights_for(recipe, graph_mode, tmp_path) -> Callable[..., Path]:
+    """Makes a checkpoint of a network for such classes."""
+
+    def make(*class_names: str) -> Path:
+        given = recipe(num_classes=len(class_names))
+        network = build_network(given.model, "O0")
+        weights = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
+        save_weights(tmp_path / "made.ckpt", weights, model_card(given, class_names, epoch=1, top1=None))
+        return tmp_path / "made.ckpt"
+
+    return make
+
+
+@pytest.fixture
+def other_weights(weights_for) -> Path:
+    return weights_for(*"1234567")
 
 
 def test_fine_tuning_begins_with_a_fitted_last_layer_which_is_epoch_0_and_may_stay_the_best(
@@ -236,11 +246,10 @@ print("weights", *network.dense.weight.asnumpy().ravel().tolist())
     np.testing.assert_allclose(first, alone, rtol=0, atol=1e-6)
 
 
-def test_three_ranks_count_ten_images_once_each(image_folder, tmp_path):
-    images = image_folder({"train": {"a": 5, "b": 5}, "val": {"a": 5, "b": 5}})
-    common = ("-c", SMALL, "--data_dir", images, *TINY, "--batch_size", 2, "--drop_remainder", "False")
-    msrun(3, ROOT / "train.py", *common, cwd=tmp_path)
-    check = (ROOT / "validate.py", *common, "--ckpt_path", "ckpt/mobilenet_v3_small_100_best.ckpt")
+def test_three_ranks_count_ten_images_once_each(image_folder, weights_for, tmp_path):
+    images = image_folder({"val": {"a": 5, "b": 5}})
+    flags = ("-c", SMALL, "--data_dir", images, *TINY, "--batch_size", 2)
+    check = (ROOT / "validate.py", *flags, "--ckpt_path", weights_for("a", "b"))
     several = scores(msrun(3, *check, "--report", "several", cwd=tmp_path)[0])
     assert several[2] == "10"
     alone = (*check, "--batch_size", 100, "--report", "alone")
