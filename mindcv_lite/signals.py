@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, and processes that end with the one that started them."""
+"""Ctrl-C, SIGTERM and the like, and processes that end with the one that started them."""
 
 import multiprocessing
 import os
@@ -16,17 +16,24 @@ from typing import Any
 
 from mindcv_lite.errors import Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C; a machine that is taken away; a terminal that is closed; SLURM's warning before the end of a job.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM before there was anything to save; exit status 128 + the signal."""
+    """A signal came before there was anything to save; exit status 128 + the signal."""
 
     latest: "Interrupted | None" = None  # of this process
 
     def __init__(self, number: int):
         super().__init__()
         self.number = number
+
+
+def handle_signals(handler: Callable[[int, types.FrameType | None], None]) -> dict[int, Any]:
+    """Let `handler` have the `SIGNALS`, but not a SIGHUP that nohup has turned off. Returns the handlers of before."""
+    numbers = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
 def interruption_in(error: BaseException | None) -> KeyboardInterrupt | None:

@@ -12,7 +12,7 @@ from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.load import load_recipe
 
 SHELL = ("", "sh", "bash", "shell", "console")  # languages of a block that may hold command lines
-_LAUNCHERS = ("msrun", "taskset", "time", "nohup")  # what a command line may begin with, before Python
+_LAUNCHERS = ("msrun", "srun", "taskset", "time", "nohup")  # what a command line may begin with, before Python
 _KEYWORDS = ("do", "then", "else", "$")
 _FENCE = re.compile(r"^ *(```+|~~~+) *(\w*).*$")
 

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     ),
     "api": ("errors signals files recipe device models data checkpoints evaluation training scripts"),
     "commands": (
-        "errors signals files program text_tables recipe device models data checkpoints evaluation runs export "
+        "errors files program text_tables recipe device models data checkpoints evaluation runs export "
         "training benchmark doctor"
     ),
 }

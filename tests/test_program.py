@@ -1,5 +1,6 @@
 """Packages are looked for, and those that are missing named with what installs them."""
 
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -8,6 +9,7 @@ import pytest
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.program import is_installed, lack, mindspore_version, require_packages, version_of
+from mindcv_lite.signals import SIGNALS
 
 
 def test_a_package_is_looked_for_without_importing_it(monkeypatch):
@@ -20,6 +22,39 @@ def test_a_package_is_looked_for_without_importing_it(monkeypatch):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_program_with_a_word_and_its_status(number):
+    process = waiting_program(hangup=signal.SIG_DFL)
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[1] == "\n-c: interrupted\n"
+    assert process.returncode == 128 + number
+
+
+def test_a_program_under_nohup_does_not_hear_that_its_terminal_is_closed():
+    process = waiting_program(hangup=signal.SIG_IGN)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def waiting_program(hangup: signal.Handlers) -> subprocess.Popen:
+    program = (
+        "import time; from mindcv_lite.program import run_script; "
+        "run_script(lambda: (print(flush=True), time.sleep(60)))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
+    )
+    assert process.stdout
+    process.stdout.readline()
+    return process
 
 
 def test_all_that_are_missing_are_named():

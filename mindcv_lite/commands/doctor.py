@@ -7,7 +7,6 @@ Exit status 0 if nothing failed, else 1. What was not run is no failure.
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import lock, require_file, require_folder
 from mindcv_lite.program import CommandLine
-from mindcv_lite.signals import interrupt
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -94,8 +92,6 @@ def schedule(target: str) -> None:
 
 def _supervise(flags: "Namespace", arguments: list[str]) -> int:
     """Check one device, in a process of its own, which may die and must let the device go; the number of failures."""
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # of a terminal that is closed; not under nohup
-        signal.signal(signal.SIGHUP, interrupt)
     from mindcv_lite.doctor.environment import environment
     from mindcv_lite.doctor.examination import Examination
 

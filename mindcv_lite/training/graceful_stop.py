@@ -1,4 +1,4 @@
-"""SIGTERM (a pre-empted machine) and Ctrl-C: a run stops after the running step, with its state saved."""
+"""SIGTERM (a pre-empted machine), Ctrl-C and the like: a run stops after the running step, with its state saved."""
 
 import logging
 import signal
@@ -10,7 +10,7 @@ import numpy as np
 
 from mindcv_lite.device.ranks import World
 from mindcv_lite.program import owns_process
-from mindcv_lite.signals import SIGNALS, interrupt
+from mindcv_lite.signals import handle_signals, interrupt
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,11 @@ class StopRequest:
         if not owns_process():
             yield
             return
-        earlier = [signal.getsignal(number) for number in SIGNALS]
-        for number in SIGNALS:
-            signal.signal(number, self._note)
+        earlier = handle_signals(self._note)
         try:
             yield
         finally:
-            for number, handler in zip(SIGNALS, earlier, strict=True):
+            for number, handler in earlier.items():
                 signal.signal(number, handler)
 
     def of_any_rank(self) -> int:
