@@ -15,9 +15,10 @@ from mindcv_lite.files import write_text
 from mindcv_lite.recipe.yaml_io import dump
 
 
-def key(help: str, default: Any = dataclasses.MISSING, **bounds: float) -> Any:
-    """A recipe key. `bounds`: `at_least`, `above`, `at_most`, `below`; they hold for each number of a list."""
-    return field(default=default, kw_only=True, metadata={"help": help, "bounds": bounds})
+def key(help: str, default: Any = dataclasses.MISSING, is_path: bool = False, **bounds: float) -> Any:
+    """A recipe key. `bounds`: `at_least`, `above`, `at_most`, `below`; they hold for each number of a list. `is_path`:
+    its text may begin with ~ and hold $VARIABLES."""
+    return field(default=default, kw_only=True, metadata={"help": help, "bounds": bounds, "is_path": is_path})
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class System:
     compile_cache: bool | str = key(
         "keep compiled graphs, so that the next start need not compile them: in ckpt_save_dir, or in the folder named",
         False,
+        is_path=True,
     )
     seed: int = key("seed of weights, order, augmentation and dropout", 42, at_least=0, at_most=2**31 - 1)
     dry_run: bool = key(
@@ -52,6 +54,7 @@ class System:
     show_batch: str = key(
         "picture file (.png, .jpg): draw the first batch in it, as the network sees it",
         "",
+        is_path=True,
     )
 
 
@@ -63,7 +66,7 @@ class Data:
         "imagenet or empty: a folder of class folders; digits: the built-in demo; others: their standard files",
         "imagenet",
     )
-    data_dir: str = key("folder that holds the splits, or the standard files", "")
+    data_dir: str = key("folder that holds the splits, or the standard files", "", is_path=True)
     train_split: str = key("folder of the training split inside data_dir", "train")
     val_split: str = key("folder of the validation split inside data_dir", "val")
     val_share: float | None = key(
@@ -165,7 +168,7 @@ class Model:
     )
     bn_eps: float = key("epsilon of BatchNorm", 1e-5, above=0, at_most=1)
     bn_momentum: float = key("share of its old statistics that a BatchNorm keeps in a step", 0.9, at_least=0, below=1)
-    ckpt_path: str = key("train: weights to start from; validate: weights to check", "")
+    ckpt_path: str = key("train: weights to start from; validate: weights to check", "", is_path=True)
     freeze: Literal["backbone"] | int | None = key(
         "what is not trained: backbone, all but the head; or N, the first N rows of the network's table",
         None,
@@ -263,6 +266,7 @@ class Loss:
     teacher: str | tuple[str, ...] = key(
         "checkpoint of a network whose predictions are learned besides the labels; given several times: their mean",
         "",
+        is_path=True,
     )
     teacher_temperature: float = key("what logits are divided by in that comparison", 2.0, above=0, at_most=1000)
     teacher_share: float = key("share of that comparison in the loss", 0.9, above=0, at_most=1)
@@ -294,12 +298,12 @@ class Output:
     log_interval: int | None = key("steps between log lines; left out: one line an epoch", 100, at_least=1)
     val_while_train: bool = key("validate during training", False)
     val_interval: int = key("epochs between validations", 1, at_least=1)
-    ckpt_save_dir: str = key("folder for checkpoints, results.csv and the resolved recipe", "./ckpt")
+    ckpt_save_dir: str = key("folder for checkpoints, results.csv and the resolved recipe", "./ckpt", is_path=True)
     tensorboard: bool = key(
         "write events for TensorBoard into the folder tensorboard in ckpt_save_dir",
         False,
     )
-    resume: bool | str = key("go on with the run in ckpt_save_dir, or with the state file named", False)
+    resume: bool | str = key("go on with the run in ckpt_save_dir, or with the state file named", False, is_path=True)
     ckpt_save_interval: int = key("epochs between checkpoints", 1, at_least=1)
     ckpt_save_policy: Literal["latest_k", "top_k"] = key("which keep_checkpoint_max checkpoints stay", "latest_k")
     keep_checkpoint_max: int = key("checkpoints that stay, the best one apart", 10, at_least=1)

@@ -1,5 +1,6 @@
 """What a recipe must hold beyond its single values: rules between keys, paths and packages that must be there."""
 
+from os.path import normpath
 from pathlib import Path
 
 from mindcv_lite.errors import UserError
@@ -78,6 +79,7 @@ def check_rules(recipe: Recipe, source: str) -> None:
 def require_startable(recipe: Recipe) -> None:
     """Raise `UserError` if a file, folder or package that the recipe needs is not there; this needs no MindSpore."""
     require_paths(recipe)
+    _require_unseen_images(recipe)
     _require_teachers(recipe)
     require_extras(recipe)
 
@@ -102,6 +104,17 @@ def require_paths(recipe: Recipe) -> None:
         require_file(Path(sheet))
     if isinstance(resume, str) and not (Path(resume).is_file() and Path(resume).suffix == ".ckpt"):
         raise UserError(f"{resume}: no such .ckpt file; --resume alone goes on with the run in ckpt_save_dir")
+
+
+def _require_unseen_images(recipe: Recipe) -> None:
+    """Raise `UserError` if a run would be validated on the images that it is trained on."""
+    data = recipe.data
+    splits = {normpath(split) for split in (data.train_split, data.val_split)}
+    if recipe.output.val_while_train and not data.is_standard and not data.val_share and len(splits) == 1:
+        raise UserError(
+            f"train_split and val_split are both '{data.val_split}': the score would be of images that are trained on; "
+            "--val_share 0.2 holds out a share of them, --val_while_train False trains on all without a score"
+        )
 
 
 def _require_teachers(recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 import types
 import typing
 from collections.abc import Iterable
@@ -27,7 +28,14 @@ def checked_value(name: str, value: Any, where: str, from_text: bool = False) ->
     except (ValueError, OverflowError):
         expected = describe(kind) + describe_bounds(bounds)
         raise UserError(f"{where}: key '{name}': expected {expected}, got {show(value)}") from None
-    return converted
+    return _expanded(converted) if KEYS[name].metadata["is_path"] else converted
+
+
+def _expanded(value: Any) -> Any:
+    """A path, or each of several, with the values of ~ and $VARIABLES."""
+    if isinstance(value, tuple):
+        return tuple(map(_expanded, value))
+    return os.path.expanduser(os.path.expandvars(value)) if isinstance(value, str) else value
 
 
 def _convert(kind: Any, value: Any) -> Any:

@@ -2,15 +2,23 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from mindcv_lite.errors import UserError
 
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without PyYAML's two silent surprises: a repeated key is an error, and 1e-5 is a number."""
+    """YAML without PyYAML's silent surprises: a repeated key is an error, 1e-5 is a number, and 010 and 1:30 are texts
+    (YAML 1.1 takes them for 8 and 90)."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in NUMBERS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = []  # no set: a key may be a list, which PyYAML refuses later
@@ -36,12 +44,13 @@ class _StrictDumper(yaml.SafeDumper):
 
 _StrictDumper.add_representer(str, _StrictDumper.represent_str)
 
+_INT = re.compile(r"^[-+]?(0|[1-9][\d_]*)$")
+_FLOAT = re.compile(
+    r"^[-+]?((\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF|nan|NaN|NAN))$"
+)
 for _side in (_StrictLoader, _StrictDumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-        list("-+0123456789."),
-    )
+    for _tag, _pattern in zip(NUMBERS, (_INT, _FLOAT), strict=True):
+        _side.add_implicit_resolver(_tag, _pattern, list("-+0123456789."))
     _side.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["N"])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import lock
 from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.runs.state import LAST
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,18 @@ def start_run(folder: Path, recipe: Recipe, goes_on: bool = False) -> None:
     """
     try:
         if not goes_on:
+            _say_what_resume_does(folder, recipe)
             _set_earlier_run_aside(folder)
         recipe.with_keys(resume=False).save(folder / "recipe.yaml")
     except OSError as error:
         raise UserError(f"{folder}: cannot write there: {error.strerror}; give another --ckpt_save_dir") from None
+
+
+def _say_what_resume_does(folder: Path, recipe: Recipe) -> None:
+    """Tell who starts from the weights of this very folder's run that this is a new run."""
+    weights = recipe.model.ckpt_path
+    if weights and Path(weights).absolute().parent == folder.absolute() and (folder / LAST).exists():
+        log.info("%s: its weights alone start a new run; --resume instead goes on with the run in %s", weights, folder)
 
 
 def _set_earlier_run_aside(folder: Path) -> None:

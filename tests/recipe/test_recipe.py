@@ -1,6 +1,7 @@
 """The recipe's promises: where values come from, what is refused, and in which words."""
 
 import math
+import re
 import subprocess
 import sys
 import typing
@@ -209,10 +210,29 @@ def test_a_bare_flag_means_true(load):
     assert load("", "--distribute", "--seed", "3").system.distribute is True
 
 
-@pytest.mark.parametrize("text", ["123", "None", "True", "1e-5", "[a]", "a: b", "", "2024-13-45", "~/images #1"])
+@pytest.mark.parametrize("text", ["123", "None", "True", "1e-5", "[a]", "a: b", "", "2024-13-45", "a/images #1"])
 def test_text_on_the_command_line_stays_text(load, text):
     assert load("", "--data_dir", text).data.data_dir == text
     assert load("", "--ckpt_path", text).model.ckpt_path == text
+
+
+def test_paths_may_begin_at_home_and_hold_variables(load, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SCRATCH", "/fast")
+    recipe = load(
+        "data_dir: ~/images\nckpt_save_dir: $SCRATCH/${SCRATCH}x\nteacher: [~/a.ckpt, $NONE/b]\nresume: $SCRATCH/c"
+    )
+    assert (recipe.data.data_dir, recipe.output.ckpt_save_dir) == ("/home/me/images", "/fast//fastx")
+    assert (recipe.loss.teachers, recipe.output.resume) == (("/home/me/a.ckpt", "$NONE/b"), "/fast/c")
+    assert load("", "--ckpt_path=~/w.ckpt").model.ckpt_path == "/home/me/w.ckpt"
+
+
+@pytest.mark.parametrize("text", ["010", "1:30", "0x1F", "0b11"])
+def test_numbers_that_yaml_and_people_read_in_two_ways_are_refused(load, text):
+    sentence = f"key 'num_samples': expected a whole number or None, at least 1, got {text!r}"
+    assert error_of(load, "", "--num_samples", text) == f"command line: {sentence}"
+    assert error_of(load, f"num_samples: {text}").endswith(sentence)
+    assert load(f"train_split: {text}").data.train_split == text
 
 
 @pytest.mark.parametrize("text", ["2024-13-45", '"\\UFFFFFFFF"', "!!int x", "\udcff", "[1", "%"])
@@ -608,10 +628,19 @@ def _values(kind: Any, bounds: dict[str, float]) -> st.SearchStrategy:
     return st.one_of([st.none() if choice is type(None) else _values(choice, bounds) for choice in arguments])
 
 
+def without_variables(path: Any) -> Any:
+    """The path, or each of several, as it stands after ~ and $VARIABLES got their values."""
+    if isinstance(path, tuple):
+        return tuple(map(without_variables, path))
+    return re.sub("[~$]", "", path) if isinstance(path, str) else path
+
+
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     """Valid recipes."""
     flat = {name: draw(values_of(name)) for name in KEYS}
+    for name in (name for name, entry in KEYS.items() if entry.metadata["is_path"]):
+        flat[name] = without_variables(flat[name])
     flat["auto_augment"] = draw(st.sampled_from([None, "", "autoaug", "trivialaugwide", "randaug-m9-n2", "randaug"]))
     if isinstance(flat["re_value"], tuple):
         flat["re_value"] = flat["re_value"][: flat["in_channels"]]

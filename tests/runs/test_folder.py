@@ -255,6 +255,13 @@ def test_an_earlier_run_is_moved_aside_whole_and_nothing_else_is(tmp_path, recip
     assert rates == [0.1, 0.2, 0.3]
 
 
+@pytest.mark.parametrize(("path", "said"), [(BEST, True), (f"elsewhere/{BEST}", False)])
+def test_who_starts_from_the_weights_of_the_folder_is_told_what_resume_does(tmp_path, recipe, log, path, said):
+    save_step(tmp_path, 1)
+    start_run(tmp_path, recipe(ckpt_path=tmp_path / path))
+    assert ("--resume instead goes on with the run in" in log.text) == said
+
+
 def test_weights_of_an_earlier_run_that_was_killed_in_a_save_move_aside_too(tmp_path, recipe):
     (tmp_path / f".{BEST}.part").mkdir()
     (tmp_path / f".{BEST}.part" / BEST).write_bytes(b"half")
