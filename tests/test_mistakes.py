@@ -281,13 +281,13 @@ def test_images_that_do_not_fit_as_a_user_is_told(told_to_a_user, images):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize(("train_split", "val_split"), [("train", "train"), ("./train", "train/")])
 def test_one_split_for_training_and_validation(told, images, train_split, val_split):
     flags = (*TINY, "--data_dir", images, f"--train_split={train_split}", f"--val_split={val_split}")
     assert f"train_split and val_split are both '{val_split}': the score would be" in told("train.py", *flags)
 
 
+@pytest.mark.slow
 def test_fewer_outputs_than_classes(told, images):
     sentence = told("train.py", *TINY, "--data_dir", images, "--num_classes", 1)
     assert sentence == "num_classes is 1, but there are 2 classes; use --num_classes 2"

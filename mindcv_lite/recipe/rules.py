@@ -143,7 +143,7 @@ def require_splits(data_dir: Path, train_split: str, val_split: str) -> None:
     if len(missing) == 2:
         raise UserError(
             f"{data_dir}: neither '{train_split}' nor '{val_split}' is a folder in it; --train_split, --val_split name "
-            "them"
+            "them; folders of classes alone belong into 'train', and training with --val_share 0.2 holds out a share"
         )
     if missing and missing[0] not in usual:
         raise UserError(f"{data_dir / missing[0]}: no such folder")

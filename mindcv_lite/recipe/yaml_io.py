@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -14,11 +14,6 @@ NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 class _StrictLoader(yaml.SafeLoader):
     """YAML without PyYAML's silent surprises: a repeated key is an error, 1e-5 is a number, and 010 and 1:30 are texts
     (YAML 1.1 takes them for 8 and 90)."""
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in NUMBERS]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = []  # no set: a key may be a list, which PyYAML refuses later
@@ -44,6 +39,10 @@ class _StrictDumper(yaml.SafeDumper):
 
 _StrictDumper.add_representer(str, _StrictDumper.represent_str)
 
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _INT = re.compile(r"^[-+]?(0|[1-9][\d_]*)$")
 _FLOAT = re.compile(
     r"^[-+]?((\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF|nan|NaN|NAN))$"
