@@ -110,7 +110,9 @@ class Augmentation:
         at_least=0,
         at_most=1,
     )
-    auto_augment: str | None = key("randaug-mM-nN (N operations of strength M of 10), autoaug or trivialaugwide", None)
+    auto_augment: str | None = key(
+        "randaug-mM-nN (N operations of strength M of 10; -mstdS: drawn around M), autoaug or trivialaugwide", None
+    )
     re_prob: float = key("random erasing: its probability", 0.0, at_least=0, at_most=1)
     re_scale: tuple[float, float] = key(
         "random erasing: range of the share of the area", (0.02, 0.33), above=0, at_most=1

@@ -517,8 +517,8 @@ def test_the_text_of_a_recipe_is_what_it_saves(load, tmp_path):
             "key 'auto_augment': expected randaug-mM-nN, autoaug or trivialaugwide (MindSpore has",
         ),
         (
-            "auto_augment: randaug-m9-mstd0.5",
-            "key 'auto_augment': expected randaug-mM-nN, M from 0 to 10, N from 1 to 10, ",
+            "auto_augment: randaug-m9-w0",
+            "key 'auto_augment': expected randaug-mM-nN-mstdS, M from 0 to 10, N from 1 to 10, ",
         ),
         ("mean: [1, 2]", "key 'mean': expected 3 numbers, one for each of the in_channels, got [1.0, 2.0]"),
         ("std: [1]", "key 'std': expected 3 numbers, one for each of the in_channels, got [1.0]"),

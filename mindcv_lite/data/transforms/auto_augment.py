@@ -5,13 +5,16 @@ MindSpore's own RandAugment and TrivialAugmentWide move an image out of the fram
 """
 
 from dataclasses import dataclass
-from math import atan, degrees
+from math import atan, degrees, isinf
+from statistics import NormalDist
 from typing import Any
 
 from mindspore.dataset import vision
 from mindspore.dataset.vision import Inter
 
 from mindcv_lite.recipe.auto_augment import STRONGEST, AutoAugment
+
+QUANTILES = 15  # that stand for a distribution of magnitudes
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ def policy_of(option: AutoAugment, side: int, interpolation: Inter, fill: tuple[
     if option.policy == "autoaug":  # takes the levels of a colour in another order, so: a grey
         return [vision.AutoAugment(vision.AutoAugmentPolicy.IMAGENET, interpolation, sum(fill) // 3)]
     if option.policy == "randaug":  # Cubuk et al. 2020
-        extent, strengths = Extent(0.3, 150 / 331, 30, 0.9, 4), [option.magnitude / STRONGEST]
+        extent, strengths = Extent(0.3, 150 / 331, 30, 0.9, 4), drawn_strengths(option)
     else:  # TrivialAugment, wide (Mueller and Hutter 2021): one operation, of any strength
         extent, strengths = Extent(0.99, min(1, 32 / side), 135, 0.99, 6), [step / 30 for step in range(31)]
     choices = [
@@ -47,6 +50,17 @@ def policy_of(option: AutoAugment, side: int, interpolation: Inter, fill: tuple[
         vision.RandomSelectSubpolicy([[*[idle] * index, (operation, 1.0)] for operation in choices])
         for index in range(count)
     ]
+
+
+def drawn_strengths(option: AutoAugment) -> list[float]:
+    """Strengths of randaug, 0 to 1, that are drawn equally often: the magnitude, or quantiles of its distribution."""
+    if option.deviation == 0:
+        return [option.magnitude / STRONGEST]
+    shares = [(number + 0.5) / QUANTILES for number in range(QUANTILES)]
+    if isinf(option.deviation):
+        return [option.magnitude * share / STRONGEST for share in shares]
+    drawn = [NormalDist(option.magnitude, option.deviation).inv_cdf(share) for share in shares]
+    return [min(max(magnitude, 0), STRONGEST) / STRONGEST for magnitude in drawn]
 
 
 def operations_of(strength: float, sign: int, extent: Extent, interpolation: Inter, fill: tuple[int, int, int]) -> list:

@@ -9,7 +9,7 @@ import pytest
 from mindspore.dataset.vision import Inter
 from PIL import Image, ImageEnhance
 
-from mindcv_lite.data.transforms.auto_augment import Extent, operations_of, policy_of
+from mindcv_lite.data.transforms.auto_augment import Extent, drawn_strengths, operations_of, policy_of
 from mindcv_lite.recipe.auto_augment import parse
 
 FILL = (7, 8, 9)
@@ -104,6 +104,19 @@ def test_each_operation_of_randaug_is_as_likely():
     assert len(kinds) == 1 + 9 * 2 + 4
     assert kinds.max() == pytest.approx(100, abs=50)
     assert kinds.min() == pytest.approx(50, abs=35)
+
+
+def test_randaug_draws_its_strength_from_the_distribution_that_is_asked_for():
+    options = "m9", "m7-mstd0.5", "m10-mstd1", "m8-mstdinf"
+    drawn = (drawn_strengths(parse(f"randaug-{option}")) for option in options)
+    fixed, normal, clipped, even = (10 * np.array(strengths) for strengths in drawn)
+    assert fixed.tolist() == [9]
+    assert (normal.mean(), normal.std()) == (pytest.approx(7, abs=1e-9), pytest.approx(0.5, abs=0.03))
+    assert (clipped.max(), (clipped == 10).mean()) == (10, pytest.approx(0.5, abs=0.05))
+    assert (even.min(), even.max()) == (pytest.approx(0, abs=0.3), pytest.approx(8, abs=0.3))
+    np.testing.assert_allclose(np.diff(even), 8 / len(even))
+    images = transformed(IMAGE, policy_of(parse("randaug-m7-mstd0.5"), SIDE, Inter.NEAREST, FILL), 1500)
+    assert len(np.unique(images.reshape(len(images), -1), axis=0)) > 300
 
 
 def test_operations_in_a_row_are_drawn_independently():
