@@ -93,6 +93,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
             recorder.keep_epoch_0()
         if not recipe.model.probe_only:
             fit(step, batches, recipe, world, [watch, recorder])
+    recorder.describe_end()
     return recorder
 
 

@@ -19,6 +19,7 @@ from mindcv_lite.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
 
+SILENCE = 10.0  # seconds
 # By MindCV, at jit_level O2 on Ascend 910*; this project has no NPU.
 UPSTREAM_COMPILES = " for Ascend (MindCV measured 184 s for the small network, 354 s for the large one)"
 
@@ -69,7 +70,7 @@ class Watch(Callback):
         self.graph_compile: float | None = None  # seconds, in the epoch in which the graph was compiled
 
     def on_train_epoch_begin(self, run_context) -> None:
-        self.began = self.idle_since = time.perf_counter()
+        self.began = self.idle_since = self.line_since = time.perf_counter()
         self.waited = None if self.world.settings.sink else 0.0
         self.graph_compile = None
         self.done = self.first = self.step.steps_done % self.batches.steps
@@ -98,6 +99,7 @@ class Watch(Callback):
         network.compile(*inputs)
         self.graph_compile = time.perf_counter() - began
         self.began += self.graph_compile
+        self.line_since = time.perf_counter()
         next_line = f"; the next line comes at the end of an epoch, after {self.batches.steps} steps"
         log.info("graph compiled in %.1f s%s", self.graph_compile, next_line if settings.sink else "")
 
@@ -107,15 +109,22 @@ class Watch(Callback):
         self.done = (self.step.steps_done - 1) % steps + 1  # waits for the device
         self.idle_since = time.perf_counter()
         self.bar.update(self.done - self.bar.n)
-        interval = self.recipe.output.log_interval
-        if interval and self.done % interval == 0 and self.done < steps:
+        if self._wants_line() and self.done < steps:
             self.check_loss()
+            self.line_since = time.perf_counter()
             self.bar.set_postfix(loss=f"{self.loss:.4f}")
             if self.bar.disable:
                 epoch = run_context.original_args().cur_epoch_num
                 log.info(
                     "epoch %d, step %d/%d: loss %.4f, lr %.4g", epoch, self.done, steps, self.loss, self.last_rate()
                 )
+
+    def _wants_line(self) -> bool:
+        """Whether the log wants a line after this step: every `log_interval` steps; of one rank without a progress bar
+        (several have to agree) also after `SILENCE`."""
+        interval = self.recipe.output.log_interval
+        waited = self.world.size == 1 and self.bar.disable and time.perf_counter() - self.line_since > SILENCE
+        return bool(interval) and (self.done % interval == 0 or waited)
 
     def on_train_epoch_end(self, run_context) -> None:
         self.bar.close()

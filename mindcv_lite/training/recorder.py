@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from mindspore import nn
 from mindspore.train import Callback
 
 from mindcv_lite.checkpoints.model_card import model_card
+from mindcv_lite.checkpoints.weights import read_weights
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.evaluation.score import Score
@@ -75,6 +77,20 @@ class RunRecorder(Callback):
     def last(self) -> Path | None:
         """The latest checkpoint, or of those that a policy kept, the one that was kept last."""
         return self.checkpoints.kept[-1][1] if self.checkpoints.kept else None
+
+    def describe_end(self) -> None:
+        """Say where the best network is, and what may be done with it."""
+        if self.world.rank or not (checkpoint := self.best or self.last):
+            return
+        card = read_weights(str(checkpoint)).card or {}
+        score = "not scored" if card["top1"] is None else f"top-1 {card['top1']:.2%}"
+        which = "best" if self.best else "latest"
+        log.info("the %s network: epoch %d, %s: %s", which, card["epoch"], score, checkpoint)
+        command, file = "python -m mindcv_lite", shlex.quote(str(checkpoint))
+        recipe = shlex.quote(str(self.folder / "recipe.yaml"))
+        log.info("validate it: %s validate --config %s --ckpt_path %s --report report", command, recipe, file)
+        log.info("predict:     %s predict %s /path/to/images", command, file)
+        log.info("export it:   %s export %s --format onnx", command, file)
 
     @contextmanager
     def recording(self, state: State | None) -> Iterator[None]:

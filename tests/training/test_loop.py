@@ -83,6 +83,13 @@ def test_the_compilation_is_told_by_itself_and_not_in_the_speed_of_the_first_epo
     assert log.messages[1:] == [f"graph compiled in 184.0 s{next_line}"]
 
 
+@pytest.mark.parametrize(("seconds", "lines"), [(12.0, 0), (24.0, 1), (44.0, 3)])
+def test_an_epoch_of_few_and_slow_steps_says_that_it_goes_on(step_of, world, clock, log, seconds, lines):
+    step, given = step_of()
+    Watched(Watch(step, lambda step: 0.1, BATCHES, given, world(given)), clock).epoch(seconds, steps_a_call=1)
+    assert sum(message.startswith("epoch 1, step ") for message in log.messages) == lines
+
+
 def test_the_graph_that_is_compiled_ahead_is_the_one_that_runs(step_of, world, log, monkeypatch):
     step, given = step_of()
     columns = ["image", "label", "weight"]
