@@ -22,6 +22,7 @@ from mindcv_lite.device.compile_cache import KeptGraphs, key_of
 from mindcv_lite.device.ranks import AllReduce, World
 from mindcv_lite.device.settings import evaluation_level, settings_for
 from mindcv_lite.device.targets import available_target, chosen_npu, workers_started
+from mindcv_lite.device.versions import numpy_fault, tested_range, was_run_on
 from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.program import owns_process
 from mindcv_lite.recipe.keys import Recipe
@@ -36,6 +37,8 @@ def start_device(recipe: Recipe, seeds: bool = True) -> World:
     A process may start again with another recipe, on the same device. Raises `UserError` if the device is not there or
     cannot be used, or the other ranks cannot be joined.
     """
+    if fault := numpy_fault(np.__version__):
+        raise UserError(f"NumPy {fault}")
     target, reason = available_target(recipe.system.device_target)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     _choose_device(target, chosen_npu(target, os.environ))
@@ -57,6 +60,9 @@ def start_device(recipe: Recipe, seeds: bool = True) -> World:
     if seeds:
         mindspore.set_seed(recipe.system.seed)  # the same on every rank: all draw the same weights
     log.info("%s x %d, MindSpore %s, %d data workers each", target, size, mindspore.__version__, settings.workers)
+    if not was_run_on(mindspore.__version__):
+        version = mindspore.__version__
+        log.warning("warning: this project was run on MindSpore %s, not on %s", tested_range(), version)
     if target == "CPU":
         log.info("oneDNN may use instructions up to %s (ONEDNN_MAX_CPU_ISA)", os.environ["ONEDNN_MAX_CPU_ISA"])
     for note in (*filter(None, [reason]), *settings.notes):

@@ -16,15 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindcv_lite import __version__
+from mindcv_lite.device.versions import MINDSPORE, PYTHON, numbers, numpy_fault, tested_range, was_run_on
 from mindcv_lite.doctor.findings import Finding, Verdict
 from mindcv_lite.files import cache_folder
 from mindcv_lite.program import mindspore_version, version_of
 
 # MindCV's own table of what it measured the published figures with. (CANN's own files call 8.0.0.beta1 "8.0.0".)
 PUBLISHED = {"MindSpore": "2.5.0", "driver": "24.1.0", "firmware": "7.5.0.3.220", "CANN toolkit": "8.0.0.beta1"}
-PYTHON = ((3, 10), (3, 12))  # oldest and newest
-MINDSPORE = ((2, 7), (2, 10))  # this project was run on these two, on CPUs, and on what is between them in part
-DEVELOPMENT_WHEEL = "2.6.0.dev20250323"  # and on this one
 # The CANN that each MindSpore takes without a warning, from mindspore/run_check/_check_version.py of its wheel; for
 # 2.5.0, which was not at hand, that of the table above. These are versions of CANN's compiler: that of CANN 8.0 is
 # 7.6, that of 8.1 is 7.7; from 8.2 on they are the same.
@@ -150,22 +148,19 @@ def packages(machine: Machine) -> Iterator[Finding]:
 
 
 def numpy_finding(version: str) -> Finding:
-    if version and numbers(version) < (2,):
-        return Finding("NumPy", "ok", version)
-    reason = f"{version}: MindSpore's operators die with NumPy 2" if version else "missing"
-    return Finding("NumPy", "failed", f"{reason}: pip install 'numpy<2'")
+    fault = numpy_fault(version) if version else "missing: pip install 'numpy<2'"
+    return Finding("NumPy", "failed", fault) if fault else Finding("NumPy", "ok", version)
 
 
 def mindspore_finding(version: str) -> Finding:
-    oldest, newest = (f"{major}.{minor}" for major, minor in MINDSPORE)
-    release = numbers(version)[:2]
     if not version:
+        oldest = ".".join(map(str, MINDSPORE[0]))
         return Finding("MindSpore", "failed", f"missing: pip install 'mindspore>={oldest}', after {GUIDE}")
-    if MINDSPORE[0] <= release <= MINDSPORE[1] or version == DEVELOPMENT_WHEEL:
-        return Finding("MindSpore", "ok", f"{version}; this project was run on {oldest} to {newest}, on CPUs")
-    if (2, 5) <= release < MINDSPORE[0]:
-        return Finding("MindSpore", "noted", f"{version}: this project was not run on it, but on {oldest} to {newest}")
-    return Finding("MindSpore", "failed", f"{version}: this project takes {oldest} to {newest}")
+    if was_run_on(version):
+        return Finding("MindSpore", "ok", f"{version}; this project was run on {tested_range()}, on CPUs")
+    if (2, 5) <= numbers(version)[:2] < MINDSPORE[0]:
+        return Finding("MindSpore", "noted", f"{version}: this project was not run on it, but on {tested_range()}")
+    return Finding("MindSpore", "failed", f"{version}: this project takes {tested_range()}")
 
 
 def npus(machine: Machine) -> Iterator[Finding]:
@@ -423,10 +418,6 @@ def variables(machine: Machine) -> Iterator[Finding]:
     texts = [f"{name}={machine.shown(value)}" for name, value in shown.items()]
     texts += [f"{name} (value not shown)" for name in others]
     yield Finding("variables", "noted", ", ".join(texts) or "none", shown)
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)))
 
 
 def size(count: int) -> str:

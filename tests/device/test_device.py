@@ -406,6 +406,23 @@ def test_a_device_that_another_program_holds_is_refused_with_a_sentence(monkeypa
         start._try_device("Ascend")
 
 
+def test_numpy_2_is_refused_before_it_ends_the_process(monkeypatch, recipe):
+    monkeypatch.setattr(np, "__version__", "2.1.3")
+    with pytest.raises(
+        UserError, match=r"^NumPy 2\.1\.3: MindSpore's operators die with NumPy 2: pip install 'numpy<2'"
+    ):
+        start_device(recipe())
+
+
+@pytest.mark.parametrize(
+    ("version", "warned"), [("2.7.1", False), ("2.10.0", False), ("2.11.0", True), ("2.5.0", True)]
+)
+def test_a_mindspore_that_was_not_tried_is_warned_of(calls, monkeypatch, recipe, log, version, warned):
+    monkeypatch.setattr(mindspore, "__version__", version)
+    start_device(recipe())
+    assert (f"run on MindSpore 2.7 to 2.10, not on {version}" in log.text) == warned
+
+
 def test_a_rank_alone_has_itself_on_its_machine(monkeypatch):
     monkeypatch.setattr(mindspore.communication, "get_local_rank_size", lambda: 0)  # as the CPU's collectives do
     monkeypatch.setattr(mindspore.communication, "get_group_size", lambda: 1)
