@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and the like, and processes that end with the one that started them."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -8,13 +9,16 @@ import traceback
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.context import SpawnContext
+from types import SimpleNamespace
 from typing import Any
 
 from mindcv_lite.errors import Stopped
+
+log = logging.getLogger(__name__)
 
 # Ctrl-C; a machine that is taken away; a terminal that is closed; SLURM's warning before the end of a job.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -89,8 +93,11 @@ def in_processes(
     a process that is `doing` something was killed.
     """
     size = min(len(arguments), len(os.sched_getaffinity(0)))
-    # Spawned: a fork of a process that has MindSpore's threads may hang.
-    pool = ProcessPoolExecutor(size, SpawnContext(), _start_process, (initializer, initargs))
+    try:  # spawned: a fork of a process that has MindSpore's threads may hang
+        pool: Executor = ProcessPoolExecutor(size, SpawnContext(), _start_process, (initializer, initargs))
+    except OSError as error:  # no semaphores, as in containers without a writable /dev/shm
+        log.warning("warning: no processes can be started (%s), so threads work instead", error.strerror)
+        pool = ThreadPoolExecutor(size, "images", initializer, initargs)
     try:
         with _signals_blocked():  # a process inherits that
             tasks = deque(pool.submit(function, each) for each in arguments)
@@ -102,7 +109,16 @@ def in_processes(
             process.kill()
         raise
     finally:
-        pool.shutdown()
+        pool.shutdown(cancel_futures=True)
+
+
+def shared_counter() -> Any:
+    """A number, `value`, that processes or threads of `in_processes` may change under `get_lock()`."""
+    try:
+        return SpawnContext().Value("q")
+    except OSError:
+        lock = threading.Lock()
+        return SimpleNamespace(value=0, get_lock=lambda: lock)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """What several tests need: small image folders, recipes, and the shared reference data where it is present."""
 
+import errno
 import logging
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
@@ -70,6 +72,16 @@ def write_images(data_dir: Path, counts: dict[str, dict[str, int]], size: tuple[
                 pixels[..., index % 3] += 150
                 Image.fromarray(pixels).save(folder / f"{number}.jpg")
     return data_dir
+
+
+@pytest.fixture
+def no_shared_memory(monkeypatch) -> None:
+    """Let semaphores fail, as they do in containers without a writable /dev/shm."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", fail)
 
 
 @pytest.fixture(scope="session")

@@ -179,6 +179,13 @@ def test_a_mistake_of_the_user_is_a_sentence_and_exit_status_2(check, sound):
         check(sound / "train")
 
 
+@pytest.mark.usefixtures("no_shared_memory")
+def test_without_shared_memory_threads_decode(sound, log, capsys):
+    main([str(sound)])
+    assert capsys.readouterr().out.endswith(": no fault; all 21 images can be decoded\n")
+    assert "no processes can be started (Function not implemented), so threads work instead" in log.text
+
+
 def test_a_reader_that_closes_early_gets_no_traceback(sound):
     command = f"{sys.executable} -m mindcv_lite check {sound} | true"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -294,6 +294,14 @@ def test_a_folder_that_is_not_of_packing_is_left_alone(image_folder, tmp_path, r
     )
 
 
+@pytest.mark.usefixtures("no_shared_memory")
+def test_without_shared_memory_threads_write(image_folder, tmp_path, log):
+    images = image_folder({"train": {"a": 6, "b": 5}})
+    pack(images, tmp_path / "packed")
+    assert content_of(tmp_path / "packed") == files_below(images)
+    assert "so threads work instead" in log.text
+
+
 def test_packed_images_are_not_packed_again(image_folder, tmp_path, refused):
     pack(image_folder({"train": {"a": 1}}), tmp_path / "packed")
     assert refused(tmp_path / "packed", tmp_path / "again").endswith(

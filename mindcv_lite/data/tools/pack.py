@@ -12,7 +12,6 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import partial
-from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,7 +25,7 @@ from mindcv_lite.data.images.validity import NOT_DECODED, grey_or_rgb, opened
 from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.files import lock, write_text
 from mindcv_lite.program import progress_bar
-from mindcv_lite.signals import in_processes
+from mindcv_lite.signals import in_processes, shared_counter
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ def write_all(folder: Path, shares: list[Share], options: Options) -> None:
         log.info("%d of %d files are there from an earlier try", len(shares) - len(todo), len(shares))
     if not todo:
         return
-    seen = SpawnContext().Value("q")
+    seen = shared_counter()
     with in_processes(partial(_write_share, folder, options), todo, "writes", _start_counting, (seen,)) as tasks:
         _watch(tasks, seen, sum(len(share.paths) for share in todo))
 
