@@ -1,7 +1,9 @@
 """Which output of a network a class folder stands for: by the class names in its checkpoint, or by ImageNet's."""
 
 import logging
+import unicodedata
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from mindcv_lite.errors import UserError
@@ -65,21 +67,35 @@ def _are_imagenets(folders: Sequence[str], class_names: Sequence[str | None] | N
 
 
 def indices_of(folders: Sequence[str], class_names: Sequence[str | None], where: Path) -> tuple[int, ...]:
-    """The index of each folder in `class_names`. Raises `UserError` if a class is missing or unknown in `where`."""
+    """The index of each folder in `class_names`. Raises `UserError` if a class is missing or unknown in `where`.
+
+    A letter with an accent may be one character or two: systems differ in how they write a folder's name.
+    """
     indices: dict[str, int] = {}
     for index, name in enumerate(class_names):
-        if name is not None and indices.setdefault(name, index) != index:
-            raise UserError(f"{where}: the network has two classes '{name}', outputs {indices[name]} and {index}")
-    missing, unknown = sorted(indices.keys() - set(folders)), sorted(set(folders) - indices.keys())
+        if name is not None and indices.setdefault(composed(name), index) != index:
+            first = indices[composed(name)]
+            raise UserError(f"{where}: the network has two classes '{name}', outputs {first} and {index}")
+    names = [composed(folder) for folder in folders]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{where}: two folders are called '{twice}', their accents written in two ways; join them")
+    missing, unknown = sorted(indices.keys() - set(names)), sorted(set(names) - indices.keys())
     faults = [f"class '{missing[0]}' is missing"] if missing else []
     faults += [f"class '{unknown[0]}' is unknown"] if unknown else []
     more = len(missing) + len(unknown) - len(faults)
     if faults:
+        near = ((name, other) for name in unknown for other in get_close_matches(name, missing, n=1))
+        question = next((f"; is '{name}' what is called '{other}' there?" for name, other in near), "")
         raise UserError(
             f"{where}: {' and '.join(faults)}{f' ({more} more differ)' if more else ''}; "
-            f"expected the {len(indices)} classes that the network is trained for"
+            f"expected the {len(indices)} classes that the network is trained for{question}"
         )
-    return tuple(indices[folder] for folder in folders)
+    return tuple(indices[name] for name in names)
+
+
+def composed(name: str) -> str:
+    """The name with each accent and its letter as one character."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _imagenet_outputs(folders: Sequence[str], kinds: list[str], where: Path) -> tuple[int, ...]:

@@ -63,6 +63,8 @@ def test_the_wnids_of_imagenet_are_sorted_and_its_names_are_unique_but_for_two()
         # a checkpoint without names
         (["b", "a"], None, 2, (1, 0)),
         (["b", "a"], None, 5, (1, 0)),
+        (["cafe\u0301", "a"], ["a", "caf\xe9"], 2, (1, 0)),
+        (["caf\xe9", "a"], ["a", "cafe\u0301"], 2, (1, 0)),
         (["b", "a"], None, 1000, (1, 0)),
         (["n02012849", "n01440764"], None, 5, (1, 0)),  # not ImageNet's 1000 outputs
         (["7", "3"], None, 10, (1, 0)),
@@ -108,6 +110,19 @@ def test_a_folder_stands_for_the_output_of_its_name(folders, class_names, num_ou
         (["n01440764"], OWN, 1000, "class 'class_000' is missing and class 'n01440764' is unknown (999 more differ)"),
         (["7"], OWN, 1000, "class 'class_000' is missing and class '7' is unknown (999 more differ)"),
         (["n01440764"], ["n01440764", "n01443537"], 1000, "class 'n01443537' is missing; expected the 2 classes"),
+        (
+            ["daisies", "rose"],
+            ["daisy", "roses"],
+            2,
+            "class 'daisy' is missing and class 'daisies' is unknown (2 more differ); expected the 2 classes that the "
+            "network is trained for; is 'daisies' what is called 'daisy' there?",
+        ),
+        (
+            ["caf\xe9", "cafe\u0301"],
+            ["caf\xe9", "a"],
+            2,
+            "two folders are called 'caf\xe9', their accents written in two",
+        ),
         # more than there are outputs
         (["a", "b", "c"], None, 2, "there are 3 classes, but the network has 2 outputs"),
         (["a", "b", "c"], ["a", "b", "c"], 2, "there are 3 classes, but the network has 2 outputs"),
