@@ -205,6 +205,17 @@ def renamed(path: str, name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / path).rename((folder / path).with_name(name))
 
 
+def moved(folder: Path, name: str) -> Path:
+    return (folder / name).rename(folder / "flowers" / name)
+
+
+def one_level_deeper(folder: Path) -> None:
+    for split in ("train", "val"):
+        (folder / split).rename(folder / "classes")
+        (folder / split).mkdir()
+        (folder / "classes").rename(folder / split / "flowers")
+
+
 IMAGE_MISTAKES = {
     "no train folder": (
         without("train"),
@@ -215,6 +226,18 @@ IMAGE_MISTAKES = {
         "(found: train); expected val/<class>/*.jpg; or hold out a share of the training images: --val_share 0.2",
     ),
     "no class": (lambda folder: [without("train/a")(folder), without("train/b")(folder)], "train/<class>/*.jpg"),
+    "one class": (
+        lambda folder: [without("train/b")(folder), without("val/b")(folder)],
+        "train: there is one class, 'a', and a network learns to tell classes apart; add folders of other classes",
+    ),
+    "a folder between": (
+        one_level_deeper,
+        "; or, if the classes are the folders in it, --train_split train/flowers --val_split val/flowers",
+    ),
+    "a folder above": (
+        lambda folder: [(folder / "flowers").mkdir(), *(moved(folder, name) for name in ("train", "val"))],
+        "images: no folder 'train' in it (found: flowers); expected train/<class>/*.jpg; or give --data_dir ",
+    ),
     "empty class": (emptied("train/b"), "images/train/b: no image (.jpg, .jpeg, .png, .bmp) in this class; add some"),
     "empty class in val": (emptied("val/b"), "images/val/b: no image (.jpg, .jpeg, .png, .bmp) in this class"),
     "class missing in val": (without("val/b"), "images/val: class 'b' is missing; expected the 2 classes"),

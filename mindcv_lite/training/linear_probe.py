@@ -18,7 +18,6 @@ from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device.context import evaluating
 from mindcv_lite.device.ranks import World
-from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.score import Inference
 from mindcv_lite.models.build import evaluation_network
 from mindcv_lite.recipe.keys import Recipe
@@ -35,10 +34,8 @@ LOGITS_AT_ONCE = 2**22
 def fit_last_layer(network: nn.Cell, images: Split, recipe: Recipe, world: World) -> None:
     """Fit the last layer of `network` to the images; its other weights stay. Every rank must call it.
 
-    Raises `UserError` if there is nothing to tell apart, or an image cannot be decoded.
+    Raises `UserError` if an image cannot be decoded.
     """
-    if len(images.class_names) < 2:
-        raise UserError(f"all training images are of one class, '{images.class_names[0]}': there is nothing to learn")
     began = time.perf_counter()
     features, labels = world.all_or_none(lambda: features_of(network, images, recipe, world))
     centre, scale = normalise(features, len(images), world)

@@ -26,6 +26,7 @@ def training_splits(recipe: Recipe) -> tuple[Split, Split | None]:
     data = _located(recipe.data)
     kind = _kind_of(data)
     train, held_out = kind.read_split(data.data_dir, data.train_split), None
+    _require_classes(train, data)
     if data.val_share:
         where = Path(data.data_dir) / data.train_split
         train, held_out = hold_out(train, data.val_share, data.val_fold, where)
@@ -40,6 +41,21 @@ def training_splits(recipe: Recipe) -> tuple[Split, Split | None]:
     folders = kind.class_names_of(data.data_dir, data.val_split)
     indices = indices_of(folders, train.class_names, Path(data.data_dir) / data.val_split)
     return train, kind.read_split(data.data_dir, data.val_split, indices)
+
+
+def _require_classes(train: Split, data: Data) -> None:
+    """Raise `UserError` if there is a single class: nothing can be learned of it. Maybe a folder is between."""
+    if len(train.class_names) > 1:
+        return
+    (name,), where = train.class_names, Path(data.data_dir) / data.train_split
+    inner = where / name
+    advice = "add folders of other classes"
+    if inner.is_dir() and any(entry.is_dir() for entry in inner.iterdir()):
+        advice += (
+            f"; or, if the classes are the folders in it, --train_split {data.train_split}/{name} "
+            f"--val_split {data.val_split}/{name}"
+        )
+    raise UserError(f"{where}: there is one class, '{name}', and a network learns to tell classes apart; {advice}")
 
 
 def validation_split(recipe: Recipe, class_names: Sequence[str] | None) -> Split:

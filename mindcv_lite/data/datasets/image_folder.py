@@ -3,6 +3,7 @@
 import glob
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -126,6 +127,8 @@ def _split_folder(data_dir: str, split: str) -> Path:
     if not folder.is_dir():
         inside = sorted(entry.name for entry in os.scandir(data_dir) if entry.is_dir())[:5]
         advice = "or hold out a share of the training images: --val_share 0.2" if "train" in inside else "make one"
+        if deeper := next((Path(data_dir) / name for name in inside if has_split(f"{data_dir}/{name}", split)), None):
+            advice = f"or give --data_dir {shlex.quote(str(deeper))}, where it is"
         raise UserError(
             f"{data_dir}: no folder '{split}' in it (found: {', '.join(inside) or 'no folder'}); expected "
             f"{split}/<class>/*.jpg; {advice}"

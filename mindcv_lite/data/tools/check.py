@@ -126,6 +126,8 @@ def _split_findings(train: Listing, val: Listing) -> Iterator[Finding]:
     """A split that is missing, or classes that only one of the two has."""
     yield Finding("splits missing, without which there is no training", [] if train else [str(train.folder)], True)
     yield Finding("splits missing, without which there is no validation", [] if val else [str(val.folder)])
+    lone = [str(train.folder / name) for name in train.counts] if len(train.counts) == 1 else []
+    yield Finding("single classes, of which nothing can be learned", lone, True)
     if train and val:
         one, other = set(train.counts), set(val.counts)
         yield Finding(f"classes missing in {val.folder}", sorted(one - other), True)

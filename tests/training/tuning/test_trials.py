@@ -162,7 +162,7 @@ def test_a_folder_with_other_files_is_refused(asked, tmp_path):
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [
-        ({"a": 20}, "one class, 'a'; to tell apart there must be two or more"),
+        ({"a": 20}, "there is one class, 'a', and a network learns to tell classes apart"),
         ({"a": 20, "b": 1}, "too few images to search on: .* a share of 0.25 holds out all images of a class"),
     ],
 )
