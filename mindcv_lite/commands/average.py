@@ -106,7 +106,8 @@ def _with_images(alike: list["Trained"], greedy: bool) -> tuple["Parameters", di
     require_paths(recipe)
     require_launcher(distribute=False)
     images, _ = training_splits(recipe.with_keys(val_while_train=False))
-    recipe = recipe.with_keys(batch_size=min(recipe.data.batch_size, len(images)))
+    count = min(len(images), recipe.data.num_samples or len(images))
+    recipe = recipe.with_keys(batch_size=min(recipe.data.batch_size, count))
     world = for_evaluation(start_device(recipe), recipe, len(images))
     statistics = Statistics(images, recipe, world)
     if not greedy:
