@@ -28,7 +28,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     from mindcv_lite.checkpoints.model_card import settled_by_card
     from mindcv_lite.checkpoints.pretrained import starting_weights
     from mindcv_lite.checkpoints.weights import load_weights
-    from mindcv_lite.data.datasets.factory import training_splits, with_num_classes
+    from mindcv_lite.data.datasets.splits import require_classes, training_splits, with_num_classes
     from mindcv_lite.data.pipeline import TrainingBatches
     from mindcv_lite.device.context import keep_graphs, require_launcher, start_device
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
@@ -55,6 +55,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
         recipe = settled_by_card(recipe, start.card, start.path)
 
     train_split, val_split = training_splits(recipe)
+    require_classes(train_split, recipe.data)
     recipe = with_num_classes(recipe, train_split.class_names)
     batches = TrainingBatches(train_split, recipe, world)
 

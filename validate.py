@@ -37,7 +37,7 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     """The score of the recipe's checkpoint. `report`: a folder for more about it."""
     # MindSpore takes seconds to import: a wrong recipe has been answered by now.
     from mindcv_lite.checkpoints.weights import load_weights, read_weights, recipe_to_evaluate
-    from mindcv_lite.data.datasets.factory import validation_split
+    from mindcv_lite.data.datasets.splits import validation_split
     from mindcv_lite.device.context import for_evaluation, keep_graphs, start_device
     from mindcv_lite.evaluation.report.statistics import wilson_interval
     from mindcv_lite.evaluation.report.writing import require_files_in, validation_of, write_report

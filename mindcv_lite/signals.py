@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import stat
 import threading
 import traceback
 import types
@@ -11,12 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.context import SpawnContext
 from types import SimpleNamespace
 from typing import Any
 
-from mindcv_lite.errors import Stopped
+from mindcv_lite.errors import Stopped, UserError
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +48,21 @@ def interruption_in(error: BaseException | None) -> KeyboardInterrupt | None:
     return error
 
 
+def leave_closed_terminal() -> None:
+    """Let output to a terminal that is gone go nowhere: each line would be an error."""
+    for output in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(output).st_mode) and not os.isatty(output):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+
+
 def interrupt(number: int, frame: types.FrameType | None) -> None:
     """Take a signal by an exception; but not within an import, which that may break beyond repair: soon after it."""
     if any(each.f_code.co_filename.startswith("<frozen importlib") for each, _ in traceback.walk_stack(frame)):
         signal.signal(signal.SIGALRM, lambda _, frame: interrupt(number, frame))
         signal.setitimer(signal.ITIMER_REAL, 0.05)
     else:
+        leave_closed_terminal()
         Interrupted.latest = Interrupted(number)
         raise Interrupted.latest
 
@@ -86,28 +96,34 @@ def in_processes(
     doing: str,
     initializer: Callable[..., None] | None = None,
     initargs: tuple[Any, ...] = (),
+    or_threads: bool = True,
 ) -> Iterator[deque[Future]]:
     """The calls of `function` with each of the `arguments`, on all cores for as long as the block lasts.
 
     The processes leave Ctrl-C and SIGTERM to this one, and end with it. Raises `Stopped` if one of them is killed:
-    a process that is `doing` something was killed.
+    a process that is `doing` something was killed. `or_threads`: whether threads will do where the system has no
+    semaphores for processes; else that is a `UserError`.
     """
-    size = min(len(arguments), len(os.sched_getaffinity(0)))
+    size = max(1, min(len(arguments), len(os.sched_getaffinity(0))))
     try:  # spawned: a fork of a process that has MindSpore's threads may hang
         pool: Executor = ProcessPoolExecutor(size, SpawnContext(), _start_process, (initializer, initargs))
-    except OSError as error:  # no semaphores, as in containers without a writable /dev/shm
+    except OSError as error:  # as in containers without a writable /dev/shm
+        if not or_threads:
+            raise UserError(f"no processes can be started ({error.strerror}); is /dev/shm writable?") from None
         log.warning("warning: no processes can be started (%s), so threads work instead", error.strerror)
         pool = ThreadPoolExecutor(size, "images", initializer, initargs)
+    others, ours = multiprocessing.active_children(), []
     try:
         with _signals_blocked():  # a process inherits that
             tasks = deque(pool.submit(function, each) for each in arguments)
+        ours = [process for process in multiprocessing.active_children() if process not in others]
         yield tasks
-    except BrokenProcessPool:
-        raise Stopped(signal.SIGKILL, f"a process that {doing} was killed, most likely for want of memory") from None
-    except BaseException:
-        for process in multiprocessing.active_children():
+    except BaseException as error:
+        for process in ours:  # they do not hear the SIGTERM by which the pool ends them
             process.kill()
-        raise
+        if not isinstance(error, BrokenProcessPool):
+            raise
+        raise Stopped(signal.SIGKILL, f"a process that {doing} was killed, most likely for want of memory") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

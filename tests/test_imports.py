@@ -81,7 +81,7 @@ WITHOUT_MINDSPORE = (
     "data.datasets.image_folder",
     "data.datasets.packed",
     "data.datasets.paths",
-    "data.datasets.factory",
+    "data.datasets.splits",
     "data.datasets.cifar_mnist",
     "data.images.inspection",
     "data.tools.check",

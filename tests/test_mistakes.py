@@ -223,7 +223,7 @@ IMAGE_MISTAKES = {
     ),
     "no val folder": (
         without("val"),
-        "(found: train); expected val/<class>/*.jpg; or hold out a share of the training images: --val_share 0.2",
+        "(found: train); expected val/<class>/*.jpg; or train with --val_share 0.2, which holds out a share",
     ),
     "no class": (lambda folder: [without("train/a")(folder), without("train/b")(folder)], "train/<class>/*.jpg"),
     "one class": (

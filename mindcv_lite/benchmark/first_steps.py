@@ -11,7 +11,7 @@ def first_steps(recipe: Recipe, plan: Plan) -> dict[str, list[Round]]:
     """Each round is a process of its own: a process that has compiled a graph keeps it."""
     rounds = []
     for _ in range(plan.rounds):
-        with in_processes(_first_steps_here, [recipe], "measures") as tasks:
+        with in_processes(_first_steps_here, [recipe], "measures", or_threads=False) as tasks:
             rounds.append(tasks[0].result())
     return {"fresh processes": rounds}
 

@@ -12,8 +12,8 @@ from mindspore import Tensor
 from mindcv_lite.benchmark import mindcv
 from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch, Work, in_turn, timed
 from mindcv_lite.checkpoints.weights import load_weights, read_weights, recipe_to_evaluate
-from mindcv_lite.data.datasets.factory import training_splits, validation_split, with_num_classes
 from mindcv_lite.data.datasets.image_folder import Split
+from mindcv_lite.data.datasets.splits import training_splits, validation_split, with_num_classes
 from mindcv_lite.data.pipeline import TrainingBatches, blank_batch
 from mindcv_lite.data.waiting import Waiting
 from mindcv_lite.device.ranks import World

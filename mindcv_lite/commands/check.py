@@ -5,6 +5,7 @@ Exit status 1 if there is such a fault, 0 if there is none; remarks do not chang
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,8 @@ def main(arguments: list[str]) -> None:
 
     train, val = (list_split(flags.data_dir, split) for split in (flags.train_split, flags.val_split))
     paths = paths_of(train.images, val.images)
-    survey = Survey(len(paths), inspect_all(paths))
+    with closing(inspect_all(paths)) as facts:  # a stop ends its processes at once
+        survey = Survey(len(paths), facts)
     findings = findings_of(train, val, survey)
     print("\n".join([*_overview(train, val, survey), *listed(findings)]))
     faults = sum(len(finding.lines) for finding in findings if finding.is_fault)

@@ -82,7 +82,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
 def _require_start(recipe: Recipe) -> None:
     """Raise `UserError` on what is no start of a search; this needs no MindSpore."""
-    require_startable(recipe)
+    require_startable(recipe.with_keys(val_while_train=False))  # a search holds out shares of its own
     if not recipe.data.has_images:
         raise UserError(
             f"command line: --data_dir is missing: the folder that holds {recipe.data.train_split}/<class>/*.jpg"

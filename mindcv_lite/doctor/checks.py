@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mindcv_lite.data.datasets.factory import training_splits
+from mindcv_lite.data.datasets.splits import training_splits
 from mindcv_lite.device.context import start_device
 from mindcv_lite.device.ranks import World
 from mindcv_lite.device.targets import available_target, workers_started

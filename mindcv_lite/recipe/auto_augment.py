@@ -47,7 +47,7 @@ def parse(text: str) -> AutoAugment:
 
 
 def _deviation_in(option: str) -> float | None:
-    """The number after `mstd`, from 100 on infinity, as in timm; None if the option is another one, or no number."""
+    """The number after `mstd`, above 100 infinity, as in timm; None if the option is another one, or no number."""
     found = re.fullmatch(r"mstd(\d+\.?\d*|\.\d+|inf)", option, re.ASCII)
     deviation = float(found[1]) if found else None
-    return inf if deviation and deviation >= 100 else deviation
+    return inf if deviation and deviation > 100 else deviation

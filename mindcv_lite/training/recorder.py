@@ -80,15 +80,18 @@ class RunRecorder(Callback):
 
     def describe_end(self) -> None:
         """Say where the best network is, and what may be done with it."""
-        if self.world.rank or not (checkpoint := self.best or self.last):
+        checkpoint = self.best or self.last
+        if self.world.rank or not (checkpoint and checkpoint.exists()):
             return
-        card = read_weights(str(checkpoint)).card or {}
+        card = read_weights(str(checkpoint)).card
+        assert card, "the checkpoints of a run have model cards"
         score = "not scored" if card["top1"] is None else f"top-1 {card['top1']:.2%}"
         which = "best" if self.best else "latest"
         log.info("the %s network: epoch %d, %s: %s", which, card["epoch"], score, checkpoint)
         command, file = "python -m mindcv_lite", shlex.quote(str(checkpoint))
         recipe = shlex.quote(str(self.folder / "recipe.yaml"))
-        log.info("validate it: %s validate --config %s --ckpt_path %s --report report", command, recipe, file)
+        if self.score:
+            log.info("validate it: %s validate --config %s --ckpt_path %s --report report", command, recipe, file)
         log.info("predict:     %s predict %s /path/to/images", command, file)
         log.info("export it:   %s export %s --format onnx", command, file)
 

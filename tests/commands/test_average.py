@@ -13,8 +13,8 @@ from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.checkpoints.trained import read_trained
 from mindcv_lite.checkpoints.weights import read_weights
 from mindcv_lite.commands.average import main
-from mindcv_lite.data.datasets.factory import validation_split
 from mindcv_lite.data.datasets.image_folder import read_split
+from mindcv_lite.data.datasets.splits import validation_split
 from mindcv_lite.data.pipeline import mixed_batches
 from mindcv_lite.evaluation.score import EvaluationStep, evaluate
 from mindcv_lite.evaluation.weight_averaging import Statistics, greedy_soup, mean_of

@@ -22,7 +22,9 @@ from tests.conftest import ROOT
 def check(monkeypatch, capsys):
     """(exit status, the lines of each finding by its title, the last line) of a check in this process."""
     # MindSpore's threads are in this process, and forking it might hang.
-    monkeypatch.setattr("mindcv_lite.data.images.inspection.inspect_all", lambda paths: map(inspect, paths))
+    monkeypatch.setattr(
+        "mindcv_lite.data.images.inspection.inspect_all", lambda paths: (inspect(path) for path in paths)
+    )
 
     def check(folder: Path, *flags: str) -> tuple[int, dict[str, list[str]], str]:
         status = 0

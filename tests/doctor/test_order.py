@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindcv_lite.data.datasets.factory import training_splits
+from mindcv_lite.data.datasets.splits import training_splits
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.doctor.findings import Failed
 from mindcv_lite.doctor.order import Witness, order_of_images

@@ -17,7 +17,7 @@ from mindcv_lite.recipe.auto_augment import AutoAugment, parse
         ("randaug-n3-m0", AutoAugment("randaug", 3, 0)),
         ("randaug-m9-n2-mstd0-inc1", AutoAugment("randaug", 2, 9)),
         ("randaug-m7-mstd0.5", AutoAugment("randaug", 2, 7, 0.5)),  # of MindCV's tutorial
-        ("randaug-mstd100-m9", AutoAugment("randaug", 2, 9, inf)),
+        ("randaug-mstd101-m9", AutoAugment("randaug", 2, 9, inf)),
         ("randaug-mstdinf", AutoAugment("randaug", 2, 10, inf)),
     ],
 )

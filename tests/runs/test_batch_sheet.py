@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_lite.data.datasets.factory import training_splits
+from mindcv_lite.data.datasets.splits import training_splits
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.errors import UserError
 from mindcv_lite.runs.batch_sheet import contact_sheet, draw_first_batch

@@ -2,6 +2,7 @@
 
 import logging
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -77,7 +78,7 @@ def indices_of(folders: Sequence[str], class_names: Sequence[str | None], where:
             first = indices[composed(name)]
             raise UserError(f"{where}: the network has two classes '{name}', outputs {first} and {index}")
     names = [composed(folder) for folder in folders]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise UserError(f"{where}: two folders are called '{twice}', their accents written in two ways; join them")
     missing, unknown = sorted(indices.keys() - set(names)), sorted(set(names) - indices.keys())
     faults = [f"class '{missing[0]}' is missing"] if missing else []

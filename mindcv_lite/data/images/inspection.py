@@ -1,7 +1,7 @@
 """What an image file is: whether it can be decoded, what training would not expect of it, and a digest of its bytes."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ def inspect(path: str) -> Facts:
         return Facts("too large for the memory")
 
 
-def inspect_all(paths: Sequence[str]) -> Iterator[Facts]:
+def inspect_all(paths: Sequence[str]) -> Generator[Facts, None, None]:
     """The facts of each file, in order, worked out on all cores."""
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with in_processes(_inspect_chunk, chunks, "decodes images") as tasks:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mindcv_lite.data.datasets.classes import composed
 from mindcv_lite.data.datasets.image_folder import (
     EXTENSIONS,
     FEW,
@@ -129,7 +130,7 @@ def _split_findings(train: Listing, val: Listing) -> Iterator[Finding]:
     lone = [str(train.folder / name) for name in train.counts] if len(train.counts) == 1 else []
     yield Finding("single classes, of which nothing can be learned", lone, True)
     if train and val:
-        one, other = set(train.counts), set(val.counts)
+        one, other = ({*map(composed, listing.counts)} for listing in (train, val))
         yield Finding(f"classes missing in {val.folder}", sorted(one - other), True)
         yield Finding(f"classes unknown in {train.folder}", sorted(other - one), True)
 

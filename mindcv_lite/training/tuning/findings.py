@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindcv_lite.data.datasets.factory import has_validation_split
+from mindcv_lite.data.datasets.splits import has_validation_split
 from mindcv_lite.evaluation.report.statistics import wilson_interval
 from mindcv_lite.files import write_text
 from mindcv_lite.program import is_installed

@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from mindcv_lite.data.datasets.factory import training_splits
 from mindcv_lite.data.datasets.holdout import hold_out
 from mindcv_lite.data.datasets.image_folder import Split
+from mindcv_lite.data.datasets.splits import require_classes, training_splits
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.files import lock, write_text
 from mindcv_lite.recipe.keys import Recipe
@@ -126,6 +126,7 @@ class Clock:
 
 def _require_folds(images: Split, recipe: Recipe) -> None:
     """Raise `UserError` unless the images can be trained on whichever quarter of them is held out."""
+    require_classes(images, recipe.data)
     where = Path(recipe.data.data_dir, recipe.data.train_split)
     for fold in range(FOLDS):
         try:

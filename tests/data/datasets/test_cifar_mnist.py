@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mindcv_lite.data.datasets.cifar_mnist import STANDARD
-from mindcv_lite.data.datasets.factory import training_splits, validation_split
+from mindcv_lite.data.datasets.splits import training_splits, validation_split
 from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Data

@@ -7,9 +7,9 @@ import pytest
 
 from mindcv_lite.commands.pack import main as pack
 from mindcv_lite.data.datasets.cifar_mnist import HeldSplit
-from mindcv_lite.data.datasets.factory import training_splits, validation_split
 from mindcv_lite.data.datasets.holdout import hash_fractions, hold_out
 from mindcv_lite.data.datasets.image_folder import Split
+from mindcv_lite.data.datasets.splits import training_splits, validation_split
 from mindcv_lite.data.image_reader import contents_of
 from mindcv_lite.errors import UserError
 from tests.conftest import write_images

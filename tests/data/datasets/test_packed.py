@@ -13,7 +13,7 @@ import pytest
 from mindcv_lite.commands.pack import main
 from mindcv_lite.data.datasets import image_folder as folder
 from mindcv_lite.data.datasets import packed
-from mindcv_lite.data.datasets.factory import training_splits, validation_split
+from mindcv_lite.data.datasets.splits import training_splits, validation_split
 from mindcv_lite.data.image_reader import contents_of, rows_of
 from mindcv_lite.data.pipeline import Batches, TrainingBatches, evaluation_batches
 from mindcv_lite.errors import UserError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mindcv_lite.data.datasets.factory import training_splits, validation_split
+from mindcv_lite.data.datasets.splits import training_splits, validation_split
 from mindcv_lite.errors import UserError
 
 

@@ -1,6 +1,7 @@
 """Where a recipe's images come from, and how many classes its network needs for them."""
 
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,6 @@ def training_splits(recipe: Recipe) -> tuple[Split, Split | None]:
     data = _located(recipe.data)
     kind = _kind_of(data)
     train, held_out = kind.read_split(data.data_dir, data.train_split), None
-    _require_classes(train, data)
     if data.val_share:
         where = Path(data.data_dir) / data.train_split
         train, held_out = hold_out(train, data.val_share, data.val_fold, where)
@@ -43,7 +43,7 @@ def training_splits(recipe: Recipe) -> tuple[Split, Split | None]:
     return train, kind.read_split(data.data_dir, data.val_split, indices)
 
 
-def _require_classes(train: Split, data: Data) -> None:
+def require_classes(train: Split, data: Data) -> None:
     """Raise `UserError` if there is a single class: nothing can be learned of it. Maybe a folder is between."""
     if len(train.class_names) > 1:
         return
@@ -51,10 +51,9 @@ def _require_classes(train: Split, data: Data) -> None:
     inner = where / name
     advice = "add folders of other classes"
     if inner.is_dir() and any(entry.is_dir() for entry in inner.iterdir()):
-        advice += (
-            f"; or, if the classes are the folders in it, --train_split {data.train_split}/{name} "
-            f"--val_split {data.val_split}/{name}"
-        )
+        flags = {"train_split": data.train_split} | ({} if data.val_share else {"val_split": data.val_split})
+        given = (f"--{flag} {shlex.quote(f'{split}/{name}')}" for flag, split in flags.items())
+        advice += f"; or, if the classes are the folders in it, {' '.join(given)}"
     raise UserError(f"{where}: there is one class, '{name}', and a network learns to tell classes apart; {advice}")
 
 
