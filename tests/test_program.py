@@ -1,8 +1,13 @@
 """Packages are looked for, and those that are missing named with what installs them."""
 
+import fcntl
+import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
+import time
 from importlib import metadata
 
 import pytest
@@ -38,6 +43,36 @@ def test_a_program_under_nohup_does_not_hear_that_its_terminal_is_closed():
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_program_whose_terminal_is_closed_can_still_save_what_it_has(tmp_path):
+    ours, terminal = pty.openpty()
+    program = f"""
+import pathlib, time
+from mindcv_lite.program import run_script
+def main():
+    try:
+        pathlib.Path({str(tmp_path / "ready")!r}).touch()
+        time.sleep(60)
+    finally:
+        print("saving", flush=True)
+        pathlib.Path({str(tmp_path / "saved")!r}).touch()
+run_script(main)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: (signal.signal(signal.SIGHUP, signal.SIG_DFL), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
+    )
+    os.close(terminal)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.05)
+    os.close(ours)
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert (tmp_path / "saved").exists()
 
 
 def waiting_program(hangup: signal.Handlers) -> subprocess.Popen:

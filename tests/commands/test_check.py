@@ -181,6 +181,14 @@ def test_a_mistake_of_the_user_is_a_sentence_and_exit_status_2(check, sound):
         check(sound / "train")
 
 
+def test_classes_without_any_image_are_told(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    done = program(tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "classes without an image" in done.stdout
+
+
 @pytest.mark.usefixtures("no_shared_memory")
 def test_without_shared_memory_threads_decode(sound, log, capsys):
     main([str(sound)])
