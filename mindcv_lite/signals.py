@@ -139,8 +139,8 @@ def shared_counter() -> Any:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Signals that come in the block are answered after it."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    """Signals that come in the block are answered after it; so are those that `interrupt` puts off by SIGALRM."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGALRM))
     try:
         yield
     finally:
