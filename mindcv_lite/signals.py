@@ -116,7 +116,7 @@ def in_processes(
     try:
         with _signals_blocked():  # a process inherits that
             tasks = deque(pool.submit(function, each) for each in arguments)
-        ours = [process for process in multiprocessing.active_children() if process not in others]
+            ours = [process for process in multiprocessing.active_children() if process not in others]
         yield tasks
     except BaseException as error:
         for process in ours:  # they do not hear the SIGTERM by which the pool ends them

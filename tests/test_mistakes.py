@@ -219,7 +219,7 @@ def one_level_deeper(folder: Path) -> None:
 IMAGE_MISTAKES = {
     "no train folder": (
         without("train"),
-        "no folder 'train' in it (found: val); expected train/<class>/*.jpg; make one",
+        "no folder 'train' in it (found: val); expected train/<class>/*.jpg; make it",
     ),
     "no val folder": (
         without("val"),

@@ -126,7 +126,9 @@ def _split_folder(data_dir: str, split: str) -> Path:
     folder = Path(data_dir) / split
     if not folder.is_dir():
         inside = sorted(entry.name for entry in os.scandir(data_dir) if entry.is_dir())[:5]
-        advice = "or train with --val_share 0.2, which holds out a share" if "train" in inside else "make one"
+        advice = "make it of the folders of classes"
+        if "train" in inside:
+            advice = "or train with --val_share 0.2, which holds out a share"
         if deeper := next((Path(data_dir) / name for name in inside if has_split(f"{data_dir}/{name}", split)), None):
             advice = f"or give --data_dir {shlex.quote(str(deeper))}, where it is"
         raise UserError(
