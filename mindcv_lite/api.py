@@ -20,7 +20,7 @@ from mindcv_lite.checkpoints.pretrained import starting_weights
 from mindcv_lite.checkpoints.trained import read_trained
 from mindcv_lite.checkpoints.weights import load_weights
 from mindcv_lite.data.datasets.image_folder import images_at
-from mindcv_lite.data.images.validity import grey_or_rgb
+from mindcv_lite.data.images.decoding import grey_or_rgb
 from mindcv_lite.device.context import for_evaluation, start_device
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.predict import Predictor

@@ -74,7 +74,7 @@ WITHOUT_MINDSPORE = (
     "evaluation.report.paired",
     "data.waiting",
     "data.sharding",
-    "data.images.validity",
+    "data.images.decoding",
     "data.images.jpeg",
     "data.datasets.classes",
     "data.datasets.digits",

@@ -238,8 +238,14 @@ IMAGE_MISTAKES = {
         lambda folder: [(folder / "flowers").mkdir(), *(moved(folder, name) for name in ("train", "val"))],
         "images: no folder 'train' in it (found: flowers); expected train/<class>/*.jpg; or give --data_dir ",
     ),
-    "empty class": (emptied("train/b"), "images/train/b: no image (.jpg, .jpeg, .png, .bmp) in this class; add some"),
-    "empty class in val": (emptied("val/b"), "images/val/b: no image (.jpg, .jpeg, .png, .bmp) in this class"),
+    "empty class": (
+        emptied("train/b"),
+        "images/train/b: no image (JPEG, PNG, BMP, WebP, TIFF or GIF) in this class; add some",
+    ),
+    "empty class in val": (
+        emptied("val/b"),
+        "images/val/b: no image (JPEG, PNG, BMP, WebP, TIFF or GIF) in this class",
+    ),
     "class missing in val": (without("val/b"), "images/val: class 'b' is missing; expected the 2 classes"),
     "class unknown in val": (renamed("val/b", "c"), "images/val: class 'b' is missing and class 'c' is unknown"),
     "nothing readable": (unreadable("train/a"), "images/train/a: none of its 3 images can be decoded, such as "),

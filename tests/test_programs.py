@@ -33,7 +33,8 @@ TINY = ("--image_resize", "32", "--num_classes", "2", "--epoch_size", "2")
 
 def run(*command: object, cwd: Path, status: int = 0) -> str:
     """Run a command to its end; its output, errors included."""
-    here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # msrun starts the python it finds there
+    # msrun starts the python it finds there.
+    here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     words = [str(word) for word in command]
     done = subprocess.run(words, cwd=cwd, env=os.environ | here, capture_output=True, text=True, timeout=600)
     assert done.returncode == status, done.stdout + done.stderr

@@ -121,12 +121,7 @@ def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]
             "computes; --device_target Ascend takes an NPU",
             FEW_IMAGES,
         )
-    classification = Predictor(trained, world).predict(paths, top)
-    if classification.turned:
-        log.info(
-            "a rotation in EXIF data is not followed, as in training; images that have one: %d", classification.turned
-        )
-    return trained, classification
+    return trained, Predictor(trained, world).predict(paths, top)
 
 
 def lines_of(trained: "Trained", classification: "Classification") -> list[str]:

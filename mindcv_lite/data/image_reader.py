@@ -12,26 +12,47 @@ import numpy as np
 
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.datasets.packed import PackedSplit
+from mindcv_lite.data.images.decoding import for_mindspore
 from mindcv_lite.errors import UserError, first_line
 
 COLUMNS = ["image", "index"]
 READERS, CHUNK = 8, 16  # threads that read files, and the images that one of them reads at a time
+DECODERS = 8  # threads that decode what MindSpore does not, and the images that wait for it
+MOST_REFUSED, FEW_REFUSED = 0.05, 10  # share, and number that is always borne, of images that cannot be read
 
 Row = tuple[np.ndarray, np.ndarray]
 
 
-def rows_of(images: Split, indices: np.ndarray) -> ds.Dataset:
-    """Rows (encoded image, index int32) of these images in this order; the image is empty where none can be read."""
-    if isinstance(images, PackedSplit):
-        return _packed_rows(images, indices)
-    source = ImagesAhead(images, indices)
-    return ds.GeneratorDataset(source, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)
+def rows_of(images: Split, indices: np.ndarray, follow_exif: bool = True, workers: int = 1) -> ds.Dataset:
+    """Rows (image encoded so that MindSpore decodes it, index int32) of these images in this order; the image is empty
+    where it cannot be read or decoded. `workers`: threads for packed images that MindSpore does not decode."""
+    if not isinstance(images, PackedSplit):
+        source = ImagesAhead(images, indices, follow_exif)
+        return ds.GeneratorDataset(source, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)
+    rows = _packed_rows(images, indices)
+    if images.native.all():
+        return rows
+
+    def decodable(image: np.ndarray, index: np.ndarray) -> Row:
+        return image if images.native[index] else for_mindspore(image, follow_exif), index
+
+    return rows.map(decodable, COLUMNS, num_parallel_workers=workers)
+
+
+def require_most_read(images: Split) -> None:
+    """Raise `UserError` where the system refuses so many images that the rest is not what was asked for."""
+    if len(refused := dict(images.refused)) > max(FEW_REFUSED, MOST_REFUSED * len(images)):
+        raise UserError(
+            f"{images.fault(min(refused))}; {len(refused)} of {len(images)} images cannot be read, more than "
+            f"{MOST_REFUSED:.0%}: see whether the file system is still there"
+        )
 
 
 def contents_of(images: Split, indices: list[int]) -> Iterable[tuple[np.ndarray, int]]:
-    """The same rows, for a reader in Python: the image is an array of any kind that has its bytes."""
+    """Images as they are stored, each with its index, for a reader in Python."""
     if isinstance(images, PackedSplit):
-        return rows_of(images, np.array(indices)).create_tuple_iterator(num_epochs=1, output_numpy=True)
+        rows = _packed_rows(images, np.array(indices))
+        return ((image, int(index)) for image, index in rows.create_tuple_iterator(num_epochs=1, output_numpy=True))
     return ((images.content(index), index) for index in indices)
 
 
@@ -65,27 +86,52 @@ def _packed_rows(images: PackedSplit, indices: np.ndarray) -> ds.Dataset:
 
 
 class ImagesAhead:
-    """Rows (encoded image, index) in the order of `indices`, read ahead by threads: to open a file may take
-    milliseconds where many machines share a file system."""
+    """Rows (image, index) in the order of `indices`, read ahead by threads: to open a file may take milliseconds where
+    many machines share a file system. What MindSpore does not decode, threads make ready just before it is due: its
+    pixels take much memory."""
 
-    def __init__(self, images: Split, indices: np.ndarray):
-        self.images, self.indices = images, indices
+    def __init__(self, images: Split, indices: np.ndarray, follow_exif: bool = True):
+        self.images, self.indices, self.follow_exif = images, indices, follow_exif
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[Row]:
-        readers = ThreadPoolExecutor(READERS, "images")
+        decoders, due = ThreadPoolExecutor(DECODERS, "decoders"), deque[Row | Future[Row]]()
         try:
-            ahead: deque[Future[list[Row]]] = deque()
+            for image, index in self._encoded():
+                native = self.images.native[index]
+                due.append((image, index) if native else decoders.submit(self._decodable, image, index))
+                if len(due) > DECODERS:
+                    yield _result(due.popleft())
+            yield from map(_result, due)
+        finally:
+            decoders.shutdown(wait=False, cancel_futures=True)
+
+    def _encoded(self) -> Iterator[Row]:
+        """The rows as they are stored. Raises `UserError` where too many of them cannot be read."""
+        readers, ahead = ThreadPoolExecutor(READERS, "images"), deque[Future[list[Row]]]()
+        try:
             for start in range(0, len(self.indices), CHUNK):
                 ahead.append(readers.submit(self._read, self.indices[start : start + CHUNK]))
                 if len(ahead) > 2 * READERS:
-                    yield from ahead.popleft().result()
+                    yield from self._rows(ahead.popleft())
             while ahead:
-                yield from ahead.popleft().result()
+                yield from self._rows(ahead.popleft())
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
 
+    def _rows(self, chunk: Future[list[Row]]) -> list[Row]:
+        rows = chunk.result()
+        require_most_read(self.images)
+        return rows
+
     def _read(self, indices: np.ndarray) -> list[Row]:
         return [(self.images.content(index), np.array(index, np.int32)) for index in indices.tolist()]
+
+    def _decodable(self, image: np.ndarray, index: np.ndarray) -> Row:
+        return for_mindspore(image, self.follow_exif), index
+
+
+def _result(row: Row | Future[Row]) -> Row:
+    return row.result() if isinstance(row, Future) else row

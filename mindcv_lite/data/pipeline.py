@@ -8,8 +8,8 @@ import mindspore.dataset as ds
 import numpy as np
 
 from mindcv_lite.data.datasets.image_folder import Split
-from mindcv_lite.data.image_reader import contents_of, damaged, rows_of
-from mindcv_lite.data.images.validity import decodes
+from mindcv_lite.data.image_reader import contents_of, damaged, require_most_read, rows_of
+from mindcv_lite.data.images.decoding import decodes
 from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
 from mindcv_lite.data.transforms.decode_augment import evaluation_transforms, training_transforms
 from mindcv_lite.data.transforms.mixup_cutmix import draw_mix
@@ -51,7 +51,7 @@ class TrainingBatches:
         self.global_batch = data.batch_size * world.size * self.accumulated
         self.failure: tuple[int, UserError | TrainingError] | None = None  # of this rank's input, and in which epoch
         self.over = False  # whether the run has ended, and nobody asks for its input any more
-        self.replaced: dict[int, list[str]] = {}  # by epoch, on this rank; whole when the epoch's last batch is there
+        self.replaced: dict[int, list[int]] = {}  # by epoch, on this rank; whole when the epoch's last batch is there
 
     def update_of(self, step: int) -> int:
         """The update that a step of the run contributes to; both are counted from 0."""
@@ -198,7 +198,7 @@ class Batches:
     """Batches of NumPy arrays, once through: the images of these indices.
 
     Raises `UserError` that names an image that cannot be decoded; or, with `on_corrupt: replace`, gives another one in
-    its place, and lists it in `replaced` by the time the last batch is there.
+    its place, and lists its index in `replaced` by the time the last batch is there.
     """
 
     def __init__(
@@ -215,10 +215,10 @@ class Batches:
         """`is_over`: whether nobody asks for batches any more. MindSpore then ends its pipelines by an error."""
         self.images, self.indices, self.weights, self.batch_size = images, indices, weights, data.batch_size
         self.drawn, self.is_over = drawn, is_over
-        self.replaced: list[str] = []
+        self.replaced: list[int] = []
         ds.config.set_error_samples_mode(ON_CORRUPT[data.on_corrupt])
-        rows = rows_of(images, indices).map(transforms, "image", num_parallel_workers=workers)
-        self.dataset = rows.batch(data.batch_size)
+        rows = rows_of(images, indices, data.follow_exif, workers)
+        self.dataset = rows.map(transforms, "image", num_parallel_workers=workers).batch(data.batch_size)
 
     def __len__(self) -> int:
         return len(self.indices) // self.batch_size
@@ -231,7 +231,7 @@ class Batches:
                 first = len(came) * self.batch_size
                 came.append(indices)
                 if len(came) == len(self):
-                    self.replaced += [self.images.paths[i] for i in missing(self.indices, np.concatenate(came))]
+                    self.replaced += missing(self.indices, np.concatenate(came))
                 yield images, self.images.labels[indices], self.weights[first : first + len(indices)], *next(self.drawn)
         except RuntimeError as error:
             if self.is_over():
@@ -241,11 +241,13 @@ class Batches:
     def _explained(self, error: RuntimeError, awaited: list[int]) -> UserError | TrainingError:
         ahead = awaited[: 64 * self.batch_size + 2000]  # more images than MindSpore's queues can hold
         try:
-            # Most have no content: that is seen without decoding the images before them.
-            signs = (lambda image: not len(image), lambda image: not decodes(image))
-            broken = next(
-                (index for sign in signs for image, index in contents_of(self.images, ahead) if sign(image)), None
-            )
+            require_most_read(self.images)
+            # What was refused is known; the others are decoded until one cannot be.
+            refused = (index for index in ahead if index in self.images.refused)
+            undecoded = (index for image, index in contents_of(self.images, ahead) if not decodes(image))
+            broken = next(itertools.chain(refused, undecoded), None)
+        except UserError as too_many:
+            return too_many
         except RuntimeError as damage:
             return damaged(self.images, damage)
         if broken is None:

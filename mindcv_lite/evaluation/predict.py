@@ -8,8 +8,8 @@ from mindspore import Tensor
 
 from mindcv_lite.checkpoints.trained import Trained
 from mindcv_lite.data.datasets.image_folder import Split
-from mindcv_lite.data.images.inspection import inspect, is_turned
-from mindcv_lite.data.images.validity import NOT_DECODED, as_bmp, opened, read_image
+from mindcv_lite.data.images.decoding import NOT_DECODED, as_bmp, opened
+from mindcv_lite.data.images.inspection import inspect
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
@@ -28,7 +28,6 @@ class Classification:
 
     best: dict[str, list[tuple[int, float]]]  # outputs and their probabilities, the best first
     flaws: dict[str, str]  # why an image has none
-    turned: int  # images whose EXIF data ask for a rotation, which is not followed
 
 
 class Predictor:
@@ -60,7 +59,6 @@ class Predictor:
         return Classification(
             {path: best[number] for number, path in read.items()},
             {path: split.flaws.get(number) or _flaw_of(path) for number, path in unread.items()},
-            len(split.turned & read.keys()),
         )
 
 
@@ -77,24 +75,21 @@ def _flaw_of(path: str) -> str:
 
 @dataclass(frozen=True)
 class ImagesOrBlack(Split):
-    """Images. A black one replaces each that MindSpore should not see: a damaged one would stop the others, a very long
-    one would take all memory. `flaws` and `turned`, by an image's number, are complete when all were read."""
+    """Images. A black one replaces each whose header cannot be read, or that is so long that resized it would take all
+    memory. `flaws`, by an image's number, are complete when all were read."""
 
     flaws: dict[int, str] = field(default_factory=dict)
-    turned: set[int] = field(default_factory=set)
 
     def content(self, index: int) -> np.ndarray:
-        path = self.paths[index]
+        content = super().content(index)
         try:
-            content = read_image(path)
             with opened(content.tobytes()) as image:  # its header: 0.03 ms, where decoding it once more takes 0.9
                 width, height = image.size
-                if max(image.size) > LONGEST * min(image.size):
-                    self.flaws[index] = f"{width} x {height} pixels: too narrow to be resized"
-                    return BLACK
-                if is_turned(image):
-                    self.turned.add(index)
         except (*NOT_DECODED, MemoryError):
-            self.flaws[index] = _flaw_of(path)
-            return BLACK
-        return content
+            self.flaws[index] = _flaw_of(self.paths[index])
+        else:
+            if max(width, height) <= LONGEST * min(width, height):
+                return content
+            self.flaws[index] = f"{width} x {height} pixels: too narrow to be resized"
+        self.refused.pop(index, None)
+        return BLACK

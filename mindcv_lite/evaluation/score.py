@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindcv_lite.data.datasets.image_folder import CANNOT_BE_DECODED, Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.data.waiting import Waiting
@@ -105,7 +105,7 @@ def evaluate(
             if not timed and len(batches) > 1:  # the first batch may have compiled the graph
                 timed, start = counts[0], time.perf_counter()
         if batches.replaced:
-            raise UserError(CANNOT_BE_DECODED.format(batches.replaced[0]))
+            raise UserError(images.fault(batches.replaced[0]))
     except (UserError, TrainingError) as error:  # told below, when the ranks that wait for the sum have it
         failure = error
     speed = world.size * (counts[0] - timed) / (time.perf_counter() - start)

@@ -84,6 +84,7 @@ class Data:
         "a training image that cannot be decoded: stop and name it, or take another in its place and count it",
         "error",
     )
+    follow_exif: bool = key("turn images as their EXIF data ask, in training and validation", True)
 
     @property
     def is_standard(self) -> bool:
@@ -365,7 +366,7 @@ MAY_CHANGE = {
 # rates (they are parameters), what a run reports and keeps.
 NOT_IN_GRAPH = {
     "num_parallel_workers", "compile_cache", "dry_run", "show_batch", "data_dir", "train_split", "val_split",
-    "val_share", "val_fold", "shuffle", "num_samples", "on_corrupt", "scale", "ratio", "hflip", "vflip",
+    "val_share", "val_fold", "shuffle", "num_samples", "on_corrupt", "follow_exif", "scale", "ratio", "hflip", "vflip",
     "color_jitter", "auto_augment", "aug_repeats", "interpolation", "crop_pct", "ckpt_path", "pretrained", "new_head",
     "probe_only", "lr", "base_batch_size", "base_updates", *(key.name for key in [*fields(Schedule), *fields(Output)]),
     "teacher",  # by what the file holds, which `compile_cache.key_of` is told

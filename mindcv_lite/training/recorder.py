@@ -55,7 +55,7 @@ class RunRecorder(Callback):
         self.fixed = fixed_facts(self.recipe, images, self.world, hashes_of(self.step.teachers))
         self.claimed: int | None = None
         self.events: EventFile | None = None
-        self.named: set[str] = set()  # images that cannot be decoded, which were named in the log
+        self.named: set[int] = set()  # images that cannot be decoded, which were named in the log
         output = self.recipe.output
         self.folder = Path(output.ckpt_save_dir)
         self.curves = Curves(self.folder)
@@ -198,9 +198,10 @@ class RunRecorder(Callback):
 
     def _replaced_in(self, epoch: int) -> int:
         """How many images could not be decoded in this epoch, on all ranks; each rank names its own once."""
-        replaced = self.watch.batches.replaced[epoch - 1]
-        for path in sorted({*replaced} - self.named):
-            log.error("%s cannot be decoded: another image takes its place", path)
+        batches = self.watch.batches
+        replaced, images = batches.replaced[epoch - 1], batches.images
+        for index in sorted({*replaced} - self.named):
+            log.error("%s %s: another image takes its place", images.paths[index], images.flaw(index))
         self.named |= {*replaced}
         return int(self.world.sum(np.array([len(replaced)], np.float64))[0])
 

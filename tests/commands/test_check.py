@@ -68,7 +68,7 @@ def test_a_folder_with_everything_wrong_is_told_in_full_and_without_a_traceback(
     whole = (a / "0.jpg").read_bytes()
     for name, content in {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no image"}.items():
         (a / f"{name}.jpg").write_bytes(content)
-    Image.new("RGB", (8, 8)).save(a / "gif.jpg", "GIF")
+    (a / "heic.jpg").write_bytes(bytes(3) + b"\x20ftypheic" + bytes(40))
     (a / ".hidden.jpg").write_bytes(whole)
     (sound / "train/empty").mkdir()
     (a / "loop.jpg").symlink_to("loop.jpg")
@@ -84,7 +84,7 @@ def test_a_folder_with_everything_wrong_is_told_in_full_and_without_a_traceback(
         ["empty", "0", "-"],
     ]
     assert "fault: images that cannot be decoded: 5\n" in report
-    assert "  train/a/gif.jpg: a GIF, not a JPEG, PNG or BMP\n" in report
+    assert "  train/a/heic.jpg: a HEIC, not a JPEG, PNG, BMP, WebP, TIFF or GIF\n" in report
     assert "  train/a/caf\\udce9.jpg: damaged or cut short\n" in report
     assert "fault: classes without an image: 1\n  train/empty\n" in report
     assert "no files (such as links to nothing), left out: 2\n  train/a/loop.jpg\n  train/a/pipe.jpg\n" in report
@@ -132,7 +132,7 @@ def test_remarks_do_not_change_the_status(check, sound):
         "remark: classes of fewer than 5 images: 1": ["train/b: 4"],
         "remark: images beside the class folders, left out: 1": ["train/beside.jpg"],
         "remark: hidden files, left out: 1": ["train/.DS_Store"],
-        "remark: files that are no images, left out: 1": ["train/README.md"],
+        "remark: files that are no images (1 .md), left out: 1": ["train/README.md"],
         "remark: images in greyscale: 7": [*(f"val/b/grey{number}.png" for number in range(5)), "and 2 more"],
     }
 

@@ -25,17 +25,16 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture
-def run(tmp_path):
+def run():
     """(exit status, the lines, what is left of temporary files) of a doctor in a process of its own."""
 
     def run(*flags: object) -> tuple[int, list[str], list[Path]]:
-        temporary = tmp_path / "temporary"
-        temporary.mkdir()
-        command = [sys.executable, "-m", "mindcv_lite", "doctor", *map(str, flags)]
-        variables = os.environ | {"TMPDIR": str(temporary)}
-        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600)
-        assert "Traceback" not in done.stdout + done.stderr
-        return done.returncode, done.stdout.splitlines(), list(temporary.iterdir())
+        with tempfile.TemporaryDirectory() as temporary:  # not in tmp_path, which is too long for a socket's name
+            command = [sys.executable, "-m", "mindcv_lite", "doctor", *map(str, flags)]
+            variables = os.environ | {"TMPDIR": temporary}
+            done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600)
+            assert "Traceback" not in done.stdout + done.stderr
+            return done.returncode, done.stdout.splitlines(), list(Path(temporary).iterdir())
 
     return run
 

@@ -1,13 +1,16 @@
 """Which image comes in which batch on which rank, with which weight and which pixels; labels are numbers."""
 
+import errno
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mindcv_lite.data.datasets.image_folder import Split
+from mindcv_lite.data.images.decoding import ORIENTATION, read_file
 from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches
 from mindcv_lite.errors import UserError
 
@@ -298,7 +301,7 @@ def test_replace_gives_a_whole_epoch_and_tells_which_images_were_replaced(images
     given = recipe(batch_size=5, on_corrupt="replace", hflip=0, color_jitter=0, scale="[1, 1]", ratio="[1.2, 1.2]")
     batches = TrainingBatches(with_broken(images, tmp_path, *broken), given, world(given))
     (epoch,) = epochs_of(batches, 3, 1)
-    assert sorted(map(Path, batches.replaced[3])) == [tmp_path / f"broken{number}.jpg" for number in broken]
+    assert sorted(batches.replaced[3]) == [*broken]
     seen = Counter(seen_of(epoch))
     assert sum(seen.values()) == COUNT
     assert seen.keys() == {*range(COUNT)} - {*broken}
@@ -310,6 +313,66 @@ def test_replace_gives_a_whole_epoch_and_tells_which_images_were_replaced(images
     for pixels, labels, _ in epoch:  # an image that takes another's place brings its own label
         for image, label in zip(pixels, labels, strict=True):
             assert np.array_equal(image, whole[label])
+
+
+@pytest.fixture
+def unreadable(monkeypatch) -> set[str]:
+    """Paths of images that the system refuses to read."""
+    paths: set[str] = set()
+
+    def read(path: str) -> tuple[np.ndarray, int]:
+        if path in paths:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_file(path)
+
+    monkeypatch.setattr("mindcv_lite.data.datasets.image_folder.read_file", read)
+    return paths
+
+
+def test_an_image_that_the_system_refuses_is_named_with_its_reason(images, recipe, world, unreadable):
+    given = recipe(drop_remainder=False)
+    unreadable.add(images.paths[6])
+    for batches in (
+        evaluation_batches(images, given, world(given)),
+        TrainingBatches(images, given, world(given)).epoch(0),
+    ):
+        with pytest.raises(UserError, match=r"6\.png: this image cannot be read: Input/output error$"):
+            list(batches)
+
+
+def test_few_images_that_the_system_refuses_are_replaced_and_many_end_the_run(images, recipe, world, unreadable):
+    given = recipe(batch_size=5, on_corrupt="replace")
+    many = Split([*images.paths] * 5, np.tile(images.labels, 5), images.class_names)
+    unreadable.update(many.paths[6:8])
+    batches = TrainingBatches(many, given, world(given)).epoch(0)
+    assert len(list(batches)) == 10
+    assert sorted(batches.replaced) == [number for number in range(50) if number % 10 in (6, 7)]
+    assert many.flaw(6) == "cannot be read: Input/output error"
+    unreadable.add(many.paths[8])
+    with pytest.raises(
+        UserError, match=r"cannot be read: Input/output error; 1\d of 50 images cannot be read, more than"
+    ):
+        list(TrainingBatches(many, given, world(given)).epoch(0))
+
+
+def test_images_are_turned_as_their_exif_data_ask_in_training_and_evaluation(images, recipe, world, tmp_path):
+    whole, turned, upright = {"scale": "[1, 1]", "ratio": "[0.5, 2]", "hflip": 0, "color_jitter": 0}, [], []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        turned.append(str(tmp_path / f"{orientation}.jpg"))
+        upright.append(str(tmp_path / f"{orientation}.png"))
+        Image.open(images.paths[0]).save(turned[-1], exif=exif)
+        ImageOps.exif_transpose(Image.open(turned[-1])).save(upright[-1])
+    given, as_stored = recipe(shuffle=False, **whole), recipe(shuffle=False, follow_exif=False, **whole)
+    for batches in (evaluation_batches, lambda *those: TrainingBatches(*those).epoch(0)):
+        ours, theirs, stored = (
+            pixels_of(list(batches(Split(paths, np.arange(8, dtype=np.int32), CLASSES[:8]), keys, world(keys))))
+            for paths, keys in ((turned, given), (upright, given), (turned, as_stored))
+        )
+        assert np.array_equal(ours, theirs)
+        assert np.array_equal(stored[0], ours[0])
+        assert not any(np.array_equal(one, other) for one, other in zip(stored[1:], ours[1:], strict=True))
 
 
 def sound_epoch(images, given, world) -> list[tuple]:

@@ -8,13 +8,13 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from mindcv_lite.data.datasets.image_folder import Split
-from mindcv_lite.data.images.validity import as_bmp
+from mindcv_lite.data.images.decoding import as_bmp
 from mindcv_lite.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,10 @@ class HeldSplit(Split):
 
     def content(self, index: int) -> np.ndarray:
         return self.contents[index]
+
+    @cached_property
+    def native(self) -> np.ndarray:
+        return np.ones(len(self), bool)
 
 
 @dataclass(frozen=True)

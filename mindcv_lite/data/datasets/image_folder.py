@@ -4,7 +4,8 @@ import glob
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +14,11 @@ from typing import TypeVar
 import numpy as np
 
 from mindcv_lite.data.datasets.paths import Paths
-from mindcv_lite.data.images.validity import decodes, is_hopeless, read_file, read_image
+from mindcv_lite.data.images.decoding import EXTENSIONS, READ, decodes, is_native, read_file
 from mindcv_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp")
 CANNOT_BE_DECODED = (
     "{}: this image cannot be decoded; mend or remove it (`python -m mindcv_lite check` names all such images); in "
     "training, though not in validation, --on_corrupt replace takes another in its place"
@@ -46,53 +46,66 @@ class Split:
         return replace(self, paths=paths, labels=self.labels[chosen])
 
     def content(self, index: int) -> np.ndarray:
-        """The encoded image, uint8 (bytes,); empty where none can be read, or none that can be decoded at all.
+        """The encoded image, uint8 (bytes,); empty where the system refuses it, and notes why in `refused`.
 
-        The header is checked once for each version of the file.
+        Who decodes it is found out once for each version of the file, and noted in `native`.
         """
-        content, version = read_file(self.paths[index])
-        if version != self.sound_versions[index]:
-            if is_hopeless(content):
-                return content[:0]
-            self.sound_versions[index] = version
+        try:
+            content, version = read_file(self.paths[index])
+        except OSError as error:
+            self.refused[index] = error.strerror or str(error)
+            return np.zeros(0, np.uint8)
+        self.refused.pop(index, None)
+        if version != self.versions[index]:
+            self.native[index], self.versions[index] = is_native(content), version
         return content
 
+    def flaw(self, index: int) -> str:
+        """What is wrong with an image that gave nothing that can be decoded."""
+        return f"cannot be read: {self.refused[index]}" if index in self.refused else "cannot be decoded"
+
     def fault(self, index: int) -> str:
-        """What is to be said of an image that gave nothing that can be decoded."""
-        path = self.paths[index]
-        try:
-            open(path, "rb").close()
-        except OSError as error:
-            return f"{path}: this image cannot be read: {error.strerror}"
-        return CANNOT_BE_DECODED.format(path)
+        """What a user is told of such an image."""
+        if index in self.refused:
+            return f"{self.paths[index]}: this image cannot be read: {self.refused[index]}"
+        return CANNOT_BE_DECODED.format(self.paths[index])
 
     @cached_property
-    def sound_versions(self) -> np.ndarray:
-        """The version of each image's file whose header was found sound, as `read_file` gives it: int64 (images,)."""
+    def refused(self) -> dict[int, str]:
+        """Why the system refused to read an image, when it was last asked, by the image's index."""
+        return {}
+
+    @cached_property
+    def versions(self) -> np.ndarray:
+        """The version of each image's file that was read, as `read_file` gives it: int64 (images,)."""
         return np.zeros(len(self), np.int64)
+
+    @cached_property
+    def native(self) -> np.ndarray:
+        """Whether MindSpore decodes an image, and not Pillow: bool (images,), known once the image was read."""
+        return np.zeros(len(self), bool)
 
 
 def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> Split:
     """The images of `data_dir/split`. `outputs`: the label of each class, in the order of their names; None: 0, 1, ...
 
-    Hidden files and files that are no images are left out and counted in the log. Raises `UserError` where a folder
-    is missing, or a class is empty or holds nothing that can be decoded.
+    Files that are no images are left out and counted in the log, by kind. Raises `UserError` where a folder is missing,
+    or a class is empty or holds nothing that can be decoded.
     """
     folder = _split_folder(data_dir, split)
     names = class_names_of(data_dir, split)
-    paths, counts, skipped, example = Paths(), [], 0, ""
+    paths, counts, left_out = Paths(), [], []
     for name in names:
         images, others = images_below(folder / name)
         if not images:
-            kinds = ", ".join(EXTENSIONS)
-            raise UserError(f"{folder / name}: no image ({kinds}) in this class; add some, or remove the folder")
+            found = f", only {kinds_of(others)}" if others else ""
+            raise UserError(f"{folder / name}: no image ({READ}) in this class{found}; add some, or remove the folder")
         _require_readable(images, folder / name)
         paths.extend(images)
         counts.append(len(images))
-        skipped, example = skipped + len(others), example or next(iter(others), "")
+        left_out += others
     log.info("%s: %d images in %d classes", folder, len(paths), len(names))
-    if skipped:
-        log.info("%s: %d files are no images and left out, such as %s", folder, skipped, example)
+    report_left_out(str(folder), left_out)
     return Split(paths, np.repeat(np.array(outputs or range(len(names)), np.int32), counts), names)
 
 
@@ -138,12 +151,38 @@ def _split_folder(data_dir: str, split: str) -> Path:
     return folder
 
 
+def report_left_out(where: str, left_out: Sequence[str]) -> None:
+    """Say what is no image, by kind, and what is only named like one."""
+    nothing = [path for path in left_out if is_named_like_an_image(path)]
+    others = [path for path in left_out if not is_named_like_an_image(path)]
+    if nothing:
+        text = "%s: left out: %d that are named like images, but are no files (such as links to nothing): %s"
+        log.warning(text, where, len(nothing), ", ".join(nothing[:5]))
+    if others:
+        text = "%s: left out: %d files that are no images (%s), such as %s"
+        log.info(text, where, len(others), kinds_of(others), others[0])
+
+
+def is_named_like_an_image(path: str) -> bool:
+    return path.lower().endswith(EXTENSIONS) and not is_hidden(path)
+
+
+def is_hidden(path: str) -> bool:
+    return os.path.basename(path).startswith(".")
+
+
+def kinds_of(paths: Iterable[str]) -> str:
+    """How many files there are of each extension, the most frequent first."""
+    kinds = Counter("hidden" if is_hidden(path) else os.path.splitext(path)[1].lower() for path in paths)
+    return ", ".join(f"{count} {kind or 'without extension'}" for kind, count in kinds.most_common(6))
+
+
 def images_below(folder: Path) -> tuple[list[str], list[str]]:
     """The images in a folder, in any depth and sorted order, and what is left out: all else but hidden folders."""
     images, others = [], []
     for entry in _entries_below(str(folder), ()):
-        named_so = entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
-        (images if named_so and leads_to(entry.is_file) else others).append(entry.path)
+        is_image = is_named_like_an_image(entry.name) and leads_to(entry.is_file)
+        (images if is_image else others).append(entry.path)
     return images, others
 
 
@@ -163,11 +202,10 @@ def images_at(paths: Sequence[str]) -> list[str]:
         else:
             images, others = _images_matching(path)
         if not images:
-            raise UserError(f"{path}: no image ({', '.join(EXTENSIONS)}) there")
+            raise UserError(f"{path}: no image ({READ}) there")
         found |= dict.fromkeys(images)
         left_out += others
-    if left_out:
-        log.info("%d files are no images and left out, such as %s", len(left_out), left_out[0])
+    report_left_out("PATH", left_out)
     return list(found)
 
 
@@ -209,5 +247,12 @@ def _entries_below(folder: str, parents: tuple[str, ...]) -> Iterator[os.DirEntr
 
 
 def _require_readable(images: list[str], folder: Path) -> None:
-    if not any(decodes(read_image(path)) for path in images):
-        raise UserError(f"{folder}: none of its {len(images)} images can be decoded, such as {images[0]}")
+    """Raise `UserError` unless one of the images can be decoded."""
+    reason = ""
+    for path in images:
+        try:
+            if decodes(read_file(path)[0]):
+                return
+        except OSError as error:
+            reason = reason or f": {path} cannot be read: {error.strerror}"
+    raise UserError(f"{folder}: none of its {len(images)} images can be decoded{reason or f', such as {images[0]}'}")

@@ -4,37 +4,40 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mindcv_lite.data.datasets.image_folder import CANNOT_BE_DECODED, Split
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.datasets.paths import Paths
 from mindcv_lite.errors import UserError
 
 FACTS = "packed.json"  # beside the files
 # Of that file and of the rows: image (bytes), index (int32: in the split as it was found), label. With layout 1, a
-# class had a list of its images' names; millions of them take much memory while they are read.
-LAYOUT = 2
-LAYOUTS = (1, LAYOUT)  # which are read
+# class had a list of its images' names; millions of them take much memory while they are read. Up to layout 2 MindSpore
+# decoded all images.
+LAYOUT = 3
+LAYOUTS = (1, 2, LAYOUT)  # which are read
 
 
 @dataclass(frozen=True)
 class PackedSplit(Split):
     """Images in files, in their order there. `rows`: the row of each in the files; `numbers`: the index under which
-    they know it; int32."""
+    they know it; `foreign`: the numbers of those that Pillow decodes; int32."""
 
     files: list[str]
     rows: np.ndarray
     numbers: np.ndarray
+    foreign: np.ndarray
 
     def part(self, chosen: np.ndarray) -> "PackedSplit":
         return replace(super().part(chosen), rows=self.rows[chosen], numbers=self.numbers[chosen])
 
-    def fault(self, index: int) -> str:
-        return CANNOT_BE_DECODED.format(self.paths[index])
+    @cached_property
+    def native(self) -> np.ndarray:
+        return ~np.isin(self.numbers, self.foreign)
 
 
 def is_packed(data_dir: str) -> bool:
@@ -53,8 +56,8 @@ def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) 
     gone = [each["number"] for each in facts["left_out"]]
     numbers = np.delete(np.arange(len(paths) + len(gone), dtype=np.int32), gone)
     files = [str(Path(data_dir) / name) for name in facts["files"] if name.endswith(".mindrecord")]
-    rows = np.arange(len(paths), dtype=np.int32)
-    return PackedSplit(paths, labels, tuple(classes), files, rows, numbers)
+    rows, foreign = np.arange(len(paths), dtype=np.int32), np.array(facts.get("foreign", []), np.int32)
+    return PackedSplit(paths, labels, tuple(classes), files, rows, numbers, foreign)
 
 
 def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:

@@ -5,17 +5,32 @@ from collections.abc import Generator, Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from mindcv_lite.data.images.validity import SIGNATURES, decodes, is_hopeless, opened
+from mindcv_lite.data.images.decoding import (
+    NOT_DECODED,
+    READ,
+    UPRIGHT,
+    TooDeep,
+    opened,
+    orientation,
+    pixels_of,
+    read_file,
+)
 from mindcv_lite.program import progress_bar
 from mindcv_lite.signals import in_processes
 
-# What files begin with that are no images here, but are often named so.
-STRANGERS = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "a web page"}
-FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
-ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
+# What files that are often named like images begin with, behind so many bytes.
+STRANGERS = {
+    "a HEIC": (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
+    "an AVIF": (4, (b"ftypavi",)),
+    "a web page": (0, (b"<",)),
+    "a PDF": (0, (b"%PDF",)),
+}
+# How images of the formats that are read begin.
+SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"GIF8")
+FORMAT_OF = {".png": "PNG", ".bmp": "BMP", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF"}
+TOO_LARGE = "too large for the memory"
 CHUNK = 32  # images that a process takes at a time
 
 
@@ -31,16 +46,19 @@ class Facts(NamedTuple):
 def inspect(path: str) -> Facts:
     """Read and decode one file."""
     try:
-        content = np.fromfile(path, np.uint8)
-        encoded = content.tobytes()
-        if is_hopeless(content) or not decodes(content):
-            return Facts(_flaw(encoded))
-        with opened(encoded) as image:
-            return Facts("", tuple(_traits(image, path)), image.size, blake2b(encoded, digest_size=16).digest())
+        encoded = read_file(path)[0].tobytes()
     except OSError as error:
         return Facts(f"cannot be read: {error.strerror or error}")
     except MemoryError:
-        return Facts("too large for the memory")
+        return Facts(TOO_LARGE)
+    try:
+        height, width, _ = pixels_of(encoded).shape
+        with opened(encoded) as image:
+            return Facts("", tuple(_traits(image, path)), (width, height), blake2b(encoded, digest_size=16).digest())
+    except MemoryError:
+        return Facts(TOO_LARGE)
+    except NOT_DECODED as error:
+        return Facts(_flaw(encoded, error))
 
 
 def inspect_all(paths: Sequence[str]) -> Generator[Facts, None, None]:
@@ -55,27 +73,23 @@ def _inspect_chunk(paths: Sequence[str]) -> list[Facts]:
     return [inspect(path) for path in paths]
 
 
-def _flaw(encoded: bytes) -> str:
-    """Why an image cannot be decoded."""
+def _flaw(encoded: bytes, error: Exception) -> str:
+    """Why an image cannot be decoded, at which Pillow raised `error`."""
     if not encoded:
         return "empty"
-    if stranger := next((name for signature, name in STRANGERS.items() if encoded.startswith(signature)), None):
-        return f"{stranger}, not a JPEG, PNG or BMP"
+    for name, (start, signatures) in STRANGERS.items():
+        if encoded[start:].startswith(signatures):
+            return f"{name}, not a {READ}"
     if not encoded.startswith(SIGNATURES):
-        return "not a JPEG, PNG or BMP"
-    try:
-        with opened(encoded):
-            pass
-    except Image.DecompressionBombError:
+        return f"not a {READ}"
+    if isinstance(error, Image.DecompressionBombError):
         return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000} million pixels"
-    except (OSError, SyntaxError, ValueError):
-        pass
-    return "damaged or cut short"
+    return str(error) if isinstance(error, TooDeep) else "damaged or cut short"
 
 
 def _traits(image: Image.Image, path: str) -> Iterator[str]:
     kind = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG with more pictures behind the first
-    if kind != FORMAT_OF.get(os.path.splitext(path)[1].lower()):
+    if kind != FORMAT_OF.get(os.path.splitext(path)[1].lower(), "JPEG"):
         yield f"of format {kind} under another extension"
     if image.mode in ("1", "L", "LA", "I", "I;16"):
         yield "in greyscale"
@@ -85,18 +99,5 @@ def _traits(image: Image.Image, path: str) -> Iterator[str]:
         yield "with a palette"
     if image.mode in ("LA", "RGBA") or "transparency" in image.info:
         yield "with transparency, which is dropped"
-    turned = is_turned(image)
-    if turned is None:
-        yield "with EXIF data that cannot be read"
-    elif turned:
-        yield "with a rotation in their EXIF data, which is not followed"
-
-
-def is_turned(image: Image.Image) -> bool | None:
-    """Whether the EXIF data of a JPEG ask for a rotation or a mirroring; None where they cannot be read."""
-    if image.format not in ("JPEG", "MPO"):  # for the EXIF data of a PNG, Pillow decodes the image once more
-        return False
-    try:
-        return image.getexif().get(ORIENTATION) in range(2, 9)
-    except Exception:  # Pillow lets through whatever its reader stumbles over, SyntaxError and struct.error among it
-        return None
+    if orientation(image) in UPRIGHT:
+        yield "with a rotation in their EXIF data, which is followed"

@@ -1,19 +1,23 @@
 """A JPEG: do the segments of its header follow each other, are its tables sound (ITU-T T.81, annexes B and C), does it
 end?"""
 
+import re
 from collections.abc import Iterator
 
-FILL, FRAMES, TABLES, END, SCAN, QUANTIZERS = 0xFF, (0xC0, 0xC1), 0xC4, 0xD9, 0xDA, 0xDB
+FILL, FRAMES, TABLES, END, SCAN, QUANTIZERS, METADATA = 0xFF, (0xC0, 0xC1), 0xC4, 0xD9, 0xDA, 0xDB, 0xE1
+NO_DATA = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # a marker, but for those that restart the decoder within a scan
+LONGEST_SIDE = 65500  # pixels: libjpeg's limit
+MOST_PIXELS = 178_956_970  # Pillow takes more for an attack
 DC, AC = 0, 1  # classes of Huffman tables: for mean levels, for the rest
 
 
 def has_sound_header(jpeg: bytes) -> bool:
     """False of a JPEG that is cut short before its scan, whose tables are damaged or missing, or that is no baseline
-    JPEG: a progressive one has tables and headers all over."""
+    JPEG, grey or of three components: a progressive one has tables and headers all over."""
     codes: set[tuple[int, int]] = set()
     quantizers: set[int] = set()
     frame = b""
-    for marker, body in _segments(jpeg):
+    for marker, body, _ in _segments(jpeg):
         if marker == TABLES and not _read_codes(body, codes):
             return False
         if marker == QUANTIZERS and not _read_quantizers(body, quantizers):
@@ -25,13 +29,20 @@ def has_sound_header(jpeg: bytes) -> bool:
     return False
 
 
+def may_be_turned(jpeg: bytes) -> bool:
+    """Whether there is a segment of a kind that may ask for a rotation: EXIF or XMP."""
+    return any(marker == METADATA for marker, *_ in _segments(jpeg))
+
+
 def has_end(jpeg: bytes) -> bool:
-    """False of a JPEG that is cut short within its last scan, whose data hold no marker."""
-    return jpeg.rfind(bytes((FILL, END))) > jpeg.rfind(bytes((FILL, SCAN)))
+    """Whether the JPEG ends with its first scan, whose data hold no other marker before."""
+    start = next((end for marker, _, end in _segments(jpeg) if marker == SCAN), len(jpeg))
+    first = NO_DATA.search(jpeg, start)
+    return bool(first) and first[0][1] == END
 
 
-def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and body of each segment, as far as whole ones follow each other."""
+def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Marker, body and end of each segment, as far as whole ones follow each other."""
     position = 2
     while position + 4 <= len(jpeg) and jpeg[position] == FILL:
         if jpeg[position + 1] == FILL:
@@ -40,7 +51,7 @@ def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
         end = position + 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
         if end < position + 4 or end > len(jpeg):
             return
-        yield jpeg[position + 1], jpeg[position + 4 : end]
+        yield jpeg[position + 1], jpeg[position + 4 : end], end
         position = end
 
 
@@ -78,11 +89,12 @@ def _is_sound_frame(body: bytes, quantizers: set[int]) -> bool:
     """Precision, height, width, and of each component its name, sampling factors and quantizer."""
     if len(body) < 9 or len(body) != 6 + 3 * body[5] or body[0] != 8:
         return False
+    height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
     factors = [(each >> 4, each & 15) for each in body[7::3]]
     return (
-        any(body[1:3])
-        and any(body[3:5])
-        and len(factors) <= 4
+        0 < height * width <= MOST_PIXELS
+        and max(height, width) <= LONGEST_SIDE
+        and len(factors) in (1, 3)
         and len(set(body[6::3])) == len(factors)
         and all(1 <= factor <= 4 for pair in factors for factor in pair)
         and sum(across * down for across, down in factors) <= 10

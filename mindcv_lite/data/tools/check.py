@@ -12,17 +12,21 @@ import numpy as np
 
 from mindcv_lite.data.datasets.classes import composed
 from mindcv_lite.data.datasets.image_folder import (
-    EXTENSIONS,
     FEW,
     Split,
     class_names_of,
     has_split,
     images_below,
+    is_hidden,
+    is_named_like_an_image,
+    kinds_of,
     leads_to,
     small_classes,
 )
 from mindcv_lite.data.datasets.paths import Paths
 from mindcv_lite.data.images.inspection import Facts
+
+MOST_LOST = 0.1  # share of a class's files that may be no images
 
 
 class Finding(NamedTuple):
@@ -139,17 +143,28 @@ def _left_out_findings(listing: Listing) -> Iterator[Finding]:
     """What training does not read, by reason."""
     hidden, beside, nothing, others = [], [], [], []
     for path in listing.left_out:
-        folder, name = os.path.split(path)
-        if name.startswith("."):
+        if is_hidden(path):
             hidden.append(path)
-        elif not name.lower().endswith(EXTENSIONS):
+        elif not is_named_like_an_image(path):
             others.append(path)
         else:
-            (beside if Path(folder) == listing.folder else nothing).append(path)
+            (beside if Path(path).parent == listing.folder else nothing).append(path)
+    poor = list(_poor_classes(listing, others))
+    yield Finding("classes of which more than a tenth of the files are no images", poor, True)
     yield Finding("named like images, but no files (such as links to nothing), left out", nothing, True)
     yield Finding("images beside the class folders, left out", beside)
     yield Finding("hidden files, left out", hidden)
-    yield Finding("files that are no images, left out", others)
+    yield Finding(f"files that are no images ({kinds_of(others)}), left out", others)
+
+
+def _poor_classes(listing: Listing, others: list[str]) -> Iterator[str]:
+    """The classes that lose more than a tenth of their files, with the kinds of these."""
+    lost: defaultdict[str, list[str]] = defaultdict(list)
+    for path in others:
+        lost[Path(path).relative_to(listing.folder).parts[0]].append(path)
+    for name, count in listing.counts.items():
+        if len(lost[name]) > MOST_LOST * (count + len(lost[name])):
+            yield f"{listing.folder / name}: {count} images, and {kinds_of(lost[name])}"
 
 
 def _image_findings(survey: Survey, paths: Sequence[str]) -> Iterator[Finding]:

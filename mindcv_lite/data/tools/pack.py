@@ -21,7 +21,8 @@ from PIL import Image, UnidentifiedImageError
 
 from mindcv_lite.data.datasets.image_folder import Split, read_split
 from mindcv_lite.data.datasets.packed import FACTS, LAYOUT, checksum_of, joined
-from mindcv_lite.data.images.validity import NOT_DECODED, grey_or_rgb, opened
+from mindcv_lite.data.images.decoding import NOT_DECODED, READ, grey_or_rgb, is_native, opened, orientation, turned
+from mindcv_lite.data.images.jpeg import LONGEST_SIDE
 from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.files import lock, write_text
 from mindcv_lite.program import progress_bar
@@ -34,7 +35,6 @@ FEWEST_FILES = 8  # for the cores to share
 MOST_FILES = 128  # a reader has two handles open for each, and 1024 is a usual limit
 FILES = "files"  # the folder of what is to stay, in that of an unfinished try
 ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 1 << 25  # MindSpore is given so much, or little more than that
-LONGEST_SIDE = 65500  # pixels: libjpeg's limit
 SMALLEST_PAGE, LARGEST_PAGE = 1 << 22, 1 << 28  # bytes; an image must fit in a page of the file
 
 
@@ -145,7 +145,9 @@ def facts_of(images: Split, folder: Path, done: list[dict[str, Any]]) -> dict[st
             name, image = path[len(f"{folder}/") :].split("/", 1)
             classes[name].append(image)
     files = {name: size for share in done for name, size in share["files"].items()}
-    return {"classes": {name: joined(names) for name, names in classes.items()}, "files": files, "left_out": left_out}
+    foreign = [number for share in done for number in share["foreign"]]
+    names = {name: joined(images) for name, images in classes.items()}
+    return {"classes": names, "files": files, "left_out": left_out, "foreign": foreign}
 
 
 def report(target: Path, done: dict[str, list[dict[str, Any]]], options: Options) -> None:
@@ -205,7 +207,7 @@ def _write_share(folder: Path, options: Options, share: Share) -> None:
     index = path.with_name(f"{path.name}.db")
     for unfinished in (path, index):
         unfinished.unlink(missing_ok=True)
-    tally: dict[str, Any] = {"images": 0, "shrunk": 0, "found": 0, "written": 0, "left_out": []}
+    tally: dict[str, Any] = {"images": 0, "shrunk": 0, "found": 0, "written": 0, "left_out": [], "foreign": []}
     sizes = [os.path.getsize(image) for image in share.paths]
     page = max(SMALLEST_PAGE, min(LARGEST_PAGE, 1 << (max(sizes) + 64).bit_length()))
     try:
@@ -247,13 +249,14 @@ def _rows(share: Share, options: Options, tally: dict[str, Any]) -> Iterator[dic
         try:
             image = shrunk(content, options)
         except NOT_DECODED as error:
-            reason = "no JPEG, PNG or BMP inside" if isinstance(error, UnidentifiedImageError) else str(error)
+            reason = f"no {READ} inside" if isinstance(error, UnidentifiedImageError) else str(error)
             tally["left_out"].append({"number": number, "image": path, "reason": reason})
         else:
             tally["images"] += 1
             tally["shrunk"] += image is not content
             tally["found"] += len(content)
             tally["written"] += len(image)
+            tally["foreign"] += [] if is_native(np.frombuffer(image, np.uint8)) else [number]
             yield {"image": image, "index": number, "label": label}
         with _seen.get_lock():
             _seen.value += 1
@@ -262,17 +265,17 @@ def _rows(share: Share, options: Options, tally: dict[str, Any]) -> Iterator[dic
 def shrunk(content: bytes, options: Options) -> bytes:
     """The image itself where it is small enough, or too long for a JPEG, or else a smaller JPEG.
 
-    Raises one of `NOT_DECODED`. Its orientation stays that of the pixels: training does not
-    turn images as EXIF asks, and the copy has no EXIF.
+    Raises one of `NOT_DECODED`. A smaller one is upright, whatever the EXIF data of the image ask.
     """
     with opened(content) as image:
         scale = min(1.0, (options.max_side or math.inf) / min(image.size))
         width, height = (round(side * scale) for side in image.size)
         if scale == 1 or max(width, height) > LONGEST_SIDE:
-            image.load()
+            grey_or_rgb(image).load()
             return content
         image.draft(None, (2 * width, 2 * height))  # a JPEG of many times that size need not be decoded in full
         pixels = grey_or_rgb(image).resize((width, height), Image.Resampling.LANCZOS)
+        pixels = turned(pixels, orientation(image))
     encoded = io.BytesIO()
     pixels.save(encoded, "JPEG", quality=options.quality)
     return encoded.getvalue()

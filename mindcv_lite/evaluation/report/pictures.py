@@ -9,7 +9,7 @@ from PIL import Image
 
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.image_reader import contents_of
-from mindcv_lite.data.images.validity import NOT_DECODED, opened
+from mindcv_lite.data.images.decoding import NOT_DECODED, opened, orientation, turned
 from mindcv_lite.evaluation.report.statistics import BINS, Bin, wilson_interval
 
 SIDE = 144  # pixels of a thumbnail, at most
@@ -24,12 +24,12 @@ def thumbnails(images: Split, indices: Iterable[int]) -> dict[int, str]:
 
 
 def thumbnail(content: bytes) -> str | None:
-    """An encoded image made small; not turned by its EXIF, as the network saw it."""
+    """An encoded image made small and upright."""
     file = io.BytesIO()
     try:
         with opened(content) as image:
             image.draft("RGB", (SIDE, SIDE))  # of a JPEG, no more than this is decoded
-            small = image.convert("RGB")
+            small = turned(image.convert("RGB"), orientation(image))
             small.thumbnail((SIDE, SIDE))
             small.save(file, "JPEG", quality=75)
     except NOT_DECODED:

@@ -68,7 +68,8 @@ def test_images_are_found_by_any_case_of_their_extension_in_nested_folders_and_n
     assert names_of(images, folder / "train") == [(f"a/{name}", 0) for name in found] + [("b/0.jpg", 1)]
     assert images.class_names == ("a", "b")
     assert "7 images in 2 classes" in log.text
-    assert "4 files are no images and left out, such as " in log.text  # .hidden.jpg, a.jpg.part, noext, notes.txt
+    kinds = "1 hidden, 1 .part, 1 without extension, 1 .txt"
+    assert f"left out: 4 files that are no images ({kinds}), such as {inside}/.hidden.jpg" in log.text
 
 
 def test_the_order_does_not_depend_on_the_order_of_the_directory(image_folder):
@@ -106,7 +107,7 @@ def test_a_split_without_classes_and_a_class_without_images_are_refused(image_fo
         read_split(str(folder), "val")
     (folder / "train/b").mkdir()
     (folder / "train/b/notes.txt").write_text("no image")
-    with pytest.raises(UserError, match=r"train/b: no image \(\.jpg, \.jpeg, \.png, \.bmp\) in this class"):
+    with pytest.raises(UserError, match=r"train/b: no image \(.*GIF\) in this class, only 1 \.txt; add some"):
         read_split(str(folder), "train")
 
 
@@ -120,16 +121,17 @@ def test_a_class_of_nothing_but_broken_images_is_refused_and_one_with_a_sound_im
         read_split(str(folder), "train")
 
 
-def test_an_image_that_breaks_after_it_was_read_is_found_broken_and_one_that_is_mended_sound(image_folder):
+def test_who_decodes_an_image_is_found_out_anew_when_its_file_has_changed(image_folder):
     images = read_split(str(image_folder({"train": {"a": 1}})), "train")
     path = Path(images.paths[0])
     sound = path.read_bytes()
     for content, whole in ((sound, True), (sound, True), (sound[:300], False), (sound, True), (b"", False)):
         path.write_bytes(content)
-        assert images.content(0).tobytes() == (content if whole else b"")
+        assert images.content(0).tobytes() == content
+        assert images.native[0] == whole
 
 
-def test_images_behind_links_count_and_links_back_do_not_loop(image_folder, tmp_path):
+def test_images_behind_links_count_and_links_back_do_not_loop(image_folder, log):
     folder = image_folder({"train": {"a": 2}, "elsewhere": {"more": 3}})
     (folder / "train/a/more").symlink_to(folder / "elsewhere/more")
     (folder / "train/a/back").symlink_to(folder / "train/a")
@@ -137,6 +139,22 @@ def test_images_behind_links_count_and_links_back_do_not_loop(image_folder, tmp_
     (folder / "train/a/loop.jpg").symlink_to("loop.jpg")
     (folder / "train/loop").symlink_to("loop")
     assert len(read_split(str(folder), "train")) == 5
+    inside = folder / "train/a"
+    said = (
+        f"2 that are named like images, but are no files (such as links to nothing): {inside}/loop.jpg, {inside}/pipe"
+    )
+    assert said in log.text
+
+
+def test_files_of_every_format_that_is_read_are_found_and_of_others_the_kinds_are_told(image_folder, log):
+    folder = image_folder({"train": {"a": 1}}) / "train/a"
+    for name in ("1.webp", "2.tif", "3.TIFF", "4.gif", "5.jfif", "6.jpe"):
+        kind = None if name[0] in "1234" else "JPEG"
+        Image.open(folder / "0.jpg").save(folder / name, kind)
+    for name in ("7.heic", "8.HEIC", "9.avif", "clip.mp4"):
+        (folder / name).touch()
+    assert len(read_split(str(folder.parents[1]), "train")) == 7
+    assert "left out: 4 files that are no images (2 .heic, 1 .avif, 1 .mp4), such as " in log.text
 
 
 @pytest.fixture
@@ -180,8 +198,8 @@ def test_a_pattern_stands_for_what_it_matches_hidden_files_apart(album, pattern,
     [
         ("album/none.jpg", "no such file or folder, and nothing that this pattern matches"),
         ("*.gif", "no such file or folder, and nothing that this pattern matches"),
-        ("album/z", r"no image \(\.jpg, \.jpeg, \.png, \.bmp\) there"),
-        ("album/*.txt", r"no image \(\.jpg, \.jpeg, \.png, \.bmp\) there"),
+        ("album/z", r"no image \(JPEG, PNG, BMP, WebP, TIFF or GIF\) there"),
+        ("album/*.txt", r"no image \(JPEG, PNG, BMP, WebP, TIFF or GIF\) there"),
     ],
 )
 def test_what_leads_to_no_image_is_an_error_that_names_it(album, path, sentence):

@@ -170,7 +170,7 @@ def without_an_image(facts: dict) -> dict:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda facts: facts | {"layout": 3}, r"written by a later version \(layout 3, expected 2 or less\); pack the"),
+        (lambda facts: facts | {"layout": 4}, r"written by a later version \(layout 4, expected 3 or less\); pack the"),
         (lambda facts: [], "packed.json: damaged; copy it again"),
         (lambda facts: {"layout": 1}, "packed.json: damaged; copy it again"),
         (without_an_image, "packed.json: changed since it was written; copy it again"),
@@ -213,7 +213,7 @@ def test_an_image_that_is_damaged_in_its_file_is_named(pairs, target, epoch_of, 
         list(epoch_of(target))
     batches = epoch_of(target, on_corrupt="replace")
     assert len(list(batches)) == 3
-    assert batches.replaced == [f"{target}:train/b/0.jpg"]
+    assert [batches.images.paths[index] for index in batches.replaced] == [f"{target}:train/b/0.jpg"]
 
 
 @pytest.mark.parametrize("file", ["train-00000.mindrecord", "train-00001.mindrecord.db"])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mindcv_lite.data.images.decoding import ORIENTATION, decodes, is_native
 from mindcv_lite.data.images.jpeg import has_end, has_sound_header
-from mindcv_lite.data.images.validity import decodes, is_hopeless
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 QUANTIZERS, CODES, SCAN = b"\xff\xdb", b"\xff\xc4", b"\xff\xda"
@@ -25,20 +25,37 @@ def with_byte(content: bytes, position: int, value: int) -> bytes:
 
 
 def is_refused(content: bytes) -> bool:
-    return not has_sound_header(content) and is_hopeless(np.frombuffer(content, np.uint8))
+    return not (has_sound_header(content) or decodes(np.frombuffer(content, np.uint8)))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def is_left_to_pillow(content: bytes) -> bool:
+    return not is_native(np.frombuffer(content, np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"quality": 5}, {"subsampling": 0}], ids=str)
 def test_the_headers_of_baseline_jpegs_are_sound(mode, options):
     assert has_sound_header(jpeg(mode, **options))
     assert has_sound_header(jpeg(mode, **options, restart_marker_rows=1))
+    assert not is_left_to_pillow(jpeg(mode, **options, restart_marker_rows=1))
+
+
+def test_four_colours_are_left_to_pillow_which_knows_what_they_mean():
+    assert is_left_to_pillow(jpeg("CMYK"))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_what_is_turned_is_left_to_pillow(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    assert is_left_to_pillow(jpeg(exif=exif)) == (2 <= orientation <= 8)
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"progressive": True, "optimize": True}], ids=str)
-def test_progressive_jpegs_are_judged_by_decoding_them(options):
+def test_progressive_jpegs_are_left_to_pillow(options):
     content = jpeg(**options)
-    assert not is_hopeless(np.frombuffer(content, np.uint8))
+    assert is_left_to_pillow(content)
+    assert decodes(np.frombuffer(content, np.uint8))
     later = content.index(CODES, content.index(SCAN))  # a table between two scans
     assert is_refused(with_byte(content, later + 7, 194))
 
@@ -49,6 +66,13 @@ def test_damaged_codes_are_refused():
     for position in range(begin, begin + 8):  # how many codes there are of each length
         assert is_refused(with_byte(content, position, 194))
     assert is_refused(with_byte(content, begin - 1, 0x70))  # a table of no such class
+
+
+@pytest.mark.parametrize("sides", [b"\xf0\xf0\xf0\xf0", b"\x00\x08\xff\xfe"], ids=["many pixels", "a long side"])
+def test_more_pixels_than_are_decoded_are_refused(sides):
+    content = jpeg()
+    size = content.index(b"\xff\xc0") + 5
+    assert is_refused(content[:size] + sides + content[size + 4 :])
 
 
 def test_missing_quantizers_are_refused():
@@ -71,7 +95,7 @@ def test_fill_bytes_before_a_marker_are_taken():
     content = jpeg()
     padded = content[:2] + b"\xff" * 5 + content[2:]
     assert has_sound_header(padded)
-    assert not is_hopeless(np.frombuffer(padded, np.uint8))
+    assert not is_left_to_pillow(padded)
 
 
 @pytest.mark.parametrize("trailer", [b"", bytes(40), b"\xff\xda" * 3])
@@ -83,5 +107,13 @@ def test_a_jpeg_that_is_cut_short_has_no_end_though_the_small_picture_within_it_
     assert has_end(content)
     assert not has_end(content[:-2])
     assert not has_end(content[: len(content) - 300])
-    assert not is_hopeless(np.frombuffer(content + trailer, np.uint8))
-    assert is_hopeless(np.frombuffer(content[: len(content) - 300], np.uint8))
+    assert not is_left_to_pillow(content + trailer)
+    assert not decodes(np.frombuffer(content[: len(content) - 300], np.uint8))
+
+
+@pytest.mark.parametrize("marker", range(0xC0, 0xFF))
+def test_a_marker_within_the_scan_is_left_to_pillow_but_for_those_that_restart_it(marker):
+    content = jpeg(restart_marker_rows=1)
+    middle = (content.index(SCAN) + len(content)) // 2
+    damaged = content[:middle] + bytes([0xFF, marker]) + content[middle:]
+    assert is_left_to_pillow(damaged) == (marker not in {*range(0xD0, 0xD8), 0xD9})
