@@ -6,18 +6,23 @@ from collections.abc import Iterator
 
 FILL, FRAMES, TABLES, END, SCAN, QUANTIZERS, METADATA = 0xFF, (0xC0, 0xC1), 0xC4, 0xD9, 0xDA, 0xDB, 0xE1
 NO_DATA = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # a marker, but for those that restart the decoder within a scan
+RESTART_INTERVAL, COMMENT, APPLICATION = 0xDD, 0xFE, range(0xE0, 0xF0)
+KNOWN = {*FRAMES, TABLES, SCAN, QUANTIZERS, RESTART_INTERVAL, COMMENT, *APPLICATION}  # in a header
 LONGEST_SIDE = 65500  # pixels: libjpeg's limit
 MOST_PIXELS = 178_956_970  # Pillow takes more for an attack
 DC, AC = 0, 1  # classes of Huffman tables: for mean levels, for the rest
 
 
 def has_sound_header(jpeg: bytes) -> bool:
-    """False of a JPEG that is cut short before its scan, whose tables are damaged or missing, or that is no baseline
-    JPEG, grey or of three components: a progressive one has tables and headers all over."""
+    """False of a JPEG that is cut short before its scan, whose tables are damaged or missing, that has other segments
+    than JPEGs do, or that is no baseline JPEG, grey or of three components: a progressive one has tables and headers
+    all over."""
     codes: set[tuple[int, int]] = set()
     quantizers: set[int] = set()
     frame = b""
     for marker, body, _ in _segments(jpeg):
+        if marker not in KNOWN or (marker in FRAMES and frame):
+            return False
         if marker == TABLES and not _read_codes(body, codes):
             return False
         if marker == QUANTIZERS and not _read_quantizers(body, quantizers):

@@ -91,6 +91,14 @@ def test_no_byte_of_the_tables_frame_and_scan_can_be_damaged_so_that_pillow_alon
     assert not reasons
 
 
+@pytest.mark.parametrize("marker", range(1, 0xFF))
+def test_of_the_segments_that_decoders_may_stumble_over_none_is_in_a_sound_header(marker):
+    content = jpeg()
+    assert has_sound_header(content[:2] + bytes([0xFF, marker, 0, 6]) + bytes(4) + content[2:]) == (
+        marker == 0xFE or marker == 0xDD or 0xE0 <= marker < 0xF0
+    )
+
+
 def test_fill_bytes_before_a_marker_are_taken():
     content = jpeg()
     padded = content[:2] + b"\xff" * 5 + content[2:]
