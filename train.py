@@ -1,9 +1,12 @@
 """Train MobileNetV3 by a recipe, on one device, or on all devices that msrun started this script for."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mindcv_lite.device.log import hold_log
+from mindcv_lite.device.memory import memory_for
 from mindcv_lite.models.block_tables import require_rows
 from mindcv_lite.program import run_script
 from mindcv_lite.recipe.keys import Recipe
@@ -17,20 +20,31 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     recipe = load_recipe(list(sys.argv[1:] if arguments is None else arguments), __doc__)
     require_startable(recipe)
-    train(recipe)
+    hold_log()
+    with memory_for(recipe):
+        train(recipe)
 
 
 def train(recipe: Recipe) -> "RunRecorder | None":
     """Train. Returns the recorder of the run, with its `best` and `last` checkpoints, `top1` and `folder`; None if the
     recipe asks for a dry run."""
+    # What needs no MindSpore, which takes seconds to import: a wrong recipe or folder is answered at once.
+    from mindcv_lite.data.datasets.splits import require_classes, training_splits, with_num_classes
+    from mindcv_lite.data.sharding import require_steps
+    from mindcv_lite.device.launcher import require_launcher, workers_started
+
     require_rows(recipe.model)
-    # MindSpore takes seconds to import: a wrong recipe has been answered by now.
+    require_launcher(recipe.system.distribute)
+    train_split, val_split = training_splits(recipe)
+    require_classes(train_split, recipe.data)
+    require_steps(len(train_split), recipe.data, workers_started(os.environ) or 1)
+    recipe = with_num_classes(recipe, train_split.class_names)
+
     from mindcv_lite.checkpoints.model_card import settled_by_card
     from mindcv_lite.checkpoints.pretrained import starting_weights
     from mindcv_lite.checkpoints.weights import load_weights
-    from mindcv_lite.data.datasets.splits import require_classes, training_splits, with_num_classes
     from mindcv_lite.data.pipeline import TrainingBatches
-    from mindcv_lite.device.context import keep_graphs, require_launcher, start_device
+    from mindcv_lite.device.context import keep_graphs, start_device
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
     from mindcv_lite.models.build import evaluation_network, training_network
     from mindcv_lite.runs.batch_sheet import draw_first_batch
@@ -45,7 +59,6 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     from mindcv_lite.training.schedules import learning_rate
     from mindcv_lite.training.train_step import TrainStep
 
-    require_launcher(recipe.system.distribute)
     world = start_device(recipe)
 
     # Where to start: in the middle of an earlier run, from weights, or from nothing.
@@ -54,11 +67,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     if (start := state or weights) and start.card:
         recipe = settled_by_card(recipe, start.card, start.path)
 
-    train_split, val_split = training_splits(recipe)
-    require_classes(train_split, recipe.data)
-    recipe = with_num_classes(recipe, train_split.class_names)
     batches = TrainingBatches(train_split, recipe, world)
-
     network = training_network(recipe.model, world)
     teachers = read_teachers(recipe, train_split.class_names, world)
     has_new_head = load_weights(network, weights, remake_head=True) if weights else False

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mindcv_lite.device.log import hold_log
+from mindcv_lite.device.memory import memory_for
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_folder
 from mindcv_lite.program import CommandLine, run_script
@@ -30,14 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require_paths(recipe)
     if not recipe.model.ckpt_path:
         raise UserError("ckpt_path is not set: --ckpt_path names the checkpoint to check")
-    validate(recipe, flags.report)
+    hold_log()
+    with memory_for(recipe):
+        validate(recipe, flags.report)
 
 
 def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     """The score of the recipe's checkpoint. `report`: a folder for more about it."""
-    # MindSpore takes seconds to import: a wrong recipe has been answered by now.
+    from mindcv_lite.data.datasets.splits import labelled_for, validation_images
+
+    images = validation_images(recipe)
+    # MindSpore takes seconds to import: a wrong recipe or folder has been answered by now.
     from mindcv_lite.checkpoints.weights import load_weights, read_weights, recipe_to_evaluate
-    from mindcv_lite.data.datasets.splits import validation_split
     from mindcv_lite.device.context import for_evaluation, keep_graphs, start_device
     from mindcv_lite.evaluation.report.statistics import wilson_interval
     from mindcv_lite.evaluation.report.writing import require_files_in, validation_of, write_report
@@ -49,7 +55,7 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     world = start_device(recipe, seeds=False)
     weights = read_weights(recipe.model.ckpt_path)
     recipe = recipe_to_evaluate(weights, recipe)
-    images = validation_split(recipe, weights.class_names)
+    images = labelled_for(images, recipe, weights.class_names)
     world = keep_graphs(for_evaluation(world, recipe, len(images)), recipe)
     network = evaluation_network(recipe.model, world)
     load_weights(network, weights)

@@ -22,6 +22,7 @@ from mindcv_lite.checkpoints.weights import load_weights
 from mindcv_lite.data.datasets.image_folder import images_at
 from mindcv_lite.data.images.decoding import grey_or_rgb
 from mindcv_lite.device.context import for_evaluation, start_device
+from mindcv_lite.device.memory import memory_for
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.predict import Predictor
 from mindcv_lite.evaluation.score import Score
@@ -139,7 +140,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     from mindcv_lite.scripts.train import train
 
     require_startable(recipe)
-    with _as_a_guest():
+    with _as_a_guest(), memory_for(recipe):
         return train(recipe)
 
 
@@ -151,7 +152,7 @@ def evaluate(checkpoint: str | Path, data_dir: str | Path = "", **keys: Any) -> 
     require_checkpoint(checkpoint)
     recipe = recipe_without_training(ckpt_path=checkpoint, data_dir=data_dir, **keys)
     require_paths(recipe)
-    with _as_a_guest():
+    with _as_a_guest(), memory_for(recipe):
         return validate(recipe)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mindcv_lite.errors import Stopped, TrainingError, UserError
-from mindcv_lite.signals import handle_signals, interrupt, interruption_in
+from mindcv_lite.signals import handle_signals, interrupt, interruption_in, leave_output
 
 _owner: list[str] = []  # the program of ours that this process runs
 
@@ -56,11 +56,15 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
         print(f"{program}: {stop}", file=sys.stderr)
         sys.exit(128 + stop.number)
     except BrokenPipeError:  # who reads our output has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at the end
+        leave_output(sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        sys.stdout.flush()
-        print(f"{program}: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            leave_output(sys.stdout.fileno())
+        what = error.filename or "standard output, or a file"
+        print(f"{program}: error: {what}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
     except (Exception, KeyboardInterrupt) as error:
         if (stop := interruption_in(error)) is None:

@@ -53,7 +53,12 @@ def leave_closed_terminal() -> None:
     for output in (1, 2):
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(output).st_mode) and not os.isatty(output):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+                leave_output(output)
+
+
+def leave_output(descriptor: int) -> None:
+    """Let what is written there go nowhere, and what is still to be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def interrupt(number: int, frame: types.FrameType | None) -> None:

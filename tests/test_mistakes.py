@@ -100,6 +100,29 @@ def test_a_file_that_is_no_recipe(told_to_a_user, tmp_path, script, content, sen
 
 
 @pytest.mark.parametrize(
+    ("script", "flags", "sentence"),
+    [
+        ("train.py", ["--num_classes", "1"], "num_classes is 1, but there are 2 classes; use --num_classes 2"),
+        ("train.py", ["--batch_size", "7"], "batch_size 7 x 1 devices is more than the 6 training images"),
+        ("train.py", ["--train_split", "nowhere"], "no folder 'nowhere' in it"),
+        ("train.py", ["--distribute", "True"], "distribute is True, but this process was not started by msrun"),
+        ("train.py", ["--val_while_train", "True", "--val_split", "other"], "other: class 'b' is missing"),
+        ("validate.py", ["--val_split", "nowhere", "--ckpt_path", "x.ckpt"], "no folder 'nowhere' in it"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_needs_no_mindspore_is_told_without_it_and_alone(images, tmp_path, script, flags, sentence):
+    shutil.copytree(images / "val/a", images / "other/a")
+    (tmp_path / "x.ckpt").touch()
+    command = [sys.executable, "-X", "importtime", ROOT / script, *TINY, "--data_dir", images, *flags]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "mindcv_lite.data.datasets.splits" in done.stderr
+    assert " mindspore\n" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         (["--epoch_sise", "3"], "command line: unknown key 'epoch_sise'; did you mean 'epoch_size'?"),
@@ -134,14 +157,14 @@ def test_no_folder_for_a_report(told, folder):
     assert told("validate.py", *TINY, "--report", folder).startswith(f"{folder}: no folder to write to: ")
 
 
-def test_a_folder_in_the_place_of_a_report_s_file(told, tmp_path):
+def test_a_folder_in_the_place_of_a_report_s_file(told, images, tmp_path):
     (tmp_path / "report/confusion.csv").mkdir(parents=True)
     (tmp_path / "x.ckpt").touch()
     said = told(
         "validate.py",
         *TINY,
         "--data_dir",
-        tmp_path,
+        images,
         "--ckpt_path",
         tmp_path / "x.ckpt",
         "--report",

@@ -97,7 +97,8 @@ def names_of(alike: list["Trained"]) -> list[str]:
 def _with_images(alike: list["Trained"], greedy: bool) -> tuple["Parameters", dict[str, Any]]:
     """The mean, or the greedy soup, with statistics of training images; and what its model card says of that."""
     from mindcv_lite.data.datasets.splits import training_splits, validation_split
-    from mindcv_lite.device.context import for_evaluation, require_launcher, start_device
+    from mindcv_lite.device.context import for_evaluation, start_device
+    from mindcv_lite.device.launcher import require_launcher
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
     from mindcv_lite.evaluation.weight_averaging import Statistics, greedy_soup, mean_of, parameters_of, put
     from mindcv_lite.models.build import evaluation_network

@@ -128,7 +128,8 @@ def measure(what: str, recipe: Recipe, flags: "Namespace", compare_dir: str | No
     from mindcv_lite.benchmark.first_steps import first_steps
     from mindcv_lite.benchmark.report import report_of
     from mindcv_lite.benchmark.rounds import Plan
-    from mindcv_lite.device.context import require_launcher, start_device
+    from mindcv_lite.device.context import start_device
+    from mindcv_lite.device.launcher import require_launcher
 
     require_launcher(distribute=False)
     world = start_device(recipe)

@@ -99,7 +99,9 @@ def _require_arguments(checkpoint: str, top: int, table: Path | None) -> None:
 def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]) -> tuple["Trained", "Classification"]:
     """What the checkpoint is, and what it says of the images."""
     from mindcv_lite.checkpoints.trained import read_trained
-    from mindcv_lite.device.context import for_evaluation, require_launcher, start_device
+    from mindcv_lite.device.context import for_evaluation, start_device
+    from mindcv_lite.device.launcher import require_launcher
+    from mindcv_lite.device.memory import memory_for
     from mindcv_lite.device.targets import npus
     from mindcv_lite.evaluation.predict import Predictor
 
@@ -121,7 +123,8 @@ def classified(checkpoint: str, paths: list[str], top: int, keys: dict[str, Any]
             "computes; --device_target Ascend takes an NPU",
             FEW_IMAGES,
         )
-    return trained, Predictor(trained, world).predict(paths, top)
+    with memory_for(trained.recipe):
+        return trained, Predictor(trained, world).predict(paths, top)
 
 
 def lines_of(trained: "Trained", classification: "Classification") -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.image_reader import contents_of, damaged, require_most_read, rows_of
 from mindcv_lite.data.images.decoding import decodes
-from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, shard, steps_of
+from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, require_steps, shard, steps_of
 from mindcv_lite.data.transforms.decode_augment import evaluation_transforms, training_transforms
 from mindcv_lite.data.transforms.mixup_cutmix import draw_mix
 from mindcv_lite.data.transforms.random_erasing import draw_rectangles
@@ -37,12 +37,8 @@ class TrainingBatches:
         self.images, self.recipe, self.world = images, recipe, world
         data = recipe.data
         self.count = min(len(images), data.num_samples or len(images))
+        require_steps(len(images), data, world.size)
         self.steps = steps_of(self.count, data.batch_size, world.size, data.drop_remainder)
-        if not self.steps:
-            raise UserError(
-                f"batch_size {data.batch_size} x {world.size} devices is more than the {self.count} training images, "
-                "and drop_remainder leaves out short batches: lower --batch_size, or --drop_remainder False"
-            )
         if data.drop_remainder:
             self.count = self.steps * data.batch_size * world.size
         # An update takes the mean of so many steps, or of those that the epoch has left.

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from mindcv_lite.errors import UserError
+from mindcv_lite.recipe.keys import Data
+
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
     """A seed for one epoch on one rank, unrelated to its neighbours'."""
@@ -32,6 +35,16 @@ def epoch_order(
 def steps_of(count: int, batch_size: int, size: int, drop_remainder: bool) -> int:
     """Steps of an epoch over `count` images on `size` ranks; the same number on each of them."""
     return count // (batch_size * size) if drop_remainder else -(-count // (batch_size * size))
+
+
+def require_steps(images: int, data: Data, size: int) -> None:
+    """Raise `UserError` if an epoch over so many images on `size` ranks has no step."""
+    count = min(images, data.num_samples or images)
+    if not steps_of(count, data.batch_size, size, data.drop_remainder):
+        raise UserError(
+            f"batch_size {data.batch_size} x {size} devices is more than the {count} training images, and "
+            "drop_remainder leaves out short batches: lower --batch_size, or --drop_remainder False"
+        )
 
 
 def shard(

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 # Files of each rank in a folder, of 2 MB (small network, 64 pixels) to 4 MB (large, 224) on a CPU. On Ascend's O2 they
 # hold the graph engine's compiled model (`ge_cache`), too; that size is not known here.
-KEPT = 16
+KEPT = 32
 ORDER = "order.json"  # what the graphs are of, in the order of MindSpore's numbers
 # Set anew by each msrun, or by `device` for its own use.
 HARMLESS_VARIABLES = {"MS_SCHED_HOST", "MS_SCHED_PORT", "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"}

@@ -3,10 +3,9 @@
 import errno
 import logging
 import os
-import shlex
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -15,15 +14,17 @@ from pathlib import Path
 import mindspore
 import numpy as np
 from mindspore import Tensor, communication
-from tqdm import tqdm
 
-from mindcv_lite.cpu_kernels.compilation import compiled_library
+from mindcv_lite.cpu_kernels.compilation import compiled_library, instruction_set
 from mindcv_lite.device.compile_cache import KeptGraphs, key_of
+from mindcv_lite.device.launcher import workers_started
+from mindcv_lite.device.log import start_log
 from mindcv_lite.device.ranks import AllReduce, World
-from mindcv_lite.device.settings import evaluation_level, settings_for
-from mindcv_lite.device.targets import available_target, chosen_npu, workers_started
+from mindcv_lite.device.settings import Settings, evaluation_level, settings_for
+from mindcv_lite.device.targets import available_target, chosen_npu
 from mindcv_lite.device.versions import numpy_fault, tested_range, was_run_on
 from mindcv_lite.errors import UserError, first_line
+from mindcv_lite.files import cache_folder
 from mindcv_lite.program import owns_process
 from mindcv_lite.recipe.keys import Recipe
 
@@ -51,10 +52,10 @@ def start_device(recipe: Recipe, seeds: bool = True) -> World:
     elif target != "CPU":
         _try_device(target)
     if owns_process():
-        _start_log(rank)
-    if recipe.system.compile_cache:  # only for the graphs that are kept, or their numbers would not be the same
-        os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
+        start_log(rank)
     settings = settings_for(recipe, target, size, local_size, os.cpu_count() or 1, len(os.sched_getaffinity(0)))
+    if _folder_for_graphs(recipe, settings):  # only for those that are kept, or their numbers would not be the same
+        os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
     if settings.parallel:
         mindspore.set_auto_parallel_context(**settings.parallel)
     if seeds:
@@ -95,9 +96,9 @@ def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
 
     `facts`: what else they are built of.
     """
-    cache = recipe.system.compile_cache
-    if not cache:
+    if not (folder := _folder_for_graphs(recipe, world.settings)):
         return world
+    is_asked_for = recipe.system.compile_cache is not None
     if world.settings.sink:  # MindSpore names the data's queue before the graph, which was compiled with another name
         log.info(
             "compile_cache: graphs are not kept where a whole epoch is sent to the device at a time, because no NPU "
@@ -105,9 +106,12 @@ def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
         )
         return world
     if _kept:  # MindSpore numbers the graphs of a process, and takes a kept one by its number
-        log.info("compile_cache: graphs are kept of the first training of a process only")
+        if is_asked_for:
+            log.info("compile_cache: graphs are kept of the first training of a process only")
         return world
-    folder = Path(recipe.output.ckpt_save_dir, "graphs") if cache is True else Path(cache)
+    if not Path(sys.argv[0]).is_file():  # MindSpore wants to see whether it has changed
+        log.info("compile_cache: graphs are not kept of what is typed in: MindSpore keeps those of programs in files")
+        return world
     graphs, known = None, 0
     _kept.append(folder)
     try:
@@ -121,8 +125,17 @@ def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
     if graphs:
         if not all_know_them:
             graphs.forget()
-        log.info("compile_cache: %d graphs of an earlier start in %s", len(graphs.known), graphs.file)
+        if graphs.known or is_asked_for:
+            log.info("compile_cache: %d graphs of an earlier start in %s", len(graphs.known), graphs.file)
     return replace(world, graphs=graphs)
+
+
+def _folder_for_graphs(recipe: Recipe, settings: Settings) -> Path | None:
+    """Where compiled graphs are kept; None: nowhere."""
+    cache = recipe.system.compile_cache
+    if cache is None:  # by itself only where it was tried
+        return cache_folder("graphs") if settings.target == "CPU" and owns_process() else None
+    return Path(recipe.output.ckpt_save_dir, "graphs") if cache is True else Path(cache) if cache else None
 
 
 _kept: list[Path] = []  # where this process keeps its graphs
@@ -137,24 +150,8 @@ def facts_of(world: World) -> dict[str, str | int]:
         "size": world.size,
         "settings": str(settings),
         "operators": str(world.cpu_kernels),
+        "processor": instruction_set(),
     }
-
-
-def require_launcher(distribute: bool, environment: Mapping[str, str] = os.environ) -> None:
-    """Raise `UserError` unless `distribute` fits how the program was started."""
-    workers, command = workers_started(environment), f"python {shlex.join(sys.argv)}"
-    if distribute and not workers and not owns_process():
-        raise UserError("distribute is True, but this process was not started by msrun; pass distribute=False")
-    if distribute and not workers:
-        raise UserError(
-            "distribute is True, but this process was not started by msrun; for one device: "
-            f"{command} --distribute False; for 8: msrun --bind_core=True --worker_num 8 {command}"
-        )
-    if not distribute and workers > 1:
-        raise UserError(
-            f"distribute is False, but msrun started {workers} processes that would all write the same files; "
-            "add --distribute True, or start without msrun"
-        )
 
 
 @cache  # MindSpore lets no process change its device, nor join twice
@@ -202,20 +199,3 @@ def _try_device(target: str) -> None:
             f"the {target} device cannot be used: {first_line(error)}; another program may hold it (npu-smi info); "
             "the variable DEVICE_ID names another NPU, --device_target CPU takes none"
         ) from None
-
-
-class _LogHandler(logging.Handler):
-    """Lines on stdout that leave a progress bar whole."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
-
-
-def _start_log(rank: int) -> None:
-    handler = _LogHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    package = logging.getLogger("mindcv_lite")
-    package.handlers = [handler]
-    package.propagate = False
-    package.setLevel(logging.ERROR if rank else logging.INFO)

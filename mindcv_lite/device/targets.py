@@ -9,12 +9,8 @@ from glob import glob
 
 import mindspore
 
+from mindcv_lite.device.launcher import workers_started
 from mindcv_lite.errors import UserError
-
-
-def workers_started(environment: Mapping[str, str]) -> int:
-    """The number of workers of this run that msrun started; 0 if it did not start this process."""
-    return int(environment.get("MS_WORKER_NUM", "0")) if "MS_ROLE" in environment else 0
 
 
 def npus() -> int | None:

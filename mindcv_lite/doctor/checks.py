@@ -12,8 +12,9 @@ import numpy as np
 
 from mindcv_lite.data.datasets.splits import training_splits
 from mindcv_lite.device.context import start_device
+from mindcv_lite.device.launcher import workers_started
 from mindcv_lite.device.ranks import World
-from mindcv_lite.device.targets import available_target, workers_started
+from mindcv_lite.device.targets import available_target
 from mindcv_lite.doctor import trainings
 from mindcv_lite.doctor.arithmetic import integers, logits, noise_bits, primitives
 from mindcv_lite.doctor.examination import Answer, Check, Examination, Heard

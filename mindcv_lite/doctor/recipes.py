@@ -15,6 +15,7 @@ SMALL = {
     "opt": "momentum", "momentum": 0.9, "scheduler": "constant", "warmup_epochs": 0, "weight_decay": 0.00002,
     "weight_decay_filter": "auto", "label_smoothing": 0.1, "amp_level": "O3", "loss_scale": 1024, "jit_level": "O2",
     "dataset_sink_mode": True, "log_interval": 1000, "num_classes": 3,
+    "compile_cache": False,
 }
 # fmt: on
 

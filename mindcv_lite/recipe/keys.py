@@ -41,9 +41,10 @@ class System:
         "auto",
         at_least=1,
     )
-    compile_cache: bool | str = key(
-        "keep compiled graphs, so that the next start need not compile them: in ckpt_save_dir, or in the folder named",
-        False,
+    compile_cache: bool | str | None = key(
+        "keep compiled graphs, so that the next start need not compile them: in ckpt_save_dir, or in the folder named; "
+        "left out: programs on a CPU in the user's cache, others nowhere",
+        None,
         is_path=True,
     )
     seed: int = key("seed of weights, order, augmentation and dropout", 42, at_least=0, at_most=2**31 - 1)

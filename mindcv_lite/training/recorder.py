@@ -157,7 +157,6 @@ class RunRecorder(Callback):
     def on_train_epoch_end(self, run_context) -> None:
         epoch = run_context.original_args().cur_epoch_num
         failure = self._keep_epoch(epoch)
-        self._save_state()
         if failure:
             raise failure
         if epoch < self.recipe.schedule.epoch_size and (number := self.stop.of_any_rank()):
@@ -169,7 +168,7 @@ class RunRecorder(Callback):
             raise failure
 
     def _keep_epoch(self, epoch: int) -> UserError | TrainingError | None:
-        """Score, save and report the network as it is after an epoch.
+        """Score, save and report the network as it is after an epoch: what is kept is written before it is told.
 
         Returns what kept it from being scored, such as an image that cannot be decoded: the weights are saved.
         """
@@ -180,7 +179,7 @@ class RunRecorder(Callback):
             self.eval_copy()
         weights = {name: parameter.asnumpy() for name, parameter in self.eval_copy.parameters.items()}
         _require_finite(weights)
-        score, failure = None, None
+        score, best, failure = None, False, None
         try:
             score = self.score() if self.score and (epoch % output.val_interval == 0 or last) else None
         except (UserError, TrainingError) as error:
@@ -191,7 +190,11 @@ class RunRecorder(Callback):
             if (epoch and epoch % output.ckpt_save_interval == 0) or last or failure:
                 self.checkpoints.save(epoch, step, *saved, top1)
             best = top1 is not None and self.checkpoints.save_if_best(*saved, top1)
-            self._report(epoch, step, score, best, replaced)
+            self._append_result(epoch, step, score)
+        if epoch:
+            self._save_state()
+        if self.world.rank == 0:
+            self._report(epoch, score, best, replaced)
             if epoch:
                 self.curves.draw(at_once=last or failure is not None)
         return failure
@@ -224,13 +227,7 @@ class RunRecorder(Callback):
         where = f"step {step} (epoch {-(-step // self.watch.batches.steps)}/{self.recipe.schedule.epoch_size})"
         return Stopped(number, f"stopped after {where} by {signal.Signals(number).name}; --resume goes on from there")
 
-    def _report(self, epoch: int, step: int, score: Score | None, best: bool, replaced: int) -> None:
-        facts = [str(score) if score else "", "the best so far" if best else ""]
-        facts += self.watch.described() if epoch else ["only the last layer is fitted"]
-        facts += [f"{replaced} image{'s' * (replaced > 1)} replaced" if replaced else ""]
-        log.info("epoch %d/%d: %s", epoch, self.recipe.schedule.epoch_size, ", ".join(filter(None, facts)))
-        if skipped := int(self.step.skipped.asnumpy()):
-            log.info("%d updates skipped so far, because their gradients overflowed", skipped)
+    def _append_result(self, epoch: int, step: int, score: Score | None) -> None:
         known: dict[str, Any] = self.watch.figures() if epoch else {}
         if score:
             known |= {"top1": score.top1, "top5": score.top5, "val_loss": score.loss, "val_images": score.images}
@@ -240,6 +237,14 @@ class RunRecorder(Callback):
         append_result(self.folder / RESULTS, result)
         if self.events:
             self.events.add_result(result)
+
+    def _report(self, epoch: int, score: Score | None, best: bool, replaced: int) -> None:
+        facts = [str(score) if score else "", "the best so far" if best else ""]
+        facts += self.watch.described() if epoch else ["only the last layer is fitted"]
+        facts += [f"{replaced} image{'s' * (replaced > 1)} replaced" if replaced else ""]
+        log.info("epoch %d/%d: %s", epoch, self.recipe.schedule.epoch_size, ", ".join(filter(None, facts)))
+        if skipped := int(self.step.skipped.asnumpy()):
+            log.info("%d updates skipped so far, because their gradients overflowed", skipped)
 
 
 def _require_finite(weights: Mapping[str, np.ndarray]) -> None:

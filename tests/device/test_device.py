@@ -17,10 +17,11 @@ from mindcv_lite import program
 from mindcv_lite.device import context as start
 from mindcv_lite.device import targets
 from mindcv_lite.device.compile_cache import KeptGraphs, key_of
-from mindcv_lite.device.context import facts_of, for_evaluation, keep_graphs, require_launcher, start_device
+from mindcv_lite.device.context import facts_of, for_evaluation, keep_graphs, start_device
+from mindcv_lite.device.launcher import require_launcher, workers_started
 from mindcv_lite.device.ranks import World
 from mindcv_lite.device.settings import evaluation_level, settings_for
-from mindcv_lite.device.targets import available_target, can_compute, chosen_npu, npus, workers_started
+from mindcv_lite.device.targets import available_target, can_compute, chosen_npu, npus
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
@@ -45,6 +46,7 @@ def fresh_program(monkeypatch) -> None:
     """A program of ours that has just begun."""
     monkeypatch.setattr(program, "_owner", ["train.py"])
     monkeypatch.setattr(start, "_kept", [])
+    monkeypatch.setattr("sys.argv", [str(ROOT / "train.py")])
 
 
 # -------------------------------------------------------------------------------------------------------- settings
@@ -334,7 +336,7 @@ def calls(monkeypatch, host) -> list[str]:
     for name, answer in answers.items():
         record(mindspore.communication, name, answer)
     monkeypatch.setattr(targets, "can_compute", lambda *device: True)
-    for name in ("_try_device", "_start_log", "AllReduce"):
+    for name in ("_try_device", "start_log", "AllReduce"):
         record(start, name)
     for name in (*SCHEDULER, "MS_NODE_ID", "DEVICE_ID"):
         monkeypatch.delenv(name, raising=False)
@@ -359,7 +361,7 @@ def test_one_npu_is_tried_when_all_is_set_and_a_second_start_sets_the_level_anew
         start_device(ascend_recipe(f"--jit_level={level}"))
     mode, seed = "set_context(mode=0)", "set_seed(42)"
     levels = [f"set_context(jit_config={{'jit_level': '{level}'}})" for level in ("O2", "O1")]
-    trial = ["_try_device(Ascend)", "_start_log(0)", seed]
+    trial = ["_try_device(Ascend)", "start_log(0)", seed]
     assert calls == [mode, "set_device(Ascend, 3)", levels[0], *trial, mode, levels[1], *trial]
 
 
@@ -531,9 +533,28 @@ def test_without_compile_cache_nothing_is_kept_and_where_nothing_can_be_written_
     (tmp_path / "file").write_text("")
     recipe = ascend_recipe(f"--compile_cache={tmp_path / 'file/graphs'}")
     world = World(0, 1, settings_for(recipe, "CPU"))
-    assert keep_graphs(world, ascend_recipe()) is world
+    assert keep_graphs(world, ascend_recipe("--compile_cache=False")) is world
     assert keep_graphs(world, recipe).graphs is None
     assert f"compile_cache: {tmp_path / 'file/graphs'}: cannot be used: Not a directory; graphs are not" in log.text
+
+
+@pytest.mark.parametrize(("target", "owner", "kept"), [("CPU", True, 1), ("CPU", False, 0), ("GPU", True, 0)])
+def test_by_themselves_graphs_are_kept_of_programs_on_a_cpu(tmp_path, monkeypatch, target, owner, kept):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", "")
+    monkeypatch.setattr(start, "owns_process", lambda: owner)
+    recipe = ascend_recipe("--dataset_sink_mode=False")
+    graphs = keep_graphs(World(0, 1, settings_for(recipe, target)), recipe).graphs
+    assert (graphs is not None) == kept
+    assert not graphs or graphs.file.parent == tmp_path / "mindcv_lite/graphs"
+
+
+def test_of_what_is_typed_in_no_graphs_are_kept_and_a_line_says_so(tmp_path, monkeypatch, log):
+    monkeypatch.setattr("sys.argv", ["-c"])
+    recipe = ascend_recipe(f"--compile_cache={tmp_path}", "--dataset_sink_mode=False")
+    world = World(0, 1, settings_for(recipe, "CPU"))
+    assert keep_graphs(world, recipe) is world
+    assert "compile_cache: graphs are not kept of what is typed in" in log.text
 
 
 def test_where_the_device_sinks_graphs_are_not_kept_and_a_line_says_so(tmp_path, log):

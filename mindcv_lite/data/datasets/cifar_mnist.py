@@ -6,7 +6,7 @@
 import logging
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -53,7 +53,7 @@ class Standard:
     class_file: str
     class_names: tuple[str, ...] = ()
 
-    def read_split(self, data_dir: str, split: str, outputs: Sequence[int] | None = None) -> HeldSplit:
+    def read_split(self, data_dir: str, split: str, skip_empty: bool = False) -> HeldSplit:
         """Like `image_folder.read_split`: 'train', or else the test files. Raises `UserError` where a file is wrong."""
         names = self.class_names_of(data_dir, split)
         files = [self._existing(data_dir, name) for name in (self.train if split == "train" else self.test)]
@@ -62,7 +62,7 @@ class Standard:
             raise UserError(f"{files[0].parent}: label {labels.max()} in '{split}', expected 0 to {len(names) - 1}")
         log.info("%s: %d images of '%s' in %d classes", files[0].parent, len(images), split, len(names))
         paths = [f"{files[0].parent}:{split}/{number}" for number in range(len(images))]
-        return HeldSplit(paths, np.array(outputs or range(len(names)), np.int32)[labels], names, as_bmp(images))
+        return HeldSplit(paths, labels.astype(np.int32), names, as_bmp(images))
 
     def class_names_of(self, data_dir: str, split: str) -> tuple[str, ...]:
         """The names of labels 0, 1, ...: the same for all splits."""

@@ -34,18 +34,20 @@ def outputs_of(
 ) -> tuple[int, ...]:
     """The output that each class folder in `where` stands for, of a network with `num_outputs`.
 
-    `class_names`: those of the outputs, in order, where the checkpoint has them. Where it has none, the folders may be
-    named after ImageNet's classes, or else the classes are `presumed`, or the sorted folders. Raises `UserError`.
+    `class_names`: those of the outputs, in order, where the checkpoint has them; some of them are enough. Where it has
+    none, the folders may be named after ImageNet's classes, or else the classes are `presumed`, or the sorted folders.
+    Raises `UserError`.
     """
     if _are_imagenets(folders, class_names, num_outputs):
         return _imagenet_outputs(folders, [WNID, INDEX] if class_names is None else [WNID, INDEX, NAME], where)
+    are_known = class_names is not None
     if class_names is None:
         class_names = presumed or sorted(folders)
         first, last = class_names[0], class_names[-1]
         log.info("the checkpoint names no classes: outputs 0 to %d are '%s' to '%s'", len(class_names) - 1, first, last)
     if len(class_names) > num_outputs:
         raise UserError(f"{where}: there are {len(class_names)} classes, but the network has {num_outputs} outputs")
-    return indices_of(folders, class_names, where)
+    return indices_of(folders, class_names, where, some_are_enough=are_known)
 
 
 def output_titles(
@@ -67,8 +69,11 @@ def _are_imagenets(folders: Sequence[str], class_names: Sequence[str | None] | N
     return tuple(class_names) in (WNIDS, NAMES)
 
 
-def indices_of(folders: Sequence[str], class_names: Sequence[str | None], where: Path) -> tuple[int, ...]:
-    """The index of each folder in `class_names`. Raises `UserError` if a class is missing or unknown in `where`.
+def indices_of(
+    folders: Sequence[str], class_names: Sequence[str | None], where: Path, some_are_enough: bool = False
+) -> tuple[int, ...]:
+    """The index of each folder in `class_names`. Raises `UserError` if a class is unknown in `where`, or missing unless
+    `some_are_enough`.
 
     A letter with an accent may be one character or two: systems differ in how they write a folder's name.
     """
@@ -81,6 +86,10 @@ def indices_of(folders: Sequence[str], class_names: Sequence[str | None], where:
     if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise UserError(f"{where}: two folders are called '{twice}', their accents written in two ways; join them")
     missing, unknown = sorted(indices.keys() - set(names)), sorted(set(names) - indices.keys())
+    if some_are_enough and missing and not unknown:
+        text = "%s: %d of the network's %d classes; without an image: %s"
+        log.warning(text, where, len(names), len(indices), ", ".join(missing[:5]) + ", ..." * (len(missing) > 5))
+        missing = []
     faults = [f"class '{missing[0]}' is missing"] if missing else []
     faults += [f"class '{unknown[0]}' is unknown"] if unknown else []
     more = len(missing) + len(unknown) - len(faults)

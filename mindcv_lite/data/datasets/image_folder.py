@@ -45,6 +45,10 @@ class Split:
         paths = Paths(path for path, is_chosen in zip(self.paths, chosen.tolist(), strict=True) if is_chosen)
         return replace(self, paths=paths, labels=self.labels[chosen])
 
+    def relabelled(self: AnySplit, outputs: Sequence[int]) -> AnySplit:
+        """The same images; `outputs`: the label of each class, in the order of their names."""
+        return replace(self, labels=np.array(outputs, np.int32)[self.labels])
+
     def content(self, index: int) -> np.ndarray:
         """The encoded image, uint8 (bytes,); empty where the system refuses it, and notes why in `refused`.
 
@@ -86,27 +90,32 @@ class Split:
         return np.zeros(len(self), bool)
 
 
-def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> Split:
-    """The images of `data_dir/split`. `outputs`: the label of each class, in the order of their names; None: 0, 1, ...
+def read_split(data_dir: str, split: str, skip_empty: bool = False) -> Split:
+    """The images of `data_dir/split`, labelled 0, 1, ... in the order of the classes' names.
 
-    Files that are no images are left out and counted in the log, by kind. Raises `UserError` where a folder is missing,
-    or a class is empty or holds nothing that can be decoded.
+    Files that are no images are left out and counted in the log, by kind; with `skip_empty`, so are classes without an
+    image. Raises `UserError` where a folder is missing, or a class is empty or holds nothing that can be decoded.
     """
     folder = _split_folder(data_dir, split)
-    names = class_names_of(data_dir, split)
-    paths, counts, left_out = Paths(), [], []
-    for name in names:
+    names, paths, counts, left_out = [], Paths(), [], []
+    for name in class_names_of(data_dir, split):
         images, others = images_below(folder / name)
+        left_out += others
+        if not images and skip_empty:
+            log.warning("warning: %s: no image in this class", folder / name)
+            continue
         if not images:
             found = f", only {kinds_of(others)}" if others else ""
             raise UserError(f"{folder / name}: no image ({READ}) in this class{found}; add some, or remove the folder")
         _require_readable(images, folder / name)
+        names.append(name)
         paths.extend(images)
         counts.append(len(images))
-        left_out += others
     log.info("%s: %d images in %d classes", folder, len(paths), len(names))
     report_left_out(str(folder), left_out)
-    return Split(paths, np.repeat(np.array(outputs or range(len(names)), np.int32), counts), names)
+    if not names:
+        raise UserError(f"{folder}: no image in any of its classes")
+    return Split(paths, np.repeat(np.arange(len(names), dtype=np.int32), counts), tuple(names))
 
 
 def class_names_of(data_dir: str, split: str) -> tuple[str, ...]:

@@ -44,15 +44,16 @@ def is_packed(data_dir: str) -> bool:
     return (Path(data_dir) / FACTS).is_file()
 
 
-def read_split(data_dir: str, split: str, outputs: Sequence[int] | None = None) -> PackedSplit:
-    """Like `image_folder.read_split`. Raises `UserError` too where a file is missing, damaged or of a later version."""
+def read_split(data_dir: str, split: str, skip_empty: bool = False) -> PackedSplit:
+    """Like `image_folder.read_split`; no class is empty. Raises `UserError` too where a file is missing, damaged or of
+    a later version."""
     facts = _split_facts(data_dir, split)
     for name, size in facts["files"].items():
         _require_whole(Path(data_dir) / name, size)
     classes: dict[str, str] = facts["classes"]
     paths = Paths(f"{data_dir}:{split}/{name}/{image}" for name, images in classes.items() for image in parted(images))
     counts = [images.count("\0") for images in classes.values()]
-    labels = np.repeat(np.array(outputs or range(len(classes)), np.int32), counts)
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     gone = [each["number"] for each in facts["left_out"]]
     numbers = np.delete(np.arange(len(paths) + len(gone), dtype=np.int32), gone)
     files = [str(Path(data_dir) / name) for name in facts["files"] if name.endswith(".mindrecord")]

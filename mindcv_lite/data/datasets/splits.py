@@ -40,7 +40,7 @@ def training_splits(recipe: Recipe) -> tuple[Split, Split | None]:
         return train, held_out
     folders = kind.class_names_of(data.data_dir, data.val_split)
     indices = indices_of(folders, train.class_names, Path(data.data_dir) / data.val_split)
-    return train, kind.read_split(data.data_dir, data.val_split, indices)
+    return train, kind.read_split(data.data_dir, data.val_split).relabelled(indices)
 
 
 def require_classes(train: Split, data: Data) -> None:
@@ -59,20 +59,30 @@ def require_classes(train: Split, data: Data) -> None:
 
 def validation_split(recipe: Recipe, class_names: Sequence[str] | None) -> Split:
     """Images to check a network on whose num_classes outputs are `class_names`, if its checkpoint has any."""
-    assert recipe.model.num_classes, "the recipe's num_classes is filled in from the checkpoint"
+    return labelled_for(validation_images(recipe), recipe, class_names)
+
+
+def validation_images(recipe: Recipe) -> Split:
+    """Images to check a network on, labelled by their own classes; which outputs these are, `labelled_for` knows."""
     data = _located(recipe.data)
-    kind = _kind_of(data)
-    presumed = None
-    if class_names is None and kind.has_split(data.data_dir, data.train_split):
-        presumed = kind.class_names_of(data.data_dir, data.train_split)
     split = data.train_split if data.val_share else data.val_split
-    folders, where = kind.class_names_of(data.data_dir, split), Path(data.data_dir) / split
-    outputs = outputs_of(folders, class_names, recipe.model.num_classes, where, presumed)
-    images = kind.read_split(data.data_dir, split, outputs)
+    images = _kind_of(data).read_split(data.data_dir, split, skip_empty=True)
     if data.val_share:
+        where = Path(data.data_dir) / split
         images = images.part(held_out_of(images, data.val_share, data.val_fold, where))
         log.info(HELD_OUT, where, len(images))
     return images
+
+
+def labelled_for(images: Split, recipe: Recipe, class_names: Sequence[str] | None) -> Split:
+    """The same images, labelled by the outputs of that network; some of its classes are enough."""
+    assert recipe.model.num_classes, "the recipe's num_classes is filled in from the checkpoint"
+    data = _located(recipe.data)
+    kind, presumed = _kind_of(data), None
+    if class_names is None and kind.has_split(data.data_dir, data.train_split):
+        presumed = kind.class_names_of(data.data_dir, data.train_split)
+    where = Path(data.data_dir) / (data.train_split if data.val_share else data.val_split)
+    return images.relabelled(outputs_of(images.class_names, class_names, recipe.model.num_classes, where, presumed))
 
 
 def has_validation_split(recipe: Recipe) -> bool:
@@ -98,7 +108,7 @@ def _located(data: Data) -> Data:
 class _Dataset(Protocol):
     """What reads the splits of a data_dir: the modules `folder` and `packed`, or standard files."""
 
-    def read_split(self, data_dir: str, split: str, outputs: Sequence[int] | None = None, /) -> Split: ...
+    def read_split(self, data_dir: str, split: str, /, skip_empty: bool = False) -> Split: ...
 
     def class_names_of(self, data_dir: str, split: str, /) -> tuple[str, ...]: ...
 

@@ -46,7 +46,7 @@ def test_class_ids_are_the_indices_of_the_sorted_names(image_folder):
 
 def test_classes_may_have_other_labels(image_folder):
     folder = image_folder({"val": {"a": 1, "b": 2}})
-    images = read_split(str(folder), "val", (134, 0))
+    images = read_split(str(folder), "val").relabelled((134, 0))
     assert images.class_names == ("a", "b")
     assert names_of(images, folder / "val") == [("a/0.jpg", 134), ("b/0.jpg", 0), ("b/1.jpg", 0)]
 

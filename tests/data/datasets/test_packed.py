@@ -73,7 +73,7 @@ def test_the_splits_are_those_of_the_folder(pair):
         assert list(ours.paths) == [path.replace(f"{images}/", f"{target}:") for path in theirs.paths]
         assert np.array_equal(ours.labels, theirs.labels)
         assert ours.labels.dtype == np.int32
-    assert packed.read_split(target, "val", (134, 0, 7)).labels[[0, 4, 5]].tolist() == [134, 0, 7]
+    assert packed.read_split(target, "val").relabelled((134, 0, 7)).labels[[0, 4, 5]].tolist() == [134, 0, 7]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

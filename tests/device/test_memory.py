@@ -1,0 +1,55 @@
+"""What is said where the memory is not enough."""
+
+import pytest
+
+from mindcv_lite.device.memory import memory_for
+from mindcv_lite.errors import TrainingError
+
+CPU = """
+----------------------------------------------------
+- Memory not enough:
+----------------------------------------------------
+Memory isn't enough and alloc failed, kernel name: Default/Mul-op5, alloc size: 112896000B.
+"""
+ASCEND = [
+    "Device(id:0) memory isn't enough and alloc failed, kernel name: Default/Conv2D-op1, alloc size: 20971520B.",
+    "Device memory isn't enough and alloc failed, actor name: kernel_graph_1, alloc size: 20971520",
+    "Memory_Allocation_Failure(EL0004): Failed to allocate memory requested by GE module.",
+    "Call rtMalloc fail, purpose: page caching, type = 2, size:3221291008, device_id:0",
+    "Out of Memory!!! Request memory size: 5368709120B, device 0",
+]
+OTHERS = ["std::bad_alloc", "Cannot allocate memory", "Unable to allocate 1.2 GiB for an array", "could not allocate"]
+
+
+@pytest.mark.parametrize("text", [CPU, *ASCEND, *OTHERS])
+def test_an_error_for_want_of_memory_says_what_was_asked_for_and_what_to_lower(recipe, text):
+    error = MemoryError(text) if text.startswith("Unable") else RuntimeError(text)
+    with pytest.raises(TrainingError) as told, memory_for(recipe(batch_size=96, image_resize=1024)):
+        raise error
+    assert str(told.value).startswith("the memory is not enough for batch_size 96 at 1024 x 1024 pixels")
+    assert "lower --batch_size" in str(told.value)
+    assert "\n" not in str(told.value)
+    assert ("113 MB more" in str(told.value)) == (text == CPU)
+
+
+def test_the_state_of_the_last_epoch_is_named_where_there_is_one(recipe, tmp_path):
+    (tmp_path / "last.state.ckpt").touch()
+    with (
+        pytest.raises(TrainingError, match=r"last\.state\.ckpt has the last whole epoch"),
+        memory_for(recipe(ckpt_save_dir=tmp_path)),
+    ):
+        raise MemoryError
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("the loss is not finite"), KeyError("memory isn't enough"), ValueError()]
+)
+def test_other_errors_stay_what_they_are(recipe, error):
+    with pytest.raises(type(error)) as told, memory_for(recipe()):
+        raise error
+    assert told.value is error
+
+
+def test_an_error_of_ours_that_speaks_of_memory_stays_itself(recipe):
+    with pytest.raises(TrainingError, match="of our own: out of memory"), memory_for(recipe()):
+        raise TrainingError("of our own: out of memory")
