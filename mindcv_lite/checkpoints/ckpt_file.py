@@ -44,6 +44,10 @@ def read_entries(path: str) -> tuple[dict[str, Parameter | str], bool]:
     except Exception as error:  # MindSpore raises ValueError, RuntimeError or protobuf's own, by where it stumbles
         if stop := interruption_in(error):
             raise stop from None
+        if Path(path).read_bytes()[:4] == b"PK\x03\x04":
+            raise UserError(
+                f"{path}: a file of PyTorch, as Lightning's are; `python -m mindcv_lite convert` takes it"
+            ) from None
         raise UserError(f"{path}: not a MindSpore checkpoint, or damaged ({first_line(error)})") from None
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,12 +152,13 @@ def _to_safetensors(source: Path, target: Path, naming: str) -> None:
             log.warning(line, name, trained[name], network, there[name])
 
 
-def _read_source(source: Path) -> tuple[dict[str, "np.ndarray"], dict[str, Any] | None]:
+def _read_source(source: Path) -> tuple[Mapping[str, "np.ndarray"], dict[str, Any] | None]:
     """The tensors of a network in any of the files that are read, and the model card if it is a checkpoint of ours."""
-    from mindcv_lite.checkpoints.conversion.torch_files import read_tensors
+    from mindcv_lite.checkpoints.conversion.key_mapping import unwrapped
+    from mindcv_lite.checkpoints.conversion.torch_files import is_pytorchs, read_tensors
     from mindcv_lite.checkpoints.weights import network_part, read_weights
 
-    if source.suffix != ".ckpt":
-        return read_tensors(source), None
+    if source.suffix != ".ckpt" or is_pytorchs(source):
+        return unwrapped(read_tensors(source), source), None
     weights = read_weights(str(source))
     return {name: value.asnumpy() for name, value in network_part(weights).items()}, weights.card

@@ -10,7 +10,7 @@ import numpy as np
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.image_reader import contents_of, damaged, require_most_read, rows_of
 from mindcv_lite.data.images.decoding import decodes
-from mindcv_lite.data.sharding import epoch_order, epoch_seed, missing, require_steps, shard, steps_of
+from mindcv_lite.data.sharding import class_weights_of, epoch_order, epoch_seed, missing, require_steps, shard, steps_of
 from mindcv_lite.data.transforms.decode_augment import evaluation_transforms, training_transforms
 from mindcv_lite.data.transforms.mixup_cutmix import draw_mix
 from mindcv_lite.data.transforms.random_erasing import draw_rectangles
@@ -35,7 +35,8 @@ class TrainingBatches:
 
     def __init__(self, images: Split, recipe: Recipe, world: World):
         self.images, self.recipe, self.world = images, recipe, world
-        data = recipe.data
+        data, classes = recipe.data, recipe.model.num_classes or len(images.class_names)
+        self.class_weights = class_weights_of(recipe.loss.class_weights, images.labels, classes)
         self.count = min(len(images), data.num_samples or len(images))
         require_steps(len(images), data, world.size)
         self.steps = steps_of(self.count, data.batch_size, world.size, data.drop_remainder)
@@ -86,6 +87,7 @@ class TrainingBatches:
         share = (len(weights) - first) * world.size / (len(order) - first * world.size)
         if share > 1:
             weights[first:] *= share
+        weights *= self.class_weights[self.images.labels[indices]]
         ds.config.set_seed(epoch_seed(seed, epoch, world.rank))
         transforms = training_transforms(augmentation, self.recipe.model.in_channels)
         drawn = draws(augmentation, data.batch_size, epoch_seed(seed, epoch, world.rank))

@@ -1,5 +1,7 @@
 """Who sees which image when. Plain NumPy, the same on every rank, so that no rank has to ask another."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mindcv_lite.errors import UserError
@@ -57,6 +59,20 @@ def shard(
     """
     positions = np.arange(rank, steps_of(len(order), batch_size, size, drop_remainder) * batch_size * size, size)
     return order[positions % len(order)], (positions < len(order)).astype(np.float32)
+
+
+def class_weights_of(asked: Sequence[float] | str | None, labels: np.ndarray, classes: int) -> np.ndarray:
+    """What the loss of an image counts, by its label: float32 (classes,); over the images, balanced ones have mean 1.
+
+    Raises `UserError` if not as many are `asked` for as there are classes.
+    """
+    if asked == "balanced":
+        counts = np.bincount(labels, minlength=classes)
+        return (len(labels) / np.count_nonzero(counts) / np.maximum(counts, 1)).astype(np.float32)
+    weights = np.ones(classes, np.float32) if asked is None else np.array(asked, np.float32)
+    if len(weights) != classes:
+        raise UserError(f"class_weights: expected {classes} numbers, one for each class, got {len(weights)}")
+    return weights
 
 
 def missing(expected: np.ndarray, came: np.ndarray) -> list[int]:

@@ -267,6 +267,12 @@ class Loss:
 
     loss: Literal["CE", "BCE"] = key("cross-entropy, or binary cross-entropy of each class", "CE")
     label_smoothing: float = key("share of the target that is spread over all classes", 0.0, at_least=0, below=1)
+    class_weights: tuple[float, ...] | Literal["balanced"] | None = key(
+        "what the loss of an image counts, by its class, in the order of the classes; balanced: all classes count the "
+        "same, however many images they have",
+        None,
+        above=0,
+    )
     teacher: str | tuple[str, ...] = key(
         "checkpoint of a network whose predictions are learned besides the labels; given several times: their mean",
         "",
@@ -302,6 +308,9 @@ class Output:
     log_interval: int | None = key("steps between log lines; left out: one line an epoch", 100, at_least=1)
     val_while_train: bool = key("validate during training", False)
     val_interval: int = key("epochs between validations", 1, at_least=1)
+    patience: int | None = key(
+        "epochs without a better top-1 after which the training ends; left out: it goes on", None, at_least=1
+    )
     ckpt_save_dir: str = key("folder for checkpoints, results.csv and the resolved recipe", "./ckpt", is_path=True)
     tensorboard: bool = key(
         "write events for TensorBoard into the folder tensorboard in ckpt_save_dir",
@@ -369,7 +378,8 @@ NOT_IN_GRAPH = {
     "num_parallel_workers", "compile_cache", "dry_run", "show_batch", "data_dir", "train_split", "val_split",
     "val_share", "val_fold", "shuffle", "num_samples", "on_corrupt", "follow_exif", "scale", "ratio", "hflip", "vflip",
     "color_jitter", "auto_augment", "aug_repeats", "interpolation", "crop_pct", "ckpt_path", "pretrained", "new_head",
-    "probe_only", "lr", "base_batch_size", "base_updates", *(key.name for key in [*fields(Schedule), *fields(Output)]),
+    "probe_only", "class_weights", "lr", "base_batch_size", "base_updates",
+    *(key.name for key in [*fields(Schedule), *fields(Output)]),
     "teacher",  # by what the file holds, which `compile_cache.key_of` is told
 }
 # fmt: on

@@ -2,10 +2,13 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import re
 import typing
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import fields
+from types import MappingProxyType
 from typing import Any
 
 from mindcv_lite.errors import UserError
@@ -16,18 +19,33 @@ from mindcv_lite.recipe.shipped import recipe_file
 from mindcv_lite.recipe.values import accept_neutral, checked_value, describe, describe_bounds, nearest
 from mindcv_lite.recipe.yaml_io import read_yaml, show, yaml_scalar
 
+log = logging.getLogger(__name__)
 
-def load_recipe(argv: list[str], description: str, own: CommandLine | None = None) -> Recipe:
+
+def load_recipe(argv: list[str], description: str, own: CommandLine | None = None, trains: bool = True) -> Recipe:
     """The recipe that the command line `argv` asks for: defaults, then the file of `--config`, then the flags.
 
-    `--config` names a file, or a recipe that is shipped.
+    `--config` names a file, or a recipe that is shipped. Without it, a training of a `--model` takes the shipped one.
     `own`: the flags of a command besides the keys of a recipe; they are on the help page, and passed over here.
+    `trains`: whether it is for training; if not, what only training reads need not be given.
     Prints the help page and exits on `--help`. Raises `UserError` on a recipe that is wrong.
     """
     flags = vars(_command_line(description, own).parse_args(argv))
     for name in vars(own.parse_args([])) if own else ():
         flags.pop(name)
-    return _merged(flags.pop("config", None), flags, "command line", from_text=True)
+    config = flags.pop("config", None)
+    if trains and not config and "model" in flags and not all(name in flags for name in UNREAD):
+        config = _usual_recipe(flags)
+        flags.setdefault("distribute", str("MS_ROLE" in os.environ))  # whether msrun started this process
+        log.info("recipe: %s, because no --config names another", config)
+    return _merged(config, flags, "command line", from_text=True, defaults={} if trains else UNREAD)
+
+
+def _usual_recipe(flags: Mapping[str, str]) -> str:
+    """The shipped recipe for a model: to fine-tune weights where some are named, or else to train from random ones."""
+    size = "large" if "large" in flags["model"] else "small"
+    starts_from_weights = flags.get("ckpt_path") or yaml_scalar(flags.get("pretrained", "False")) is True
+    return f"mobilenet_v3_{size}_{'finetune' if starts_from_weights else 'ascend'}"
 
 
 def recipe_of(config: str | None = None, **keys: Any) -> Recipe:
@@ -37,8 +55,7 @@ def recipe_of(config: str | None = None, **keys: Any) -> Recipe:
 
 def recipe_without_training(**keys: Any) -> Recipe:
     """A recipe for what trains nothing: what only training reads need not be given."""
-    recipe = _merged(None, UNREAD | _plain_values(keys), "keyword arguments")
-    return replace(recipe, origin={name: where for name, where in recipe.origin.items() if name in keys})
+    return _merged(None, _plain_values(keys), "keyword arguments", defaults=UNREAD)
 
 
 # fmt: off
@@ -60,9 +77,16 @@ def _plain_values(keys: dict[str, Any]) -> dict[str, Any]:
     return {name: plain(value) for name, value in keys.items()}
 
 
-def _merged(config: str | None, given: dict[str, Any], source: str, from_text: bool = False) -> Recipe:
+def _merged(
+    config: str | None,
+    given: dict[str, Any],
+    source: str,
+    from_text: bool = False,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Recipe:
+    """`defaults`: of keys that have none of their own."""
     config = recipe_file(config) if config else None
-    values: dict[str, Any] = {}
+    values = dict(defaults)
     origin: dict[str, str] = {}
     for where, entries in ((config or "", read_yaml(config) if config else {}), (source, given)):
         is_text = from_text and where == source
@@ -72,11 +96,12 @@ def _merged(config: str | None, given: dict[str, Any], source: str, from_text: b
             else:
                 values[name] = checked_value(name, value, where, is_text)
                 origin[name] = where
-    for name, entry in KEYS.items():
-        if name not in values and entry.default is dataclasses.MISSING:
-            flag = f"--{name}" if from_text else f"{name}=..."
-            advice = f"add it, or give {flag}" if config else f"give a recipe{' with --config' * from_text}, or {flag}"
-            raise UserError(f"{config or source}: key '{name}' is missing ({entry.metadata['help']}); {advice}")
+    missing = [name for name, entry in KEYS.items() if name not in values and entry.default is dataclasses.MISSING]
+    if missing:
+        flags = " ".join(f"--{name}" if from_text else f"{name}=..." for name in missing)
+        listed = " with --config (`python -m mindcv_lite recipes` lists the shipped ones)" if from_text else ""
+        advice = f"add them, or give {flags}" if config else f"give a recipe{listed}, or {flags}"
+        raise UserError(f"{config or source}: keys that a recipe must have are missing: {', '.join(missing)}; {advice}")
     if "ckpt_path" in given and "pretrained" not in given:  # given, it takes the place of other weights
         values.pop("pretrained", None)
     recipe = Recipe(

@@ -66,6 +66,13 @@ def check_rules(recipe: Recipe, source: str) -> None:
     require(not (recipe.model.probe_only and recipe.output.resume), "probe_only", "False with resume")
     if recipe.loss.teachers:
         require(recipe.loss.loss == "CE", "loss", "CE with a teacher, whose predictions are shares of all classes")
+    require(
+        not (recipe.loss.class_weights and recipe.augmentation.mixes),
+        "class_weights",
+        "None with mixup or cutmix, which mix images of several classes",
+    )
+    if recipe.output.patience:
+        require(recipe.output.val_while_train, "patience", "None without val_while_train, whose top-1 it waits for")
     require(recipe.output.resume != "", "resume", "True, False or the file of a state")
     require(recipe.system.compile_cache != "", "compile_cache", "True, False or a folder")
     if recipe.output.ckpt_save_policy == "top_k":

@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from mindcv_lite.checkpoints.weights import HEAD
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import evaluation_batches
+from mindcv_lite.data.sharding import class_weights_of
 from mindcv_lite.device.context import evaluating
 from mindcv_lite.device.ranks import World
 from mindcv_lite.evaluation.score import Inference
@@ -43,8 +44,9 @@ def fit_last_layer(network: nn.Cell, images: Split, recipe: Recipe, world: World
 
     weight, bias = (network.parameters_dict()[name] for name in HEAD)
     indices = world.rank + world.size * np.arange(len(labels))  # of this rank's images among all
-    penalty, right = best_penalty(features, labels, indices, len(weight), len(images), world)
-    solution = Regression(features, labels, len(weight), world).solve(penalty)
+    class_weights = class_weights_of(recipe.loss.class_weights, images.labels, len(weight))
+    penalty, right = best_penalty(features, labels, indices, class_weights, len(images), world)
+    solution = Regression(features, labels, class_weights, world).solve(penalty)
     solution = world.sum(solution * (world.rank == 0))  # the same on all ranks to the last bit
     slopes = solution[:, :-1] / scale
     weight.set_data(Tensor(slopes.astype(np.float32)))
@@ -86,7 +88,7 @@ def normalise(features: np.ndarray, count: int, world: World) -> tuple[np.ndarra
 
 
 def best_penalty(
-    features: np.ndarray, labels: np.ndarray, indices: np.ndarray, classes: int, count: int, world: World
+    features: np.ndarray, labels: np.ndarray, indices: np.ndarray, class_weights: np.ndarray, count: int, world: World
 ) -> tuple[float, float]:
     """The penalty with which images that are held out are the likeliest, and the share of them whose class is then
     predicted. `indices`: of this rank's images among the `count` of all ranks, whatever the number of ranks."""
@@ -96,8 +98,8 @@ def best_penalty(
     for fold in range(FOLDS):
         compared = indices % stride == 0
         kept, held_out = compared & (folds != fold), compared & (folds == fold)
-        regression = Regression(features[kept], labels[kept], classes, world)
-        rest = Regression(features[held_out], labels[held_out], classes, world)
+        regression = Regression(features[kept], labels[kept], class_weights, world)
+        rest = Regression(features[held_out], labels[held_out], class_weights, world)
         if not rest.count:  # fewer images than folds
             break
         solution = None
@@ -113,13 +115,15 @@ def best_penalty(
 
 
 class Regression:
-    """Multinomial logistic regression on the rows of all ranks: features float32 (n, features), labels (n,).
+    """Multinomial logistic regression on the rows of all ranks: features float32 (n, features), labels (n,). The loss
+    of a row counts as much as `class_weights`, float32 (classes,), say of its label.
 
     A solution is an array (classes, features + 1), whose last column are the biases.
     """
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray, classes: int, world: World):
-        self.features, self.labels, self.classes, self.world = features, labels, classes, world
+    def __init__(self, features: np.ndarray, labels: np.ndarray, class_weights: np.ndarray, world: World):
+        self.features, self.labels, self.class_weights, self.world = features, labels, class_weights, world
+        self.classes = len(class_weights)
         self.count = int(world.sum(np.array([len(labels)], np.float64))[0])
 
     def solve(self, penalty: float, start: np.ndarray | None = None) -> np.ndarray:
@@ -142,13 +146,15 @@ class Regression:
         gradient = sums[1:].reshape(solution.shape)
         for features, labels, logits in self._chunks(solution):
             own = np.arange(len(labels)), labels
+            weights = self.class_weights[labels]
             logits -= logits.max(1, keepdims=True)
-            right = logits[own].sum(dtype=np.float64)
+            right = logits[own]
             shares = np.exp(logits, out=logits)
             totals = shares.sum(1, keepdims=True)
-            sums[0] += np.log(totals).sum(dtype=np.float64) - right
+            sums[0] += (weights * (np.log(totals[:, 0]) - right)).sum(dtype=np.float64)
             shares /= totals
             shares[own] -= 1
+            shares *= weights[:, None]
             gradient[:, :-1] += shares.T @ features
             gradient[:, -1] += shares.sum(0)
         sums = self.world.sum(sums) / self.count

@@ -23,7 +23,7 @@ from mindcv_lite.runs.batch_sheet import first_batch
 from mindcv_lite.runs.checkpoint_saver import CheckpointSaver
 from mindcv_lite.runs.curves import Curves
 from mindcv_lite.runs.folder import claim, start_run
-from mindcv_lite.runs.results import RESULTS, EpochResult, append_result, drop_results_after
+from mindcv_lite.runs.results import RESULTS, EpochResult, append_result, drop_results_after, read_results
 from mindcv_lite.runs.state import State, keep_as_last, save_state
 from mindcv_lite.runs.tensorboard import EventFile
 from mindcv_lite.signals import take_signals_back
@@ -161,6 +161,21 @@ class RunRecorder(Callback):
             raise failure
         if epoch < self.recipe.schedule.epoch_size and (number := self.stop.of_any_rank()):
             raise self._stopped(number)
+        if self.recipe.output.patience and self._is_out_of_patience(epoch, self.recipe.output.patience):
+            run_context.request_stop()
+
+    def _is_out_of_patience(self, epoch: int, patience: int) -> bool:
+        """Whether the best top-1 is `patience` epochs old; every rank must call it and gets the same answer."""
+        age = 0
+        if self.world.rank == 0:
+            scored = [result for result in read_results(self.folder / RESULTS) if result.top1 is not None]
+            best = max(scored, key=lambda result: result.top1 or 0, default=None)  # the first of equal ones
+            age = epoch - best.epoch if best else 0
+            epochs = self.recipe.schedule.epoch_size
+            if best and patience <= age and epoch < epochs:
+                text = "patience: no better top-1 since epoch %d: the training ends after epoch %d of %d, at lr %.4g"
+                log.info(text, best.epoch, epoch, epochs, self.watch.last_rate())
+        return self.world.sum(np.array([age]))[0] >= patience
 
     def keep_epoch_0(self) -> None:
         """Score, save and report the network as it is before it is trained."""

@@ -24,6 +24,7 @@ from mindcv_lite.checkpoints.model_card import CARD_KEYS
 from mindcv_lite.checkpoints.weights import Weights, load_weights, read_weights
 from mindcv_lite.commands.convert import command_line, main, read_labels
 from mindcv_lite.data.transforms.decode_augment import evaluation_transforms
+from mindcv_lite.errors import UserError
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
 from mindcv_lite.recipe.keys import Augmentation
@@ -139,12 +140,34 @@ def test_the_card_says_all_that_a_recipe_must_agree_with(ours, torchvisions, log
     ]
 
 
-def test_names_of_wrappers_and_counters_of_averages_are_taken_off(torchvisions, tmp_path):
+@pytest.mark.parametrize("wrapper", ["module._orig_mod.", "model.", "net.backbone.", "ema."])
+def test_names_of_wrappers_and_counters_of_averages_are_taken_off(torchvisions, tmp_path, log, wrapper):
     tensors = safetensors.numpy.load_file(torchvisions)
-    wrapped = {f"module._orig_mod.{name}": value for name, value in tensors.items()} | {"n_averaged": np.array(7)}
-    write_entries(tmp_path / "wrapped.safetensors", wrapped)
+    wrapped = {f"{wrapper}{name}": value for name, value in tensors.items()}
+    beside = {f"mean.{name}": value + 1 for name, value in wrapped.items()}
+    others = {"n_averaged": np.array(7), "criterion.weight": np.ones(3, np.float32)}
+    write_entries(tmp_path / "wrapped.safetensors", beside | wrapped | others)
     convert(tmp_path / "wrapped.safetensors", tmp_path / "x.ckpt")
     assert same(values_of(read_weights(str(tmp_path / "x.ckpt"))), random_parameters(SMALL))
+    assert f"wrapped.safetensors: the parameters of '{wrapper.removesuffix('.')}' are taken" in log.text
+
+
+def test_safetensors_are_read_under_any_name(torchvisions, tmp_path):
+    shutil.copy(torchvisions, tmp_path / "pytorch_model.bin")
+    convert(tmp_path / "pytorch_model.bin", tmp_path / "x.ckpt")
+    assert same(values_of(read_weights(str(tmp_path / "x.ckpt"))), random_parameters(SMALL))
+
+
+@pytest.mark.parametrize("name", ["epoch=3.ckpt", "model.safetensors"])
+def test_pytorchs_format_is_known_under_any_name(torch_loads, torchvisions, tmp_path, name):
+    torch_loads(
+        {"state_dict": {f"model.{n}": StandIn(v) for n, v in safetensors.numpy.load_file(torchvisions).items()}}
+    )
+    (tmp_path / name).write_bytes(b"PK\x03\x04 and more")
+    convert(tmp_path / name, tmp_path / "x.ckpt")
+    assert same(values_of(read_weights(str(tmp_path / "x.ckpt"))), random_parameters(SMALL))
+    with pytest.raises(UserError, match="a file of PyTorch, as Lightning's are; `python -m mindcv_lite convert` takes"):
+        read_weights(str(tmp_path / name))
 
 
 def test_half_precision_becomes_float32(torchvisions, tmp_path):
@@ -281,9 +304,10 @@ def test_a_damaged_file_is_refused_wherever_it_ends(refused, torchvisions, tmp_p
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04" * 30, bytes(1000), b"not weights\n", b"\x80\x02}q\x00."])
 def test_a_foreign_file_is_refused(refused, tmp_path, content):
+    pytorchs = content.startswith((b"PK", b"\x80"))
     for name, sentence in (
-        ("x.safetensors", "not a weights file of PyTorch"),
-        ("x.ckpt", "not a MindSpore checkpoint"),
+        ("x.safetensors", "reading this format needs PyTorch" if pytorchs else "not a weights file of PyTorch"),
+        ("x.ckpt", "reading this format needs PyTorch" if pytorchs else "not a MindSpore checkpoint"),
     ):
         (tmp_path / name).write_bytes(content)
         assert refused(tmp_path / name, tmp_path / "y.ckpt").startswith(f"{tmp_path / name}: {sentence}")

@@ -257,6 +257,31 @@ def test_grey_images_have_one_number_a_pixel(images, recipe, world):
         assert next(iter(batches))[0].shape == (4, 32, 32)
 
 
+def test_class_weights_count_in_the_loss_of_each_image(images, recipe, world):
+    unbalanced = Split(images.paths, np.array([0] * 7 + [1] * 2 + [2], np.int32), ("a", "b", "c"))
+
+    def weights_of(**keys: object) -> dict[int, set[float]]:
+        given = recipe(batch_size=4, drop_remainder=False, num_classes=4, **keys)
+        found: dict[int, set[float]] = {}
+        for _, labels, weights in TrainingBatches(unbalanced, given, world(given)).epoch(0):
+            for label, weight in zip(labels.tolist(), weights.tolist(), strict=True):
+                found.setdefault(label, set()).add(round(weight, 5))
+        return found
+
+    share = 2  # what each of the two images of the last batch counts, beside batches of four
+    balanced = {label: 10 / 3 / count for label, count in ((0, 7), (1, 2), (2, 1))}
+    for found, expected in (
+        (weights_of(), {0: 1, 1: 1, 2: 1}),
+        (weights_of(class_weights="balanced"), balanced),
+        (weights_of(class_weights="[1, 2, 5, 9]"), {0: 1, 1: 2, 2: 5}),
+    ):
+        for label, weights in found.items():
+            assert weights <= {0.0, *(round(times * expected[label], 5) for times in (1, share))}
+            assert weights > {0.0} or round(expected[label], 5) in weights
+    with pytest.raises(UserError, match="class_weights: expected 4 numbers, one for each class, got 3"):
+        weights_of(class_weights="[1, 2, 5]")
+
+
 # ------------------------------------------------------------------------------------------------------ broken images
 
 

@@ -80,8 +80,38 @@ def test_c_is_short_for_config(write):
 def test_what_decides_the_result_has_no_default(name, write):
     path = write("".join(line + "\n" for line in REQUIRED.splitlines() if not line.startswith(f"{name}:")))
     text = error_of(load_recipe, ["--config", path], "")
-    assert text.startswith(f"{path}: key '{name}' is missing (")
-    assert f"give --{name}" in text
+    assert text == f"{path}: keys that a recipe must have are missing: {name}; add them, or give --{name}"
+
+
+def test_all_that_is_missing_is_told_at_once():
+    text = error_of(load_recipe, ["--batch_size", "4", "--opt", "sgd"], "")
+    assert text.startswith(
+        "command line: keys that a recipe must have are missing: model, lr, epoch_size, scheduler; give"
+    )
+    assert text.endswith("or --model --lr --epoch_size --scheduler")
+
+
+@pytest.mark.parametrize(
+    ("flags", "recipe"),
+    [
+        (["--model", "mobilenet_v3_small_100", "--pretrained"], "mobilenet_v3_small_finetune"),
+        (["--model", "mobilenet_v3_large_075", "--ckpt_path", "x.ckpt"], "mobilenet_v3_large_finetune"),
+        (["--model", "mobilenet_v3_large_100", "--pretrained", "False"], "mobilenet_v3_large_ascend"),
+        (["--model", "mobilenet_v3_small_minimalistic_100"], "mobilenet_v3_small_ascend"),
+    ],
+    ids=str,
+)
+def test_a_model_alone_is_trained_by_the_shipped_recipe_which_is_told(flags, recipe, log, monkeypatch):
+    monkeypatch.delenv("MS_ROLE", raising=False)
+    found = load_recipe([*flags, "--lr", "0.5"], "")
+    assert found == load_recipe(["--config", recipe, *flags, "--lr", "0.5", "--distribute", "False"], "")
+    assert log.messages == [f"recipe: {recipe}, because no --config names another"]
+
+
+def test_what_only_training_reads_need_not_be_given_to_validate():
+    found = load_recipe(["--ckpt_path", "x.ckpt"], "", trains=False)
+    assert "batch_size" not in found.origin
+    assert "model" not in found.origin
 
 
 def test_conveniences_have_a_default():
@@ -439,6 +469,22 @@ def test_resume_in_a_file(load, line, resume):
     assert "key 'resume': expected True or False or text, got 3" in error_of(load, "resume: 3")
 
 
+def test_class_weights_are_numbers_or_balanced_and_mix_no_images(load):
+    assert load("class_weights: balanced").loss.class_weights == "balanced"
+    assert load("", "--class_weights", "[1, 20]").loss.class_weights == (1, 20)
+    for wrong in ("some", "[1, 0]", "[]"):
+        expected = "key 'class_weights': expected a list of numbers or balanced or None, above 0"
+        assert expected in error_of(load, f"class_weights: {wrong}")
+    mixed = error_of(load, "class_weights: balanced\nmixup: 0.2")
+    assert "key 'class_weights': expected None with mixup or cutmix, which mix images of several classes" in mixed
+
+
+def test_patience_waits_for_a_score(load):
+    assert load("patience: 3\nval_while_train: True").output.patience == 3
+    assert "key 'patience': expected None without val_while_train" in error_of(load, "patience: 3")
+    assert "key 'patience': expected a whole number or None, at least 1" in error_of(load, "patience: 0")
+
+
 @pytest.mark.parametrize(("text", "cache"), [("off", False), ("True", True), ("a/graphs", "a/graphs")])
 def test_compile_cache_is_off_or_on_or_a_folder(load, text, cache):
     for recipe in (load(f"compile_cache: {text}"), load("", "--compile_cache", text)):
@@ -659,6 +705,9 @@ def recipes(draw: st.DrawFn) -> Recipe:
     flat["pretrained"] &= not flat["ckpt_path"]
     flat["probe_only"] &= (flat["pretrained"] or bool(flat["ckpt_path"])) and not flat["resume"]
     flat["loss"] = "CE" if flat["teacher"] else flat["loss"]
+    if flat["cutmix_prob"] > 0 and max(flat["mixup"], flat["cutmix"]) > 0:
+        flat["class_weights"] = None
+    flat["patience"] = flat["patience"] if flat["val_while_train"] else None
     flat["momentum"] = flat["momentum"] or 0.5
     flat["min_lr"] = min(flat["min_lr"], flat["lr"])
     if flat["scheduler"] in ("one_cycle", "cyclic"):

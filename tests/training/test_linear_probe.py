@@ -72,7 +72,7 @@ def on_ranks(size: int, world: World, task: Callable[[World], Any]) -> list[Any]
 @pytest.mark.parametrize("penalty", [1.0, 0.03, 0.001])
 def test_the_solution_is_that_of_scikit_learn(rows, alone, penalty):
     features, labels = rows
-    solution = Regression(features, labels, CLASSES, alone).solve(penalty)
+    solution = Regression(features, labels, np.ones(CLASSES), alone).solve(penalty)
     theirs = LogisticRegression(C=1 / (penalty * len(labels)), tol=1e-6, max_iter=1000).fit(features, labels)
     ours = features @ solution[:, :-1].T + solution[:, -1]
     expected = theirs.decision_function(features)
@@ -80,9 +80,22 @@ def test_the_solution_is_that_of_scikit_learn(rows, alone, penalty):
     assert np.abs(difference).max() < 0.02 * np.abs(expected).max()
 
 
+def test_class_weights_count_a_row_as_often_as_they_say(rows, alone):
+    features, labels = rows
+    often = np.concatenate([np.arange(len(labels)), *2 * [np.flatnonzero(labels == 1)]])  # those of class 1 three times
+    solution = Regression(features[often], labels[often], np.ones(CLASSES), alone).solve(0.03)
+    weights = np.where(np.arange(CLASSES) == 1, 3, 1) * len(labels) / len(often)
+    weighted = Regression(features, labels, weights, alone)
+    assert np.allclose(weighted.solve(0.03), solution, atol=2e-3)
+    random = np.random.default_rng(1)
+    point, direction = random.normal(size=(2, CLASSES, WIDTH + 1))
+    slope = (weighted.loss(point + 1e-2 * direction) - weighted.loss(point - 1e-2 * direction)) / 2e-2
+    assert slope == pytest.approx((weighted.loss_and_gradient(point)[1] * direction).sum(), rel=1e-3)
+
+
 def test_many_rows_are_taken_in_parts(rows, alone, monkeypatch):
     features, labels = rows
-    regression = Regression(features, labels, CLASSES, alone)
+    regression = Regression(features, labels, np.ones(CLASSES), alone)
     solution = np.random.default_rng(1).normal(size=(CLASSES, WIDTH + 1))
     loss, gradient = regression.loss_and_gradient(solution)
     right = regression.right(solution)
@@ -94,7 +107,7 @@ def test_many_rows_are_taken_in_parts(rows, alone, monkeypatch):
 
 def test_the_gradient_is_that_of_the_loss(rows, alone):
     features, labels = rows
-    regression = Regression(features, labels, CLASSES, alone)
+    regression = Regression(features, labels, np.ones(CLASSES), alone)
     random = np.random.default_rng(1)
     solution, direction = random.normal(size=(2, CLASSES, WIDTH + 1))
     slope = (regression.loss(solution + 1e-2 * direction) - regression.loss(solution - 1e-2 * direction)) / 2e-2
@@ -109,8 +122,8 @@ def test_ranks_that_share_the_rows_find_the_same_solution(rows, alone, size):
         mine, own = features[world.rank :: world.size].copy(), labels[world.rank :: world.size]
         centre, scale = normalise(mine, len(labels), world)
         indices = world.rank + world.size * np.arange(len(own))
-        found = best_penalty(mine, own, indices, CLASSES, len(labels), world)
-        return found, centre, scale, Regression(mine, own, CLASSES, world).solve(found[0])
+        found = best_penalty(mine, own, indices, np.ones(CLASSES), len(labels), world)
+        return found, centre, scale, Regression(mine, own, np.ones(CLASSES), world).solve(found[0])
 
     expected, *results = fit(alone), *on_ranks(size, alone, fit)
     for found, centre, scale, solution in results:
@@ -124,19 +137,19 @@ def test_ranks_that_share_the_rows_find_the_same_solution(rows, alone, size):
 def test_a_penalty_is_chosen_that_suits_the_rows(rows, alone):
     features, labels = rows
     indices = np.arange(len(labels))
-    weak, right = best_penalty(features, labels, indices, CLASSES, len(labels), alone)
+    weak, right = best_penalty(features, labels, indices, np.ones(CLASSES), len(labels), alone)
     shuffled = np.random.default_rng(2).permutation(labels)  # nothing can be learned from
-    strong, _ = best_penalty(features, shuffled, indices, CLASSES, len(labels), alone)
+    strong, _ = best_penalty(features, shuffled, indices, np.ones(CLASSES), len(labels), alone)
     assert weak < strong == probe.PENALTIES[0]
     assert 0.7 < right < 1
 
 
 def test_two_images_are_enough(rows, alone):
     features, labels = rows[0][[0, -1]], np.array([0, 1])
-    penalty, right = best_penalty(features, labels, np.arange(2), 2, 2, alone)
+    penalty, right = best_penalty(features, labels, np.arange(2), np.ones(2), 2, alone)
     assert penalty in probe.PENALTIES
     assert right == 0  # each was held out where the other one is all that is known
-    solution = Regression(features, labels, 2, alone).solve(penalty)
+    solution = Regression(features, labels, np.ones(2), alone).solve(penalty)
     assert ((features @ solution[:, :-1].T + solution[:, -1]).argmax(1) == labels).all()
 
 

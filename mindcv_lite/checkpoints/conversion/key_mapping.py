@@ -6,6 +6,7 @@ The layers are named once, along the block table (`layers_of`); both directions 
 import functools
 import itertools
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from mindcv_lite.errors import UserError
 from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, Part, Variant
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
 from mindcv_lite.recipe.values import checked_value
+
+log = logging.getLogger(__name__)
 
 
 class Origin(NamedTuple):
@@ -151,13 +154,26 @@ def shapes_of(model: str, num_classes: int) -> dict[str, tuple[int, ...]]:
     return {name: parameter.shape for name, parameter in network.parameters_dict().items()}
 
 
+STEMS = {naming: f"{getattr(STEM, naming)}.weight" for naming in ("torchvision", "timm", "mindcv")}
+
+
+def unwrapped(tensors: Mapping[str, np.ndarray], path: Path) -> Mapping[str, np.ndarray]:
+    """The tensors of the network, without what its wrappers put before their names, such as `module.`, `model.` or
+    `backbone.`; what else a training program keeps beside them, such as a loss, is left out."""
+    before = (name.removesuffix(stem) for name in tensors for stem in STEMS.values() if name.endswith(f".{stem}"))
+    wrapper = min(before, key=len, default="")  # of two networks, such as one and its mean, the outer one
+    if not wrapper or any(stem in tensors for stem in STEMS.values()):
+        return tensors
+    log.info("%s: the parameters of '%s' are taken", path, wrapper.removesuffix("."))
+    return {name.removeprefix(wrapper): value for name, value in tensors.items() if name.startswith(wrapper)}
+
+
 def naming_of(tensors: Mapping[str, np.ndarray], path: Path) -> str:
     """Whose names the tensors bear, told by the first layer's. Raises `UserError` if nobody's."""
-    stems = {naming: f"{getattr(STEM, naming)}.weight" for naming in ("torchvision", "timm", "mindcv")}
-    for naming, stem in stems.items():
+    for naming, stem in STEMS.items():
         if stem in tensors:
             return naming
-    expected = ", ".join(f"'{stem}' ({naming})" for naming, stem in stems.items())
+    expected = ", ".join(f"'{stem}' ({naming})" for naming, stem in STEMS.items())
     got = f"'{next(iter(tensors))}'" if tensors else "no tensor"
     raise UserError(f"{path}: not a MobileNetV3 of a known project; expected a parameter {expected}, got {got}")
 

@@ -3,8 +3,8 @@
 import argparse
 import logging
 import pickle
-import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mindspore
 import numpy as np
@@ -15,26 +15,40 @@ log = logging.getLogger(__name__)
 
 # Where training programs keep the weights beside other things; averaged weights first, as timm takes them.
 STATE_DICTS = ("state_dict_ema", "model_ema", "state_dict", "model")
-# What wraps a network puts its name before the parameters' names.
-WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 COUNTERS = ("num_batches_tracked", "n_averaged")
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict, without counters. Raises `UserError` if the file holds none."""
-    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
+    read = _read_safetensors if _is_safetensors(path) else _read_torch
     try:
         tensors = read(path)
     except UserError:
         raise
     except Exception as error:  # whatever the two readers stumble over
         raise UserError(f"{path}: not a weights file of PyTorch, or damaged ({first_line(error)})") from None
-    tensors = {WRAPPERS.sub("", name): value for name, value in tensors.items()}
     return {name: value for name, value in tensors.items() if name.split(".")[-1] not in COUNTERS}
 
 
+def is_pytorchs(path: Path) -> bool:
+    """Whether the file is of PyTorch's own format, whatever its name: a zip or a pickle."""
+    with open(path, "rb") as file:
+        return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether it is safetensors by its content, a length and JSON, or by its name and not PyTorch's by its content."""
+    with open(path, "rb") as file:
+        begins_so = file.read(9)[8:] == b"{"
+    return begins_so or (path.suffix == ".safetensors" and not is_pytorchs(path))
+
+
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    return {name: value.asnumpy() for name, value in mindspore.load_checkpoint(str(path), format="safetensors").items()}
+    with TemporaryDirectory() as folder:  # MindSpore goes by the name
+        named_so = Path(folder, "weights.safetensors")
+        named_so.symlink_to(path.resolve())
+        entries = mindspore.load_checkpoint(str(named_so), format="safetensors")
+    return {name: value.asnumpy() for name, value in entries.items()}
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
