@@ -229,7 +229,8 @@ class Batches:
                 first = len(came) * self.batch_size
                 came.append(indices)
                 if len(came) == len(self):
-                    self.replaced += missing(self.indices, np.concatenate(came))
+                    counted = self.indices[self.weights > 0]
+                    self.replaced += missing(counted, np.concatenate(came))
                 yield images, self.images.labels[indices], self.weights[first : first + len(indices)], *next(self.drawn)
         except RuntimeError as error:
             if self.is_over():

@@ -340,6 +340,13 @@ def test_replace_gives_a_whole_epoch_and_tells_which_images_were_replaced(images
             assert np.array_equal(image, whole[label])
 
 
+def test_what_only_fills_up_a_batch_is_not_counted_as_replaced(images, recipe, world, tmp_path):
+    given = recipe(batch_size=4, on_corrupt="replace", drop_remainder=False)  # two rows fill up the last batch
+    batches = TrainingBatches(with_broken(images, tmp_path, *range(9)), given, world(given)).epoch(0)
+    assert len(list(batches)) == 3
+    assert sorted(batches.replaced) == list(range(9))
+
+
 @pytest.fixture
 def unreadable(monkeypatch) -> set[str]:
     """Paths of images that the system refuses to read."""
