@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hold_log()
     recipe = load_recipe(list(sys.argv[1:] if arguments is None else arguments), __doc__)
     require_startable(recipe)
-    with memory_for(recipe):
+    with memory_for(recipe, trains=True):
         train(recipe)
 
 

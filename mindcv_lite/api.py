@@ -140,7 +140,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     from mindcv_lite.scripts.train import train
 
     require_startable(recipe)
-    with _as_a_guest(), memory_for(recipe):
+    with _as_a_guest(), memory_for(recipe, trains=True):
         return train(recipe)
 
 

@@ -48,29 +48,36 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
     try:
         main()
     except (UserError, TrainingError) as error:
-        sys.stdout.flush()
-        print(f"{program}: error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        _end(f"{program}: error: {error}", 2 if isinstance(error, UserError) else 1)
     except Stopped as stop:
-        sys.stdout.flush()
-        print(f"{program}: {stop}", file=sys.stderr)
-        sys.exit(128 + stop.number)
+        _end(f"{program}: {stop}", 128 + stop.number)
     except BrokenPipeError:  # who reads our output has seen enough, as `head` does
-        leave_output(sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        _end("", 128 + signal.SIGPIPE)
     except OSError as error:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            leave_output(sys.stdout.fileno())
-        what = error.filename or "standard output, or a file"
-        print(f"{program}: error: {what}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"{program}: error: {error.filename or 'standard output, or a file'}: {error.strerror or error}", 2)
     except (Exception, KeyboardInterrupt) as error:
         if (stop := interruption_in(error)) is None:
             raise
-        print(f"\n{program}: interrupted", file=sys.stderr)
-        sys.exit(128 + getattr(stop, "number", signal.SIGINT))
+        _end(f"\n{program}: interrupted", 128 + getattr(stop, "number", signal.SIGINT))
+
+
+def _end(text: str, status: int) -> NoReturn:
+    """Say why the program ends, as far as somebody listens, and end it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        leave_output(sys.stdout.fileno())
+    if text:
+        say_on_stderr(text)
+    sys.exit(status)
+
+
+def say_on_stderr(text: str) -> None:
+    """A line on stderr, which goes nowhere where that is a full disk or nobody reads it."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        leave_output(sys.stderr.fileno())
 
 
 def progress_bar(*arguments: Any, shown: bool = True, **keys: Any) -> Any:

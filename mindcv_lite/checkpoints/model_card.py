@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 CARD_NAME = "model_card"
 # Keys of which one value alone gives weights their meaning, and keys that are good to know.
 BINDING_KEYS = ("model", "in_channels", "conv_padding", "bn_eps", "mean", "std", "interpolation", "crop_pct")
+UNUSUAL_KEYS = ("follow_exif",)  # binding too, and in a card only where they have another value than their default
 CARD_KEYS = (*BINDING_KEYS, "num_classes", "image_resize")
 MINDCV_CONVENTIONS = {name: KEYS[name].default for name in CARD_KEYS}  # which its files do not say
 
@@ -23,7 +24,8 @@ MINDCV_CONVENTIONS = {name: KEYS[name].default for name in CARD_KEYS}  # which i
 def model_card(recipe: Recipe, class_names: tuple[str, ...], **result: Any) -> dict[str, Any]:
     """What a weights file says about itself: what the numbers mean, for which classes, and how good they are."""
     flat = recipe.flat()
-    return {name: flat[name] for name in CARD_KEYS} | {"class_names": class_names} | result
+    unusual = {name: flat[name] for name in UNUSUAL_KEYS if flat[name] != KEYS[name].default}
+    return {name: flat[name] for name in CARD_KEYS} | unusual | {"class_names": class_names} | result
 
 
 def parsed_card(text: str, path: str) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def settled_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> Recip
 def meant_by_card(recipe: Recipe, card: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The keys that the recipe has another value of than the card. Raises `UserError` if one of them was given."""
     here, where = recipe.flat(), f"{path}: {CARD_NAME}"
-    there = {name: checked_value(name, card[name], where) for name in BINDING_KEYS}
+    there = {name: checked_value(name, card[name], where) for name in (*BINDING_KEYS, *UNUSUAL_KEYS) if name in card}
     taken = {name: value for name, value in there.items() if value != here[name]}
     for name, value in taken.items():
         if name in recipe.origin:

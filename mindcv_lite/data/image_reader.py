@@ -39,15 +39,6 @@ def rows_of(images: Split, indices: np.ndarray, follow_exif: bool = True, worker
     return rows.map(decodable, COLUMNS, num_parallel_workers=workers)
 
 
-def require_most_read(images: Split) -> None:
-    """Raise `UserError` where the system refuses so many images that the rest is not what was asked for."""
-    if len(refused := dict(images.refused)) > max(FEW_REFUSED, MOST_REFUSED * len(images)):
-        raise UserError(
-            f"{images.fault(min(refused))}; {len(refused)} of {len(images)} images cannot be read, more than "
-            f"{MOST_REFUSED:.0%}: see whether the file system is still there"
-        )
-
-
 def contents_of(images: Split, indices: list[int]) -> Iterable[tuple[np.ndarray, int]]:
     """Images as they are stored, each with its index, for a reader in Python."""
     if isinstance(images, PackedSplit):
@@ -92,6 +83,8 @@ class ImagesAhead:
 
     def __init__(self, images: Split, indices: np.ndarray, follow_exif: bool = True):
         self.images, self.indices, self.follow_exif = images, indices, follow_exif
+        self.refused = 0
+        _ = images.refused, images.versions, images.native  # made now: several threads would make several
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -122,8 +115,14 @@ class ImagesAhead:
             readers.shutdown(wait=False, cancel_futures=True)
 
     def _rows(self, chunk: Future[list[Row]]) -> list[Row]:
-        rows = chunk.result()
-        require_most_read(self.images)
+        rows, images = chunk.result(), self.images
+        self.refused += sum(int(index) in images.refused for _, index in rows) if images.refused else 0
+        if self.refused > max(FEW_REFUSED, MOST_REFUSED * len(self)):
+            images.failures.append(
+                f"{images.fault(min(images.refused))}; so are {self.refused} images, more than {MOST_REFUSED:.0%} of "
+                f"the {len(self)} that are to be read: see whether the file system is still there"
+            )
+            raise UserError(images.failures[-1])
         return rows
 
     def _read(self, indices: np.ndarray) -> list[Row]:

@@ -4,11 +4,14 @@ import logging
 import signal
 import sys
 
+from mindcv_lite.program import owns_process, say_on_stderr
 from mindcv_lite.signals import leave_output
 
 
 def hold_log() -> None:
     """Keep the lines of this program's log until its device is started."""
+    if not owns_process():
+        return
     package = logging.getLogger("mindcv_lite")
     package.handlers = [_Held()]
     package.propagate = False
@@ -52,10 +55,10 @@ class _Lines(logging.Handler):
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
         except OSError as error:
-            leave_output(1)
+            leave_output(sys.stdout.fileno())
             if isinstance(error, BrokenPipeError):
                 answer = signal.getsignal(signal.SIGTERM)
                 assert callable(answer), "a program of ours answers the signals"
                 answer(signal.SIGPIPE, None)
             else:
-                print(f"standard output: {error.strerror}: going on without the log", file=sys.stderr)
+                say_on_stderr(f"standard output: {error.strerror}: going on without the log")

@@ -1,6 +1,7 @@
 """The commonest error on a device, in a sentence: its memory is not enough."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,9 @@ SIZE = re.compile(r"\bsize: ?(\d+)")
 
 
 @contextmanager
-def memory_for(recipe: Recipe) -> Iterator[None]:
+def memory_for(recipe: Recipe, trains: bool = False) -> Iterator[None]:
     """Raise `TrainingError` with what was asked for and what to lower, where what runs inside runs out of memory."""
+    began = time.time()
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -29,10 +31,12 @@ def memory_for(recipe: Recipe) -> Iterator[None]:
         batch, side, size = recipe.data.batch_size, recipe.augmentation.image_resize, SIZE.search(str(error))
         wanted = f", which asks for {int(size[1]) / 1e6:.0f} MB more" if size else ""
         state = Path(recipe.output.ckpt_save_dir, "last.state.ckpt")
-        kept = f"; {state} has the last whole epoch, for --resume with the same batch" if state.exists() else ""
+        is_of_this_run = trains and state.exists() and state.stat().st_mtime > began - 1
+        kept = f"; {state} is what --resume goes on from, if there is more memory" if is_of_this_run else ""
+        same_update = " (--gradient_accumulation_steps keeps an update's size)" * trains
         raise TrainingError(
-            f"the memory is not enough for batch_size {batch} at {side} x {side} pixels{wanted}: lower --batch_size "
-            f"(--gradient_accumulation_steps keeps an update's size) or --image_resize{kept}"
+            f"the memory is not enough for batch_size {batch} at {side} x {side} pixels{wanted}: lower --batch_size"
+            f"{same_update} or --image_resize{kept}"
         ) from None
 
 

@@ -41,6 +41,8 @@ class StopRequest:
         return int(self.world.gather(np.array([self.number])).max())
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
+        if number == signal.SIGPIPE and self.number:  # Ctrl-C ends who reads the log, too
+            return
         if self.number:
             interrupt(number, frame)
         self.number = number

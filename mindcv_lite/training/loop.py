@@ -42,7 +42,7 @@ def fit(step: TrainStep, batches: TrainingBatches, recipe: Recipe, world: World,
             rest = batches.dataset(first_step, epochs)
             model.train(epoch + 1, rest, callbacks, dataset_sink_mode=False, initial_epoch=epoch)
             epoch += 1
-        if epoch < epochs:
+        if epoch < epochs and not batches.over:
             dataset = batches.dataset(epoch * batches.steps, epochs)
             model.train(epochs, dataset, callbacks, dataset_sink_mode=sink, initial_epoch=epoch)
     finally:

@@ -162,6 +162,7 @@ class RunRecorder(Callback):
         if epoch < self.recipe.schedule.epoch_size and (number := self.stop.of_any_rank()):
             raise self._stopped(number)
         if self.recipe.output.patience and self._is_out_of_patience(epoch, self.recipe.output.patience):
+            self.watch.batches.over = True
             run_context.request_stop()
 
     def _is_out_of_patience(self, epoch: int, patience: int) -> bool:
@@ -175,6 +176,7 @@ class RunRecorder(Callback):
             if best and patience <= age and epoch < epochs:
                 text = "patience: no better top-1 since epoch %d: the training ends after epoch %d of %d, at lr %.4g"
                 log.info(text, best.epoch, epoch, epochs, self.watch.last_rate())
+                self.curves.draw(at_once=True)
         return self.world.sum(np.array([age]))[0] >= patience
 
     def keep_epoch_0(self) -> None:

@@ -77,6 +77,14 @@ def require_same_run(state: State, fixed: dict[str, Any]) -> None:
     # A state may be older than a key; it then had the value that the key has by itself.
     said = {RENAMED.get(name, name): value for name, value in state.facts["fixed"].items()}
     then = {name: key.default for name, key in KEYS.items()} | said
+    if "follow_exif" not in said:  # which that version did not; it may be that no image is turned
+        then["follow_exif"] = fixed.get("follow_exif")
+        if then["follow_exif"]:
+            log.warning(
+                "warning: %s is of a version that did not turn images as their EXIF data ask, as is done from now on; "
+                "--follow_exif False goes on as before",
+                state.path,
+            )
     differing = [
         f"{name} was {plain(then.get(name))}, is {plain(value)}"
         for name, value in fixed.items()

@@ -25,7 +25,10 @@ def main():
     log.error("an error before")
     start_log(int(sys.argv[1]))
     log.info("after")
-    print("the end", file=sys.stderr)
+    try:
+        print("the end", file=sys.stderr, flush=True)
+    except OSError:
+        pass
 run_script(main)
 """)
     return sys.executable, script
@@ -44,6 +47,19 @@ def test_where_nobody_reads_the_log_any_more_the_program_ends(program):
     done = subprocess.run([*program, "0"], stdout=unread, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(unread)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "\nprogram.py: interrupted\n")
+
+
+def test_where_nothing_can_be_said_at_all_the_program_goes_on(program):
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([*program, "0"], stdout=full, stderr=full, timeout=60).returncode == 0
+
+
+def test_where_nobody_reads_anything_any_more_the_status_is_that_of_a_broken_pipe(program):
+    reader, unread = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*program, "0"], stdout=unread, stderr=unread, timeout=60)
+    os.close(unread)
+    assert done.returncode == 128 + signal.SIGPIPE
 
 
 def test_where_the_log_finds_no_room_the_program_goes_on(program):

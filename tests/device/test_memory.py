@@ -1,5 +1,8 @@
 """What is said where the memory is not enough."""
 
+import os
+import time
+
 import pytest
 
 from mindcv_lite.device.memory import memory_for
@@ -32,13 +35,14 @@ def test_an_error_for_want_of_memory_says_what_was_asked_for_and_what_to_lower(r
     assert ("113 MB more" in str(told.value)) == (text == CPU)
 
 
-def test_the_state_of_the_last_epoch_is_named_where_there_is_one(recipe, tmp_path):
-    (tmp_path / "last.state.ckpt").touch()
-    with (
-        pytest.raises(TrainingError, match=r"last\.state\.ckpt has the last whole epoch"),
-        memory_for(recipe(ckpt_save_dir=tmp_path)),
-    ):
+@pytest.mark.parametrize(("age", "is_named"), [(0, True), (3600, False)])
+def test_a_state_that_this_run_has_saved_is_named(recipe, tmp_path, age, is_named):
+    state = tmp_path / "last.state.ckpt"
+    state.touch()
+    os.utime(state, (time.time() - age,) * 2)
+    with pytest.raises(TrainingError) as told, memory_for(recipe(ckpt_save_dir=tmp_path), trains=True):
         raise MemoryError
+    assert (f"{state} is what --resume goes on from" in str(told.value)) == is_named
 
 
 @pytest.mark.parametrize(

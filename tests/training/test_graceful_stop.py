@@ -55,6 +55,16 @@ def test_a_signal_is_noted_and_said(alone, log, number):
     assert f"{number.name}: stopping after this step; once more to stop at once" in log.text
 
 
+def test_a_log_that_nobody_reads_after_ctrl_c_is_no_second_signal(alone):
+    stop = StopRequest(alone)
+    with stop.listen():
+        os.kill(os.getpid(), signal.SIGINT)
+        handler = signal.getsignal(signal.SIGTERM)
+        assert callable(handler)
+        handler(signal.SIGPIPE, None)  # as the log does
+        assert stop.of_any_rank() == signal.SIGINT
+
+
 @pytest.mark.parametrize(("first", "second"), [SIGNALS[:2], SIGNALS[1::-1], SIGNALS[:1] * 2, SIGNALS[2:]])
 def test_a_second_signal_stops_at_once(alone, first, second):
     with StopRequest(alone).listen():

@@ -278,6 +278,14 @@ def test_ranks_that_do_not_find_the_same_state_are_told_before_they_go_separate_
     assert found.facts == {"step": 0}
 
 
+def test_a_state_from_before_exif_was_followed_is_taken_either_way_and_a_line_says_what_changes(recipe, world, log):
+    for follow_exif in (True, False):
+        fixed = fixed_facts(recipe(follow_exif=follow_exif), IMAGES, world(recipe()))
+        require_same_run(state_with({name: value for name, value in fixed.items() if name != "follow_exif"}), fixed)
+    assert len(log.messages) == 1
+    assert log.messages[0].endswith("as is done from now on; --follow_exif False goes on as before")
+
+
 def test_facts_of_earlier_versions_are_read_by_their_new_names(recipe, world):
     fixed = fixed_facts(recipe(), IMAGES, world(recipe()))
     earlier = {"training photos" if name == "training images" else name: value for name, value in fixed.items()}

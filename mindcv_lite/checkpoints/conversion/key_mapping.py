@@ -161,7 +161,8 @@ def unwrapped(tensors: Mapping[str, np.ndarray], path: Path) -> Mapping[str, np.
     """The tensors of the network, without what its wrappers put before their names, such as `module.`, `model.` or
     `backbone.`; what else a training program keeps beside them, such as a loss, is left out."""
     before = (name.removesuffix(stem) for name in tensors for stem in STEMS.values() if name.endswith(f".{stem}"))
-    wrapper = min(before, key=len, default="")  # of two networks, such as one and its mean, the outer one
+    # Of two networks, such as one and its mean, the outer one.
+    wrapper = min(before, key=lambda name: (name.count("."), len(name)), default="")
     if not wrapper or any(stem in tensors for stem in STEMS.values()):
         return tensors
     log.info("%s: the parameters of '%s' are taken", path, wrapper.removesuffix("."))

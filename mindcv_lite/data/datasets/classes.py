@@ -39,7 +39,8 @@ def outputs_of(
     Raises `UserError`.
     """
     if _are_imagenets(folders, class_names, num_outputs):
-        return _imagenet_outputs(folders, [WNID, INDEX] if class_names is None else [WNID, INDEX, NAME], where)
+        kinds = [WNID, INDEX] if class_names is None and not _are_names(folders) else [WNID, INDEX, NAME]
+        return _imagenet_outputs(folders, kinds, where)
     are_known = class_names is not None
     if class_names is None:
         class_names = presumed or sorted(folders)
@@ -65,8 +66,14 @@ def _are_imagenets(folders: Sequence[str], class_names: Sequence[str | None] | N
     if num_outputs != len(WNIDS):
         return False
     if class_names is None:
-        return bool(set(folders) & IMAGENET[WNID].keys()) or set(folders) <= IMAGENET[INDEX].keys()
+        has_wnids = bool(set(folders) & IMAGENET[WNID].keys())
+        return has_wnids or set(folders) <= IMAGENET[INDEX].keys() or _are_names(folders)
     return tuple(class_names) in (WNIDS, NAMES)
+
+
+def _are_names(folders: Sequence[str]) -> bool:
+    """Whether all folders have names of ImageNet's classes, by which `predict` calls the outputs."""
+    return set(folders) <= IMAGENET[NAME].keys()
 
 
 def indices_of(

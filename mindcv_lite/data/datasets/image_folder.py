@@ -80,6 +80,11 @@ class Split:
         return {}
 
     @cached_property
+    def failures(self) -> list[str]:
+        """What ended the reading of the images, beside single ones."""
+        return []
+
+    @cached_property
     def versions(self) -> np.ndarray:
         """The version of each image's file that was read, as `read_file` gives it: int64 (images,)."""
         return np.zeros(len(self), np.int64)
@@ -93,8 +98,9 @@ class Split:
 def read_split(data_dir: str, split: str, skip_empty: bool = False) -> Split:
     """The images of `data_dir/split`, labelled 0, 1, ... in the order of the classes' names.
 
-    Files that are no images are left out and counted in the log, by kind; with `skip_empty`, so are classes without an
-    image. Raises `UserError` where a folder is missing, or a class is empty or holds nothing that can be decoded.
+    Files that are no images are left out and counted in the log, by kind. With `skip_empty`, a class without an image
+    costs a line in the log. Raises `UserError` where a folder is missing, or a class is empty or holds nothing that can
+    be decoded.
     """
     folder = _split_folder(data_dir, split)
     names, paths, counts, left_out = [], Paths(), [], []
@@ -103,17 +109,17 @@ def read_split(data_dir: str, split: str, skip_empty: bool = False) -> Split:
         left_out += others
         if not images and skip_empty:
             log.warning("warning: %s: no image in this class", folder / name)
-            continue
-        if not images:
+        elif not images:
             found = f", only {kinds_of(others)}" if others else ""
             raise UserError(f"{folder / name}: no image ({READ}) in this class{found}; add some, or remove the folder")
-        _require_readable(images, folder / name)
+        else:
+            _require_readable(images, folder / name)
         names.append(name)
         paths.extend(images)
         counts.append(len(images))
     log.info("%s: %d images in %d classes", folder, len(paths), len(names))
     report_left_out(str(folder), left_out)
-    if not names:
+    if not paths:
         raise UserError(f"{folder}: no image in any of its classes")
     return Split(paths, np.repeat(np.arange(len(names), dtype=np.int32), counts), tuple(names))
 

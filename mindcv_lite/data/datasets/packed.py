@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -13,6 +14,8 @@ import numpy as np
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.datasets.paths import Paths
 from mindcv_lite.errors import UserError
+
+log = logging.getLogger(__name__)
 
 FACTS = "packed.json"  # beside the files
 # Of that file and of the rows: image (bytes), index (int32: in the split as it was found), label. With layout 1, a
@@ -57,6 +60,12 @@ def read_split(data_dir: str, split: str, skip_empty: bool = False) -> PackedSpl
     gone = [each["number"] for each in facts["left_out"]]
     numbers = np.delete(np.arange(len(paths) + len(gone), dtype=np.int32), gone)
     files = [str(Path(data_dir) / name) for name in facts["files"] if name.endswith(".mindrecord")]
+    if "foreign" not in facts:
+        log.warning(
+            "warning: %s was packed by an earlier version: its images are not turned as their EXIF data ask; pack them "
+            "again",
+            data_dir,
+        )
     rows, foreign = np.arange(len(paths), dtype=np.int32), np.array(facts.get("foreign", []), np.int32)
     return PackedSplit(paths, labels, tuple(classes), files, rows, numbers, foreign)
 

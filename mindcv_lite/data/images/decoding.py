@@ -53,8 +53,13 @@ def opened(content: bytes) -> Iterator[Image.Image]:
     """The image for Pillow, which reads its pixels when asked to. Raises one of `NOT_DECODED`, then or now."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            yield image
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                yield image
+        except (*NOT_DECODED, MemoryError):
+            raise
+        except Exception as error:  # Pillow lets through whatever its readers stumble over, IndexError among it
+            raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def is_native(content: np.ndarray) -> bool:

@@ -166,6 +166,13 @@ def test_some_of_the_classes_in_a_checkpoint_are_enough_and_the_others_are_told(
     assert log.messages == ["images/val: 1 of the network's 3 classes; without an image: a, c"]
 
 
+def test_folders_that_are_all_called_as_predict_calls_the_outputs_of_a_nameless_network_are_those(log):
+    assert outputs_of(["goldfish", "tench"], None, 1000, VAL) == (1, 0)
+    assert log.messages == ["images/val: 2 of ImageNet's 1000 classes, by name (tench)"]
+    assert outputs_of(["goldfish", "roses"], None, 1000, VAL) == (0, 1)
+    assert outputs_of(["goldfish", "tench"], None, 7, VAL) == (0, 1)
+
+
 def test_what_is_taken_for_imagenet_is_said(log):
     outputs_of(["7", "8"], None, 1000, VAL)
     assert log.messages == ["images/val: 2 of ImageNet's 1000 classes, by index (0 to 999)"]

@@ -1,5 +1,7 @@
 """The images of a recipe: which splits are read, and which output of the network each class is."""
 
+import os
+
 import pytest
 
 from mindcv_lite.data.datasets.splits import training_splits, validation_split
@@ -71,6 +73,18 @@ def test_a_nameless_checkpoint_has_the_sorted_classes_of_the_training_split(chec
 def test_a_nameless_checkpoint_wants_all_classes_of_the_training_split(check):
     with pytest.raises(UserError, match="val: class 'b' is missing; expected the 3 classes"):
         check(["a", "c"], None, 5, train=["a", "b", "c"])
+
+
+def test_a_class_without_an_image_keeps_its_output(check, image_folder, recipe, log):
+    folder = image_folder({"val": {"a": 1, "b": 0, "c": 2}})
+    images = validation_split(recipe(data_dir=folder, num_classes=3), None)
+    assert labels_by_class(images) == {"a": 0, "c": 2}
+    assert images.class_names == ("a", "b", "c")
+    assert f"warning: {folder}/val/b: no image in this class" in log.messages
+    for path in images.paths:
+        os.remove(path)
+    with pytest.raises(UserError, match="images/val: no image in any of its classes"):
+        validation_split(recipe(data_dir=folder, num_classes=3), None)
 
 
 def test_a_nameless_checkpoint_without_a_training_split_has_the_sorted_classes_at_hand(check):

@@ -104,6 +104,17 @@ def test_exif_data_that_cannot_be_read_turn_nothing():
     assert pixels_of(content.tobytes()).shape == (40, 57, 3)
 
 
+def test_whatever_pillow_stumbles_over_the_image_cannot_be_decoded(monkeypatch):
+    content = encoded(NOISE, "PNG")
+
+    def fail(image: Image.Image) -> None:
+        raise IndexError("index out of range")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    assert not decodes(content)
+    assert len(for_mindspore(content)) == 0
+
+
 def test_of_several_frames_the_first_is_taken():
     frames = [Image.new("P", (8, 8), color) for color in (0, 1)]
     frames[0].putpalette([10, 20, 30, 40, 50, 60])
