@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require_folder(flags.report)
     require_paths(recipe)
     if not recipe.model.ckpt_path:
-        raise UserError("ckpt_path is not set: --ckpt_path names the checkpoint to check")
+        raise UserError("command line: ckpt_path is not set: --ckpt_path names the checkpoint to check")
     hold_log()
     with memory_for(recipe):
         validate(recipe, flags.report)

