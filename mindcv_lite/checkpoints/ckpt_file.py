@@ -44,11 +44,17 @@ def read_entries(path: str) -> tuple[dict[str, Parameter | str], bool]:
     except Exception as error:  # MindSpore raises ValueError, RuntimeError or protobuf's own, by where it stumbles
         if stop := interruption_in(error):
             raise stop from None
-        if Path(path).read_bytes()[:4] == b"PK\x03\x04":
+        if is_pytorchs(Path(path)):
             raise UserError(
                 f"{path}: a file of PyTorch, as Lightning's are; `python -m mindcv_lite convert` takes it"
             ) from None
         raise UserError(f"{path}: not a MindSpore checkpoint, or damaged ({first_line(error)})") from None
+
+
+def is_pytorchs(path: Path) -> bool:
+    """Whether the file is of PyTorch's own format, whatever its name: a zip or a pickle."""
+    with open(path, "rb") as file:
+        return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
 
 
 def _umask() -> int:

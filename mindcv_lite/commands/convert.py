@@ -154,8 +154,9 @@ def _to_safetensors(source: Path, target: Path, naming: str) -> None:
 
 def _read_source(source: Path) -> tuple[Mapping[str, "np.ndarray"], dict[str, Any] | None]:
     """The tensors of a network in any of the files that are read, and the model card if it is a checkpoint of ours."""
+    from mindcv_lite.checkpoints.ckpt_file import is_pytorchs
     from mindcv_lite.checkpoints.conversion.key_mapping import unwrapped
-    from mindcv_lite.checkpoints.conversion.torch_files import is_pytorchs, read_tensors
+    from mindcv_lite.checkpoints.conversion.torch_files import read_tensors
     from mindcv_lite.checkpoints.weights import network_part, read_weights
 
     if source.suffix != ".ckpt" or is_pytorchs(source):

@@ -160,11 +160,12 @@ STEMS = {naming: f"{getattr(STEM, naming)}.weight" for naming in ("torchvision",
 def unwrapped(tensors: Mapping[str, np.ndarray], path: Path) -> Mapping[str, np.ndarray]:
     """The tensors of the network, without what its wrappers put before their names, such as `module.`, `model.` or
     `backbone.`; what else a training program keeps beside them, such as a loss, is left out."""
-    before = (name.removesuffix(stem) for name in tensors for stem in STEMS.values() if name.endswith(f".{stem}"))
-    # Of two networks, such as one and its mean, the outer one.
-    wrapper = min(before, key=lambda name: (name.count("."), len(name)), default="")
-    if not wrapper or any(stem in tensors for stem in STEMS.values()):
+    if any(stem in tensors for stem in STEMS.values()):
         return tensors
+    before = [name.removesuffix(stem) for name in tensors for stem in STEMS.values() if name.endswith(f".{stem}")]
+    if not before:
+        return tensors
+    wrapper = min(before, key=lambda name: (name.count("."), len(name)))  # of one network and its mean, the outer one
     log.info("%s: the parameters of '%s' are taken", path, wrapper.removesuffix("."))
     return {name.removeprefix(wrapper): value for name, value in tensors.items() if name.startswith(wrapper)}
 

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import mindspore
 import numpy as np
 
+from mindcv_lite.checkpoints.ckpt_file import is_pytorchs
 from mindcv_lite.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
@@ -28,12 +29,6 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # whatever the two readers stumble over
         raise UserError(f"{path}: not a weights file of PyTorch, or damaged ({first_line(error)})") from None
     return {name: value for name, value in tensors.items() if name.split(".")[-1] not in COUNTERS}
-
-
-def is_pytorchs(path: Path) -> bool:
-    """Whether the file is of PyTorch's own format, whatever its name: a zip or a pickle."""
-    with open(path, "rb") as file:
-        return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
 
 
 def _is_safetensors(path: Path) -> bool:
