@@ -96,9 +96,14 @@ def pixels_of(content: bytes, follow_exif: bool = True) -> np.ndarray:
     Raises one of `NOT_DECODED`.
     """
     with opened(content) as image:
-        image.load()
-        pixels = grey_or_rgb(image)
-        pixels = np.asarray(turned(pixels, orientation(image)) if follow_exif else pixels)
+        return decoded(image, follow_exif)
+
+
+def decoded(image: Image.Image, follow_exif: bool = True) -> np.ndarray:
+    """The same of an opened image."""
+    image.load()
+    pixels = grey_or_rgb(image)
+    pixels = np.asarray(turned(pixels, orientation(image)) if follow_exif else pixels)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 

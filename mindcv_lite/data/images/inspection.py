@@ -12,9 +12,9 @@ from mindcv_lite.data.images.decoding import (
     READ,
     UPRIGHT,
     TooDeep,
+    decoded,
     opened,
     orientation,
-    pixels_of,
     read_file,
 )
 from mindcv_lite.program import progress_bar
@@ -52,8 +52,8 @@ def inspect(path: str) -> Facts:
     except MemoryError:
         return Facts(TOO_LARGE)
     try:
-        height, width, _ = pixels_of(encoded).shape
         with opened(encoded) as image:
+            height, width, _ = decoded(image).shape
             return Facts("", tuple(_traits(image, path)), (width, height), blake2b(encoded, digest_size=16).digest())
     except MemoryError:
         return Facts(TOO_LARGE)

@@ -71,7 +71,8 @@ def test_what_cannot_be_read_or_is_too_large_is_a_flaw_too(tmp_path, monkeypatch
     NOISE.save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert inspect(str(tmp_path / "a.png")).flaw == "more than 0 million pixels"
-    monkeypatch.setattr("mindcv_lite.data.images.inspection.pixels_of", lambda _: np.zeros(1 << 60, np.uint8))
+    monkeypatch.undo()
+    monkeypatch.setattr("mindcv_lite.data.images.inspection.decoded", lambda _: np.zeros(1 << 60, np.uint8))
     assert inspect(str(tmp_path / "a.png")).flaw == "too large for the memory"
 
 
