@@ -39,6 +39,17 @@ def rows_of(images: Split, indices: np.ndarray, follow_exif: bool = True, worker
     return rows.map(decodable, COLUMNS, num_parallel_workers=workers)
 
 
+def require_most_read(images: Split, indices: np.ndarray) -> None:
+    """Raise `UserError` where the system refuses so many of these images that the rest is not what was asked for."""
+    refused = np.array(list(images.refused), np.int64)
+    count, total = int(np.isin(indices, refused).sum()), len(indices)
+    if count > max(FEW_REFUSED, MOST_REFUSED * total):
+        raise UserError(
+            f"{images.fault(int(refused.min()))}; so are {count} images, more than {MOST_REFUSED:.0%} of the {total} "
+            "that are to be read: see whether the file system is still there"
+        )
+
+
 def contents_of(images: Split, indices: list[int]) -> Iterable[tuple[np.ndarray, int]]:
     """Images as they are stored, each with its index, for a reader in Python."""
     if isinstance(images, PackedSplit):
@@ -83,7 +94,6 @@ class ImagesAhead:
 
     def __init__(self, images: Split, indices: np.ndarray, follow_exif: bool = True):
         self.images, self.indices, self.follow_exif = images, indices, follow_exif
-        self.refused = 0
         _ = images.refused, images.versions, images.native  # made now: several threads would make several
 
     def __len__(self) -> int:
@@ -115,14 +125,9 @@ class ImagesAhead:
             readers.shutdown(wait=False, cancel_futures=True)
 
     def _rows(self, chunk: Future[list[Row]]) -> list[Row]:
-        rows, images = chunk.result(), self.images
-        self.refused += sum(int(index) in images.refused for _, index in rows) if images.refused else 0
-        if self.refused > max(FEW_REFUSED, MOST_REFUSED * len(self)):
-            images.failures.append(
-                f"{images.fault(min(images.refused))}; so are {self.refused} images, more than {MOST_REFUSED:.0%} of "
-                f"the {len(self)} that are to be read: see whether the file system is still there"
-            )
-            raise UserError(images.failures[-1])
+        rows = chunk.result()
+        if any(int(index) in self.images.refused for _, index in rows):
+            require_most_read(self.images, self.indices)
         return rows
 
     def _read(self, indices: np.ndarray) -> list[Row]:

@@ -8,7 +8,7 @@ import mindspore.dataset as ds
 import numpy as np
 
 from mindcv_lite.data.datasets.image_folder import Split
-from mindcv_lite.data.image_reader import contents_of, damaged, rows_of
+from mindcv_lite.data.image_reader import contents_of, damaged, require_most_read, rows_of
 from mindcv_lite.data.images.decoding import decodes
 from mindcv_lite.data.sharding import class_weights_of, epoch_order, epoch_seed, missing, require_steps, shard, steps_of
 from mindcv_lite.data.transforms.decode_augment import evaluation_transforms, training_transforms
@@ -241,13 +241,14 @@ class Batches:
 
     def _explained(self, error: RuntimeError, awaited: list[int]) -> UserError | TrainingError:
         ahead = awaited[: 64 * self.batch_size + 2000]  # more images than MindSpore's queues can hold
-        if self.images.failures:
-            return UserError(self.images.failures.pop())
         try:
+            require_most_read(self.images, self.indices)
             # What was refused is known; the others are decoded until one cannot be.
             refused = (index for index in ahead if index in self.images.refused)
             undecoded = (index for image, index in contents_of(self.images, ahead) if not decodes(image))
             broken = next(itertools.chain(refused, undecoded), None)
+        except UserError as too_many:
+            return too_many
         except RuntimeError as damage:
             return damaged(self.images, damage)
         if broken is None:

@@ -80,11 +80,6 @@ class Split:
         return {}
 
     @cached_property
-    def failures(self) -> list[str]:
-        """What ended the reading of the images, beside single ones."""
-        return []
-
-    @cached_property
     def versions(self) -> np.ndarray:
         """The version of each image's file that was read, as `read_file` gives it: int64 (images,)."""
         return np.zeros(len(self), np.int64)
