@@ -43,7 +43,8 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
 
     images = validation_images(recipe)
     # MindSpore takes seconds to import: a wrong recipe or folder has been answered by now.
-    from mindcv_lite.checkpoints.weights import load_weights, read_weights, recipe_to_evaluate
+    from mindcv_lite.checkpoints.trained import recipe_to_evaluate
+    from mindcv_lite.checkpoints.weights import load_weights, read_weights
     from mindcv_lite.device.context import for_evaluation, keep_graphs, start_device
     from mindcv_lite.evaluation.report.statistics import wilson_interval
     from mindcv_lite.evaluation.report.writing import require_files_in, validation_of, write_report

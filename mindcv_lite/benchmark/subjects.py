@@ -11,7 +11,8 @@ from mindspore import Tensor
 
 from mindcv_lite.benchmark import mindcv
 from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch, Work, in_turn, timed
-from mindcv_lite.checkpoints.weights import load_weights, read_weights, recipe_to_evaluate
+from mindcv_lite.checkpoints.trained import recipe_to_evaluate
+from mindcv_lite.checkpoints.weights import load_weights, read_weights
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.datasets.splits import training_splits, validation_split, with_num_classes
 from mindcv_lite.data.pipeline import TrainingBatches, blank_batch

@@ -7,8 +7,15 @@ from typing import Any
 from mindspore import nn
 
 from mindcv_lite.checkpoints.conversion.key_mapping import our_parameters
-from mindcv_lite.checkpoints.model_card import CARD_NAME, MINDCV_CONVENTIONS, meant_by_card
-from mindcv_lite.checkpoints.weights import Weights, load_weights, network_part, read_weights, with_outputs_of
+from mindcv_lite.checkpoints.model_card import CARD_NAME, MINDCV_CONVENTIONS, meant_by_card, settled_by_card
+from mindcv_lite.checkpoints.weights import (
+    Weights,
+    load_weights,
+    network_part,
+    read_weights,
+    with_image_size_of,
+    with_outputs_of,
+)
 from mindcv_lite.data.datasets import classes
 from mindcv_lite.device.ranks import World
 from mindcv_lite.models.build import build_network, evaluation_network
@@ -42,16 +49,32 @@ def read_trained(path: str, **keys: Any) -> Trained:
     is missing, damaged or of another network, or a key is wrong.
     """
     weights = read_weights(path)
-    card = weights.card
-    if card is None:
-        tensors = {name: value.asnumpy() for name, value in network_part(weights).items()}
-        card = MINDCV_CONVENTIONS | {"model": our_parameters(tensors, "mindcv", Path(path))[0]}
+    card = weights.card or MINDCV_CONVENTIONS | {"model": model_of(weights)}
     recipe = recipe_without_training(**keys)
     meant = meant_by_card(recipe, card, path)
     if "image_resize" not in keys:
         meant["image_resize"] = checked_value("image_resize", card["image_resize"], f"{path}: {CARD_NAME}")
     recipe = with_outputs_of(weights, recipe.with_keys(**meant))
     return Trained(weights, recipe, class_names_of(weights))
+
+
+def recipe_to_evaluate(weights: Weights, recipe: Recipe) -> Recipe:
+    """The recipe by which `weights` are evaluated: what their card decides, their classes and their image size; without
+    a card, which network they are of.
+
+    Raises `UserError` where a key that was given contradicts the weights.
+    """
+    if weights.card:
+        recipe = settled_by_card(recipe, weights.card, weights.path)
+    elif "model" not in recipe.origin:
+        recipe = recipe.with_keys(model=model_of(weights))
+    return with_image_size_of(weights, with_outputs_of(weights, recipe))
+
+
+def model_of(weights: Weights) -> str:
+    """The network that the weights of a file without a card fit. Raises `UserError` if they fit none."""
+    tensors = {name: value.asnumpy() for name, value in network_part(weights).items()}
+    return our_parameters(tensors, "mindcv", Path(weights.path))[0]
 
 
 def class_names_of(weights: Weights) -> tuple[str, ...]:

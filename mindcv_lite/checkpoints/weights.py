@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindcv_lite.checkpoints.ckpt_file import read_entries
-from mindcv_lite.checkpoints.model_card import CARD_NAME, parsed_card, settled_by_card
+from mindcv_lite.checkpoints.model_card import CARD_NAME, parsed_card
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Recipe
 
@@ -54,16 +54,6 @@ def read_weights(path: str) -> Weights:
         raise UserError(f"{path}: its checksum is missing: the file was cut short; use another copy of it")
     parameters = {name: value for name, value in content.items() if isinstance(value, Parameter)}
     return Weights(path, parameters, None if card is None else parsed_card(str(card), path))
-
-
-def recipe_to_evaluate(weights: Weights, recipe: Recipe) -> Recipe:
-    """The recipe by which `weights` are evaluated: what their card decides, their classes and their image size.
-
-    Raises `UserError` where a key that was given contradicts the weights.
-    """
-    if weights.card:
-        recipe = settled_by_card(recipe, weights.card, weights.path)
-    return with_image_size_of(weights, with_outputs_of(weights, recipe))
 
 
 def with_outputs_of(weights: Weights, recipe: Recipe) -> Recipe:
