@@ -9,8 +9,8 @@ from pathlib import Path
 from mindcv_lite.errors import TrainingError
 from mindcv_lite.recipe.keys import Recipe
 
-# What MindSpore and CANN say where memory cannot be had (read in the sources of MindSpore 2.3 to 2.10 and in reports of
-# users), and the C++ library. Python raises MemoryError.
+# What MindSpore and CANN say where memory cannot be had (read in MindSpore's sources and in reports of users; on a CPU
+# seen with 2.10), and the C++ library. Python raises MemoryError.
 FORMS = re.compile(
     r"memory (isn't|is not|not) enough|out of memory|(failed to|cannot|can't|could not) allocate|alloc\w* [^.]*fail"
     r"|malloc\w* [^.]*fail|EL0004|bad_alloc|memory is insufficient|insufficient memory",

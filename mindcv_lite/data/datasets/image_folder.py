@@ -215,7 +215,7 @@ def images_at(paths: Sequence[str]) -> list[str]:
             raise UserError(f"{path}: no image ({READ}) there")
         found |= dict.fromkeys(images)
         left_out += others
-    report_left_out("PATH", left_out)
+    report_left_out(", ".join(paths[:3]), left_out)
     return list(found)
 
 
