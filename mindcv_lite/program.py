@@ -55,6 +55,11 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
         _end("", 128 + signal.SIGPIPE)
     except OSError as error:
         _end(f"{program}: error: {error.filename or 'standard output, or a file'}: {error.strerror or error}", 2)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("mindcv_lite"):
+            raise
+        advice = f"{sys.executable} may not be the Python that this project was installed for: activate its environment"
+        _end(f"{program}: error: the package '{error.name}' is missing; {advice}, or pip install -e .", 2)
     except (Exception, KeyboardInterrupt) as error:
         if (stop := interruption_in(error)) is None:
             raise

@@ -29,6 +29,16 @@ def test_a_package_is_looked_for_without_importing_it(monkeypatch):
     assert done.stdout.split() == ["True", "False"]
 
 
+@pytest.mark.parametrize(("name", "is_told"), [("mindspore", True), ("mindcv_lite.nowhere", False)])
+def test_a_package_that_is_missing_is_a_sentence_and_a_module_of_ours_a_defect(name, is_told):
+    program = f"from mindcv_lite.program import run_script\ndef main(): import {name}\nrun_script(main)"
+    blocked = "import sys; sys.modules['mindspore'] = None\n"
+    done = subprocess.run([sys.executable, "-c", blocked + program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == (2 if is_told else 1)
+    assert done.stderr.startswith("-c: error: the package 'mindspore' is missing; ") == is_told
+    assert ("Traceback" in done.stderr) != is_told
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_program_with_a_word_and_its_status(number):
     process = waiting_program(hangup=signal.SIG_DFL)
