@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -134,8 +134,11 @@ def _folder_for_graphs(recipe: Recipe, settings: Settings) -> Path | None:
     """Where compiled graphs are kept; None: nowhere."""
     cache = recipe.system.compile_cache
     if cache is None:  # by itself only where it was tried
-        return cache_folder("graphs") if settings.target == "CPU" and owns_process() else None
-    return Path(recipe.output.ckpt_save_dir, "graphs") if cache is True else Path(cache) if cache else None
+        with suppress(RuntimeError):  # a user without a home
+            return cache_folder("graphs") if settings.target == "CPU" and owns_process() else None
+    if not cache:
+        return None
+    return Path(recipe.output.ckpt_save_dir, "graphs") if cache is True else Path(cache)
 
 
 _kept: list[Path] = []  # where this process keeps its graphs

@@ -549,6 +549,17 @@ def test_by_themselves_graphs_are_kept_of_programs_on_a_cpu(tmp_path, monkeypatc
     assert not graphs or graphs.file.parent == tmp_path / "mindcv_lite/graphs"
 
 
+def test_a_user_without_a_home_keeps_no_graphs(monkeypatch):
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    recipe = ascend_recipe("--dataset_sink_mode=False")
+    world = World(0, 1, settings_for(recipe, "CPU"))
+    assert keep_graphs(world, recipe) is world
+
+
 def test_of_what_is_typed_in_no_graphs_are_kept_and_a_line_says_so(tmp_path, monkeypatch, log):
     monkeypatch.setattr("sys.argv", ["-c"])
     recipe = ascend_recipe(f"--compile_cache={tmp_path}", "--dataset_sink_mode=False")
