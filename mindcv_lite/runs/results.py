@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,13 @@ def read_results(path: Path) -> list[EpochResult]:
             f"{path}: not the results of a run: expected the columns {','.join(COLUMNS)}, got {head[:80]!r}"
         )
     return [_parsed(line, columns, f"{path}:{number}") for number, line in enumerate(lines, 2)]
+
+
+def age_of_best(results: Sequence[EpochResult]) -> tuple[int, int]:
+    """The epoch of the best top-1, of equal ones the first; and how many epochs later the latest score was found."""
+    scores = {result.epoch: result.top1 for result in results if result.top1 is not None}
+    best = max(scores, key=lambda epoch: scores[epoch], default=0)
+    return best, max(scores, default=0) - best
 
 
 def drop_results_after(path: Path, step: int) -> None:

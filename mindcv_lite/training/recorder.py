@@ -23,7 +23,7 @@ from mindcv_lite.runs.batch_sheet import first_batch
 from mindcv_lite.runs.checkpoint_saver import CheckpointSaver
 from mindcv_lite.runs.curves import Curves
 from mindcv_lite.runs.folder import claim, start_run
-from mindcv_lite.runs.results import RESULTS, EpochResult, append_result, drop_results_after, read_results
+from mindcv_lite.runs.results import RESULTS, EpochResult, age_of_best, append_result, drop_results_after, read_results
 from mindcv_lite.runs.state import State, keep_as_last, save_state
 from mindcv_lite.runs.tensorboard import EventFile
 from mindcv_lite.signals import take_signals_back
@@ -169,13 +169,11 @@ class RunRecorder(Callback):
         """Whether the best top-1 is `patience` epochs old; every rank must call it and gets the same answer."""
         age = 0
         if self.world.rank == 0:
-            scored = [result for result in read_results(self.folder / RESULTS) if result.top1 is not None]
-            best = max(scored, key=lambda result: result.top1 or 0, default=None)  # the first of equal ones
-            age = epoch - best.epoch if best else 0
+            best, age = age_of_best(read_results(self.folder / RESULTS))
             epochs = self.recipe.schedule.epoch_size
-            if best and patience <= age and epoch < epochs:
+            if age >= patience and epoch < epochs:
                 text = "patience: no better top-1 since epoch %d: the training ends after epoch %d of %d, at lr %.4g"
-                log.info(text, best.epoch, epoch, epochs, self.watch.last_rate())
+                log.info(text, best, epoch, epochs, self.watch.last_rate())
                 self.curves.draw(at_once=True)
         return self.world.sum(np.array([age]))[0] >= patience
 

@@ -3,7 +3,14 @@
 import pytest
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.runs.results import COLUMNS, EpochResult, append_result, drop_results_after, read_results
+from mindcv_lite.runs.results import (
+    COLUMNS,
+    EpochResult,
+    age_of_best,
+    append_result,
+    drop_results_after,
+    read_results,
+)
 
 FIRST = EpochResult(1, 10, 2.30259, 0.125, 0.5, 2.25, 0.05, 123.457, 0.25, 8.5, 54.21, 184.5, 8, "Ascend", "O2", 50000)
 SECOND = EpochResult(2, 20, 1.5, None, None, None, 0.1, 120.0, None, 9.0, 60.0)  # not validated, on a sinking device
@@ -131,3 +138,18 @@ def test_a_file_that_is_missing_or_something_else_is_named(results, tmp_path):
     results.write_bytes(b"\xff\xfe\nname,score\n")
     with pytest.raises(UserError, match=r"results\.csv: not the results of a run: expected the columns epoch,step,"):
         read_results(results)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({}, (0, 0)),
+        ({0: 0.5}, (0, 0)),
+        ({0: 0.5, 1: 0.5, 2: 0.4}, (0, 2)),
+        ({1: 0.1, 2: 0.9, 3: 0.8, 4: 0.9}, (2, 2)),
+        ({3: 0.9, 4: None, 5: None}, (3, 0)),  # nothing was scored since, as with a val_interval of 3
+        ({3: 0.9, 4: None, 5: None, 6: 0.8}, (3, 3)),
+    ],
+)
+def test_the_best_score_is_as_old_as_the_latest_one_says(scores, expected):
+    assert age_of_best([EpochResult(epoch, epoch, top1=top1) for epoch, top1 in scores.items()]) == expected
