@@ -23,6 +23,8 @@ from mindcv_lite.recipe.load import load_recipe
 if TYPE_CHECKING:
     from mindcv_lite.device.ranks import World
 
+pytest.register_assert_rewrite("tests.programs")  # which is no test itself
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 

@@ -4,7 +4,6 @@ import csv
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,43 +21,11 @@ from mindcv_lite.data.datasets.cifar_mnist import STANDARD
 from mindcv_lite.models.build import build_network
 from mindcv_lite.runs.checkpoint_saver import save_weights
 from tests.conftest import ROOT
-from tests.data.datasets.test_cifar_mnist import write_all
-from tests.training.test_train_step import WEIGHT
+from tests.data.datasets.standard_files import write_all
+from tests.programs import SMALL, TINY, msrun, printing_weights, run, scores
+from tests.training.networks import WEIGHT
 
 pytestmark = pytest.mark.slow
-
-SMALL = ROOT / "configs/mobilenetv3/mobilenet_v3_small_ascend.yaml"
-TINY = ("--image_resize", "32", "--num_classes", "2", "--epoch_size", "2")
-
-
-def run(*command: object, cwd: Path, status: int = 0) -> str:
-    """Run a command to its end; its output, errors included."""
-    # msrun starts the python it finds there. Its scheduler waits so many seconds for a rank that has ended.
-    here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    here["MS_NODE_TIMEOUT"] = "10"
-    words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, env=os.environ | here, capture_output=True, text=True, timeout=600)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def msrun(workers: int, *command: object, cwd: Path, status: int = 0) -> list[str]:
-    """Run a script under msrun; the log of each worker."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    logs = cwd / f"log_{port}"
-    size = ("--worker_num", workers, "--local_worker_num", workers)
-    bind = f"--bind_core={workers <= (os.cpu_count() or 1)}"  # msrun of MindSpore 2.6 cannot bind more than that
-    options = (*size, bind, "--master_port", port, "--join", "True", "--log_dir", logs)
-    run("msrun", *options, "python", *command, cwd=cwd, status=status)
-    return [(logs / f"worker_{rank}.log").read_text() for rank in range(workers)]
-
-
-def scores(log: str) -> tuple[str, ...]:
-    """top-1, top-5 and number of images of a validation."""
-    found = re.search(r"top-1 (\S+%), top-5 (\S+%), loss \S+, (\d+) images", log)
-    assert found, log
-    return found.groups()
 
 
 def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(image_folder, tmp_path):
@@ -185,25 +152,6 @@ def test_two_ranks_begin_with_the_same_fitted_last_layer(image_folder, other_wei
     assert re.search(r"epoch 0/\d+: top-1 100\.00%", logs[0])
 
 
-def printing_weights(folder: Path) -> Path:
-    """A script: train.py, of which each rank prints the sum of its weights after each epoch."""
-    script = folder / "train_and_print_weights.py"
-    script.write_text(f"""
-import sys; sys.path.insert(0, {str(ROOT)!r})
-import train
-from mindcv_lite.program import run_script
-from mindcv_lite.training import recorder
-end = recorder.RunRecorder.on_train_epoch_end
-def end_and_print(self, run_context):
-    end(self, run_context)
-    parameters = self.watch.step.network.get_parameters()
-    print("sum", sum(abs(parameter.asnumpy().astype("float64")).sum() for parameter in parameters).hex())
-recorder.RunRecorder.on_train_epoch_end = end_and_print
-run_script(train.main)
-""")
-    return script
-
-
 def test_ranks_end_with_the_same_weights_and_the_score_of_one_process(image_folder, tmp_path):
     images = image_folder({"train": {"a": 12, "b": 11}, "val": {"a": 6, "b": 5}})
     script = printing_weights(tmp_path)
@@ -230,11 +178,11 @@ from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep
 from tests.conftest import SMALLEST
-from tests.training.test_train_step import IMAGES, LABELS, WEIGHTS, Layer
+from tests.training.networks import IMAGES, LABELS, WEIGHTS, Dense
 
 keys = SMALLEST | dict(clip_grad=True, clip_value=0.1, num_classes=5)
 recipe = load_recipe([f"--{{name}}={{value}}" for name, value in keys.items()], "")
-world, network = start_device(recipe), Layer()
+world, network = start_device(recipe), Dense()
 optimizer = build_optimizer(network.trainable_params(), recipe, RateTable(lambda step: 1.0, 1), "CPU")
 step = TrainStep(network, optimizer, recipe, world, 1)
 step.set_train()

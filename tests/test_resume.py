@@ -22,7 +22,7 @@ from mindcv_lite.runs.checkpoint_saver import save_weights
 from mindcv_lite.runs.results import COLUMNS
 from mindcv_lite.runs.state import read_state
 from tests.conftest import ROOT
-from tests.test_programs import SMALL, msrun, printing_weights, run
+from tests.programs import LAST, SMALL, msrun, printing_weights, require_same_run, run
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,6 @@ FLAGS = (
 )
 ALONE = ("--distribute", "False")
 COMPILED_ONCE = ("--compile_cache", "../graphs")  # the later runs of a test start sooner
-LAST = "ckpt/last.state.ckpt"
 
 
 @pytest.fixture
@@ -53,25 +52,6 @@ def train(images, tmp_path) -> Callable[..., str]:
         return run(*command, cwd=tmp_path / folder, status=status)
 
     return train
-
-
-def require_same_run(one: Path, other: Path) -> None:
-    """All numbers of two states, and the weights of their checkpoints, are the same bits."""
-    numbers, others = read_state(one / LAST).numbers, read_state(other / LAST).numbers
-    assert numbers.keys() == others.keys()
-    assert any(name.startswith("ema.") for name in numbers)
-    assert any(name.startswith("moments.") for name in numbers)
-    for name, value in numbers.items():
-        assert np.array_equal(value, others[name]), name
-    newest = max((one / "ckpt").glob("*-*_*.ckpt"), key=lambda path: int(path.stem.split("_")[-1]))
-    assert newest.read_bytes() == (other / "ckpt" / newest.name).read_bytes()
-    assert training_of(one) == training_of(other)
-
-
-def training_of(folder: Path) -> list[tuple[str, ...]]:
-    """The rows of results.csv without speeds and times."""
-    with open(folder / "ckpt/results.csv", newline="") as file:
-        return [tuple(row[:7]) for row in csv.reader(file)]
 
 
 def require_whole_files(folder: Path) -> None:

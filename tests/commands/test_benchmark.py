@@ -20,7 +20,7 @@ from mindcv_lite.program import is_installed
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.runs.checkpoint_saver import save_weights
 from tests.conftest import ROOT, SMALLEST
-from tests.data.datasets.test_cifar_mnist import write_all
+from tests.data.datasets.standard_files import write_all
 
 MODEL = {"model": "mobilenet_v3_small_minimalistic_100", "num_classes": 2, "num_parallel_workers": 1}
 RECIPE = [f"--{name}={value}" for name, value in (SMALLEST | MODEL).items()]

@@ -12,7 +12,7 @@ from PIL import Image
 from mindcv_lite.commands.report import main, names_of
 from mindcv_lite.errors import UserError
 from mindcv_lite.runs.results import COLUMNS, EpochResult, append_result
-from tests.runs.test_results import EARLIER
+from tests.runs.earlier_results import EARLIER
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from mindcv_lite.device import compile_cache
 from mindcv_lite.device.compile_cache import KEPT, KeptGraphs, code_files, key_of
 from mindcv_lite.recipe.keys import KEYS, NOT_IN_GRAPH
 from tests.conftest import ROOT, SMALLEST
-from tests.test_programs import run
+from tests.programs import run
 
 NAMES = ("TrainStep", "EvalCopy", "EvaluationStep")
 

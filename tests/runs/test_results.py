@@ -11,16 +11,11 @@ from mindcv_lite.runs.results import (
     drop_results_after,
     read_results,
 )
+from tests.runs.earlier_results import EARLIER
 
 FIRST = EpochResult(1, 10, 2.30259, 0.125, 0.5, 2.25, 0.05, 123.457, 0.25, 8.5, 54.21, 184.5, 8, "Ascend", "O2", 50000)
 SECOND = EpochResult(2, 20, 1.5, None, None, None, 0.1, 120.0, None, 9.0, 60.0)  # not validated, on a sinking device
 THIRD = EpochResult(3, 30, 1.25, 0.75, 1.0, 1.125, 0.0, 121.0, 0.0, 9.25)  # as read from an earlier version's file
-
-EARLIER = """\
-epoch,step,train_loss,top1,top5,val_loss,rate,images_per_second,waited,seconds
-1,10,2.30259,0.125,0.5,2.25,0.05,123.457,0.25,8.5
-3,30,1.25,0.75,1,1.125,0,121,0,9.25
-"""
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from mindcv_lite.training import loop
 from mindcv_lite.training.loop import Watch
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import TrainStep
-from tests.training.test_resume import Layer
+from tests.training.networks import NormAndDense
 
 STEPS, BATCH = 4, 2
 BATCHES: Any = SimpleNamespace(steps=STEPS, count=STEPS * BATCH, require_whole=lambda epoch: None)
@@ -24,7 +24,7 @@ BATCHES: Any = SimpleNamespace(steps=STEPS, count=STEPS * BATCH, require_whole=l
 @pytest.fixture
 def step_of(recipe, world, graph_mode) -> Callable[..., tuple[TrainStep, Recipe]]:
     def step_of() -> tuple[TrainStep, Recipe]:
-        given, network = recipe(num_classes=2), Layer(0)
+        given, network = recipe(num_classes=2), NormAndDense(0)
         optimizer = build_optimizer(network.trainable_params(), given, RateTable(lambda step: 0.1, 9), "CPU")
         step = TrainStep(network, optimizer, given, world(given), STEPS)
         step.set_train()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.datasets.paths import Paths
@@ -30,29 +30,16 @@ from mindcv_lite.training.resume import (
     require_same_start,
 )
 from mindcv_lite.training.train_step import TrainStep
+from tests.training.networks import NormAndDense
 
 IMAGES = Split(["x/a/1.jpg", "x/a/2.jpg", "x/b/1.jpg"], np.array([0, 0, 1], np.int32), ("a", "b"))
 KEYS_OF_ALL = {"ema": True, "loss_scale_type": "dynamic", "loss_scale": 2.0**120, "std": "[0.01, 0.01, 0.01]"}
 
 
-class Layer(nn.Cell):
-    """A BatchNorm and a dense layer."""
-
-    def __init__(self, seed: int):
-        super().__init__()
-        # pyrefly: ignore [bad-argument-count]  (MindSpore's decorator hides the signature)
-        self.norm = nn.BatchNorm2d(3)
-        weight = np.random.default_rng(seed).normal(size=(2, 12)).astype(np.float32)
-        self.dense = nn.Dense(12, 2, Tensor(weight))
-
-    def construct(self, x: Tensor, dropout_seed: Tensor | None = None) -> Tensor:
-        return self.dense(self.norm(x).reshape(x.shape[0], -1))
-
-
 @pytest.fixture
 def step_of(recipe, world, graph_mode) -> Callable[..., TrainStep]:
     def step_of(seed: int = 0, **keys: Any) -> TrainStep:
-        given, network = recipe(num_classes=2, **keys), Layer(seed)
+        given, network = recipe(num_classes=2, **keys), NormAndDense(seed)
         optimizer = build_optimizer(network.trainable_params(), given, RateTable(lambda step: 0.1, 9), "CPU")
         step = TrainStep(network, optimizer, given, world(given), steps_per_epoch=100)
         step.set_train()

@@ -19,8 +19,7 @@ from mindcv_lite.data.pipeline import Batches, TrainingBatches
 from mindcv_lite.errors import UserError
 from mindcv_lite.training.loop import Watch, fit
 from tests.conftest import ROOT
-from tests.test_programs import SMALL, TINY, msrun, run
-from tests.test_resume import require_same_run
+from tests.programs import SMALL, TINY, msrun, require_same_run, run
 from tests.training.sinking import play_sinking
 
 COUNT, EPOCHS = 12, 5

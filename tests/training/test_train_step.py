@@ -12,35 +12,18 @@ from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import Clip, DynamicLossScaler, TrainStep
+from tests.training.networks import BIAS, CLASSES, IMAGES, LABELS, RANDOM, SIDE, WEIGHT, WEIGHTS, Dense
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
-CLASSES, SIDE = 5, 2
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-RANDOM = np.random.default_rng(0)
-WEIGHT = RANDOM.normal(0, 0.3, (CLASSES, 3 * SIDE * SIDE)).astype(np.float32)
-BIAS = RANDOM.normal(0, 0.3, CLASSES).astype(np.float32)
-IMAGES = RANDOM.integers(0, 256, (4, SIDE, SIDE, 3), np.uint8)
-LABELS = np.array([0, 4, 2, 2], np.int32)
-WEIGHTS = np.array([1.0, 1.0, 1.0, 1.0], np.float32)
-
-
-class Layer(nn.Cell):
-    """Logits of an image by one dense layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.dense = nn.Dense(WEIGHT.shape[1], CLASSES, Tensor(WEIGHT), Tensor(BIAS))
-
-    def construct(self, x: Tensor, dropout_seed: Tensor | None = None) -> Tensor:
-        return self.dense(x.reshape(x.shape[0], -1))
 
 
 @pytest.fixture
 def step_of(recipe, world) -> Callable[..., TrainStep]:
     def step_of(steps_per_epoch: int = 100, **keys: Any) -> TrainStep:
         given = recipe(**{"weight_decay": 0.0, "momentum": 0.9, "num_classes": CLASSES} | keys)
-        network = Layer()
+        network = Dense()
         optimizer = build_optimizer(
             network.trainable_params(), given, RateTable(lambda steps: np.array(RATES)[steps], len(RATES)), "CPU"
         )

@@ -18,7 +18,7 @@ from mindcv_lite.evaluation.report import writing
 from mindcv_lite.evaluation.report.page import Validation
 from mindcv_lite.evaluation.report.writing import write_report
 from mindcv_lite.evaluation.score import Score
-from tests.evaluation.report.test_statistics import predictions_by, random_predictions
+from tests.evaluation.report.made_predictions import predictions_by, random_predictions
 
 VOID = {"meta", "img", "br"}
 NASTY = "<script>alert('x')</script> \"&amp;\" \u00fc\u4e2d\udcff $title"

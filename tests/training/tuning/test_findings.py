@@ -9,7 +9,7 @@ from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
 from mindcv_lite.training.tuning.findings import report
 from mindcv_lite.training.tuning.search import DEFAULT, Candidate, Outcome, Rung, Trial
-from tests.training.tuning.test_trials import words_of
+from tests.training.tuning.command_lines import words_of
 
 DEFAULT_CANDIDATE, OTHER = Candidate(DEFAULT, {}, 10), Candidate("3 x lr", {"lr": 0.0009}, 10)
 

@@ -18,8 +18,8 @@ from mindcv_lite.training.tuning import trials
 from mindcv_lite.training.tuning.search import DEFAULT, Candidate, Outcome, Trial
 from mindcv_lite.training.tuning.trials import BrokenTraining, Trainer, run_program
 from tests.conftest import ROOT, write_images
+from tests.training.tuning.command_lines import words_of
 
-FINE_TUNE = ROOT / "configs/mobilenetv3/mobilenet_v3_small_finetune.yaml"
 TRIAL = Trial(Candidate("3 x lr", {"lr": 0.0009, "scale": (0.7, 1.0)}, 10), 4, 2)
 
 
@@ -42,10 +42,6 @@ def asked(monkeypatch) -> list[Recipe]:
 
     monkeypatch.setattr(trials, "run_program", run)
     return asked
-
-
-def words_of(images: Path | str, *flags: object) -> list[str]:
-    return ["--config", str(FINE_TUNE), "--data_dir", str(images), "--ckpt_path", "w.ckpt", *map(str, flags)]
 
 
 def trainer_of(folder: Path, *flags: object, counts: dict[str, int] | None = None) -> Trainer:
