@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mindcv_lite.errors import Stopped, TrainingError, UserError
-from mindcv_lite.signals import handle_signals, interrupt, interruption_in, leave_output
+from mindcv_lite.signals import handle_signals, interrupt, interruption_in, keep_ctrl_c, leave_output
 
 _owner: list[str] = []  # the program of ours that this process runs
 
@@ -44,6 +44,7 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    keep_ctrl_c()
     handle_signals(interrupt)
     try:
         main()

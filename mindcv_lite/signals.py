@@ -23,6 +23,29 @@ log = logging.getLogger(__name__)
 
 # Ctrl-C; a machine that is taken away; a terminal that is closed; SLURM's warning before the end of a job.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+CTRL_C = signal.SIGRTMIN + 8  # what SIGINT is passed on as, in a program of ours
+
+
+def keep_ctrl_c() -> None:
+    """Let Ctrl-C come as `CTRL_C`, to be called before other threads start.
+
+    MindSpore takes SIGINT's handler where it compiles a graph or starts a pipeline, and answers Ctrl-C by SIGTERM.
+    Here no thread has SIGINT but one that waits for it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    threading.Thread(target=_pass_on_ctrl_c, daemon=True).start()
+
+
+def _pass_on_ctrl_c() -> None:
+    main = threading.main_thread().ident
+    assert main
+    while signal.sigwait({signal.SIGINT}):
+        signal.pthread_kill(main, CTRL_C)
+
+
+def name_of(number: int) -> str:
+    """What a user calls a signal."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,7 +61,8 @@ class Interrupted(KeyboardInterrupt):
 def handle_signals(handler: Callable[[int, types.FrameType | None], None]) -> dict[int, Any]:
     """Let `handler` have the `SIGNALS`, but not a SIGHUP that nohup has turned off. Returns the handlers of before."""
     numbers = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in numbers}
+    before = {number: signal.signal(number, handler) for number in numbers}
+    return before | {CTRL_C: signal.signal(CTRL_C, lambda _, frame: handler(signal.SIGINT, frame))}
 
 
 def interruption_in(error: BaseException | None) -> KeyboardInterrupt | None:
@@ -145,7 +169,7 @@ def shared_counter() -> Any:
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Signals that come in the block are answered after it; so are those that `interrupt` puts off by SIGALRM."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGALRM))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, CTRL_C, signal.SIGALRM))
     try:
         yield
     finally:

@@ -47,6 +47,14 @@ def test_a_signal_ends_a_program_with_a_word_and_its_status(number):
     assert process.returncode == 128 + number
 
 
+def test_ctrl_c_stays_ctrl_c_where_a_library_takes_its_handler_and_answers_it_by_sigterm():
+    take = "signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))"
+    process = waiting_program(hangup=signal.SIG_DFL, first=take)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+
+
 def test_a_program_under_nohup_does_not_hear_that_its_terminal_is_closed():
     process = waiting_program(hangup=signal.SIG_IGN)
     process.send_signal(signal.SIGHUP)
@@ -85,10 +93,10 @@ run_script(main)
     assert (tmp_path / "saved").exists()
 
 
-def waiting_program(hangup: signal.Handlers) -> subprocess.Popen:
+def waiting_program(hangup: signal.Handlers, first: str = "None") -> subprocess.Popen:
     program = (
-        "import time; from mindcv_lite.program import run_script; "
-        "run_script(lambda: (print(flush=True), time.sleep(60)))"
+        "import os, signal, time; from mindcv_lite.program import run_script; "
+        f"run_script(lambda: ({first}, print(flush=True), time.sleep(60)))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program],

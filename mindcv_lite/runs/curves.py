@@ -45,7 +45,8 @@ class Curves:
     def draw(self, at_once: bool = False) -> None:
         """Draw it anew; unless `at_once`, only if it is `DRAW_EVERY` seconds old: few images are trained in less
         time than a drawing takes. A failure is a line in the log: training goes on without it."""
-        if not is_installed("matplotlib") or (time.monotonic() < self.may_wait_until and not at_once):
+        may_wait = time.monotonic() < self.may_wait_until and not at_once
+        if may_wait or not is_installed("matplotlib") or not (self.folder / RESULTS).exists():
             return
         try:
             draw({self.folder.resolve().name: read_results(self.folder / RESULTS)}, self.folder / CURVES)

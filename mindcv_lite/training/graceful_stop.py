@@ -10,7 +10,7 @@ import numpy as np
 
 from mindcv_lite.device.ranks import World
 from mindcv_lite.program import owns_process
-from mindcv_lite.signals import handle_signals, interrupt, leave_closed_terminal
+from mindcv_lite.signals import handle_signals, interrupt, leave_closed_terminal, name_of
 
 log = logging.getLogger(__name__)
 
@@ -47,4 +47,4 @@ class StopRequest:
             interrupt(number, frame)
         self.number = number
         leave_closed_terminal()
-        log.info("%s: stopping after this step; once more to stop at once", signal.Signals(number).name)
+        log.info("%s: stopping after this step; once more to stop at once", name_of(number))

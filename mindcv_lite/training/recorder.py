@@ -4,7 +4,6 @@ import logging
 import math
 import os
 import shlex
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from mindcv_lite.runs.folder import claim, start_run
 from mindcv_lite.runs.results import RESULTS, EpochResult, age_of_best, append_result, drop_results_after, read_results
 from mindcv_lite.runs.state import State, keep_as_last, save_state
 from mindcv_lite.runs.tensorboard import EventFile
-from mindcv_lite.signals import take_signals_back
+from mindcv_lite.signals import name_of, take_signals_back
 from mindcv_lite.training.distillation import hashes_of
 from mindcv_lite.training.eval_copy import EvalCopy
 from mindcv_lite.training.graceful_stop import StopRequest
@@ -240,7 +239,7 @@ class RunRecorder(Callback):
             self.curves.draw(at_once=True)
         step = self.step.steps_done
         where = f"step {step} (epoch {-(-step // self.watch.batches.steps)}/{self.recipe.schedule.epoch_size})"
-        return Stopped(number, f"stopped after {where} by {signal.Signals(number).name}; --resume goes on from there")
+        return Stopped(number, f"stopped after {where} by {name_of(number)}; --resume goes on from there")
 
     def _append_result(self, epoch: int, step: int, score: Score | None) -> None:
         known: dict[str, Any] = self.watch.figures() if epoch else {}

@@ -10,7 +10,7 @@ import pytest
 
 from mindcv_lite import program
 from mindcv_lite.device.ranks import World
-from mindcv_lite.signals import SIGNALS, Interrupted, interrupt, take_signals_back
+from mindcv_lite.signals import SIGNALS, Interrupted, interrupt, name_of, take_signals_back
 from mindcv_lite.training.graceful_stop import StopRequest
 
 
@@ -52,7 +52,7 @@ def test_a_signal_is_noted_and_said(alone, log, number):
         assert stop.of_any_rank() == 0
         os.kill(os.getpid(), number)
         assert stop.of_any_rank() == stop.number == number
-    assert f"{number.name}: stopping after this step; once more to stop at once" in log.text
+    assert f"{name_of(number)}: stopping after this step; once more to stop at once" in log.text
 
 
 def test_a_log_that_nobody_reads_after_ctrl_c_is_no_second_signal(alone):
