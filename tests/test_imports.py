@@ -16,7 +16,8 @@ PACKAGE = "mindcv_lite"
 # other freely, but never in a circle.
 MAY_IMPORT = {
     "errors": "",
-    "signals": "errors",
+    "signals": "",
+    "processes": "errors signals",
     "losses": "",
     "stateless_random": "",
     "files": "errors",
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "cpu_kernels": "files",
     "device": "errors signals program files recipe cpu_kernels",
     "models": "errors stateless_random text_tables recipe cpu_kernels device",
-    "data": "errors program signals losses stateless_random files recipe device",
+    "data": "errors program signals processes losses stateless_random files recipe device",
     "checkpoints": "errors program signals files recipe device models data",
     "evaluation": "errors program losses files text_tables recipe device models data checkpoints",
     "runs": "errors files program text_tables recipe data checkpoints",
@@ -36,7 +37,7 @@ MAY_IMPORT = {
         "errors signals losses stateless_random files program text_tables recipe device models data checkpoints "
         "evaluation runs"
     ),
-    "benchmark": "errors signals text_tables recipe device models data checkpoints evaluation training",
+    "benchmark": "errors processes text_tables recipe device models data checkpoints evaluation training",
     "scripts": "errors files program recipe device models data checkpoints evaluation runs training",
     "doctor": (
         "errors signals stateless_random files program text_tables recipe device models data evaluation runs "
@@ -54,6 +55,7 @@ WITHOUT_MINDSPORE = (
     "text_tables",
     "program",
     "signals",
+    "processes",
     "export.folding",
     "models.block_tables",
     "models.complexity",

@@ -3,8 +3,8 @@
 import logging
 
 from mindcv_lite.benchmark.rounds import Plan, Round, Stopwatch
+from mindcv_lite.processes import in_processes
 from mindcv_lite.recipe.keys import Recipe
-from mindcv_lite.signals import in_processes
 
 
 def first_steps(recipe: Recipe, plan: Plan) -> dict[str, list[Round]]:

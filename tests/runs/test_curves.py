@@ -163,6 +163,9 @@ def test_a_drawing_that_fails_is_a_line_in_the_log(run_folder, log, monkeypatch)
     Curves(run_folder).draw()
     assert "curves.png is not drawn: import of matplotlib.figure halted" in log.messages[1]
     assert os.listdir(run_folder) == ["results.csv"]
+    (run_folder / "results.csv").unlink()  # as of a run that is stopped in its first epoch
+    Curves(run_folder).draw()
+    assert (len(log.messages), os.listdir(run_folder)) == (2, [])
 
 
 def test_a_path_that_cannot_be_written_is_named(tmp_path):

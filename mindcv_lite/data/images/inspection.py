@@ -17,8 +17,8 @@ from mindcv_lite.data.images.decoding import (
     orientation,
     read_file,
 )
+from mindcv_lite.processes import in_processes
 from mindcv_lite.program import progress_bar
-from mindcv_lite.signals import in_processes
 
 # What files that are often named like images begin with, behind so many bytes.
 STRANGERS = {

@@ -25,8 +25,8 @@ from mindcv_lite.data.images.decoding import NOT_DECODED, READ, grey_or_rgb, is_
 from mindcv_lite.data.images.jpeg import LONGEST_SIDE
 from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.files import lock, write_text
+from mindcv_lite.processes import in_processes, shared_counter
 from mindcv_lite.program import progress_bar
-from mindcv_lite.signals import in_processes, shared_counter
 
 log = logging.getLogger(__name__)
 
