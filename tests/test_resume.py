@@ -91,7 +91,7 @@ def test_a_taught_run_on_two_ranks_goes_on_to_the_same_bits_and_both_have_the_sa
     teacher, script = tmp_path / "teacher.ckpt", printing_weights(tmp_path)
     save_weights(teacher, weights, model_card(given, ("b", "a")))
     flags = (*FLAGS, *COMPILED_ONCE, "--data_dir", images, "--val_while_train", "False", "--teacher", teacher)
-    flags += ("--gradient_accumulation_steps", 3)
+    flags += ("--gradient_accumulation_steps", 3, "--sampling", "balanced")
     for folder, *parts in (("whole", (2,)), ("parts", (1,), (2, "--resume"))):
         (tmp_path / folder).mkdir()
         for epochs in parts:

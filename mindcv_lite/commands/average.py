@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # In training, BatchNorm's statistics rest on far fewer images: with bn_momentum 0.9, mostly on the last 20 batches.
 DEFAULTS = {"batch_size": 64, "num_samples": 10_000}
 RECIPE_KEYS = (
-    *("dataset", "data_dir", "train_split", "val_split", "num_samples", "batch_size"),
+    *("dataset", "data_dir", "train_split", "val_split", "sampling", "num_samples", "batch_size"),
     *("device_target", "num_parallel_workers"),
 )
 

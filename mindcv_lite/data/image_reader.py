@@ -41,8 +41,8 @@ def rows_of(images: Split, indices: np.ndarray, follow_exif: bool = True, worker
 
 def require_most_read(images: Split, indices: np.ndarray) -> None:
     """Raise `UserError` where the system refuses so many of these images that the rest is not what was asked for."""
-    refused = np.array(list(images.refused), np.int64)
-    count, total = int(np.isin(indices, refused).sum()), len(indices)
+    refused, asked = np.array(list(images.refused), np.int64), np.unique(indices)
+    count, total = int(np.isin(asked, refused).sum()), len(asked)
     if count > max(FEW_REFUSED, MOST_REFUSED * total):
         raise UserError(
             f"{images.fault(int(refused.min()))}; so are {count} images, more than {MOST_REFUSED:.0%} of the {total} "

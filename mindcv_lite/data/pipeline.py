@@ -81,7 +81,8 @@ class TrainingBatches:
         data = self.recipe.data
         world, seed, augmentation = self.world, self.recipe.system.seed, self.recipe.augmentation
         repeats = max(1, augmentation.aug_repeats)
-        order = epoch_order(len(self.images), seed, epoch, data.shuffle, data.num_samples, repeats)
+        balanced = _balanced(self.images, data)
+        order = epoch_order(len(self.images), seed, epoch, data.shuffle, data.num_samples, repeats, balanced)
         indices, weights = shard(order, data.batch_size, world.rank, world.size, data.drop_remainder)
         # In a last update of fewer images they share the weight of full batches: the mean over all ranks is theirs.
         first = (self.updates - 1) * self.accumulated * data.batch_size
@@ -185,10 +186,15 @@ def evaluation_batches(images: Split, recipe: Recipe, world: World) -> "Batches"
     return Batches(images, indices, weights, transforms, recipe.data, world.settings.workers, itertools.repeat(()))
 
 
+def _balanced(images: Split, data: Data) -> np.ndarray | None:
+    """The labels by which the images of an epoch are drawn, if they are."""
+    return images.labels if data.sampling == "balanced" else None
+
+
 def mixed_batches(images: Split, recipe: Recipe, world: World) -> "Batches":
     """This rank's share of an epoch of training images in random order, whole batches, prepared as for evaluation."""
-    data = recipe.data
-    order = epoch_order(len(images), recipe.system.seed, epoch=0, shuffle=True, num_samples=data.num_samples)
+    data, seed = recipe.data, recipe.system.seed
+    order = epoch_order(len(images), seed, 0, True, data.num_samples, balanced=_balanced(images, data))
     indices, weights = shard(order, data.batch_size, world.rank, world.size, drop_remainder=True)
     transforms = evaluation_transforms(recipe.augmentation, recipe.model.in_channels)
     return Batches(images, indices, weights, transforms, data, world.settings.workers, itertools.repeat(()))

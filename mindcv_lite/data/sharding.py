@@ -1,11 +1,13 @@
 """Who sees which image when. Plain NumPy, the same on every rank, so that no rank has to ask another."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Data
+
+BLOCK = 1024  # draws of a class, about: a generator for each would take seconds where many classes are small
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
@@ -22,16 +24,53 @@ def noise_seed(seed: int) -> int:
 
 
 def epoch_order(
-    count: int, seed: int, epoch: int, shuffle: bool, num_samples: int | None = None, repeats: int = 1
+    count: int,
+    seed: int,
+    epoch: int,
+    shuffle: bool,
+    num_samples: int | None = None,
+    repeats: int = 1,
+    balanced: np.ndarray | None = None,
 ) -> np.ndarray:
     """Indices of the images of an epoch, in order: all of `count`, or the first `num_samples` of them.
 
     With `repeats` (Hoffer et al. 2020) each comes so often in a row, which is on as many ranks, and the epoch is no
-    longer: a third of the images, three times.
+    longer: a third of the images, three times. `balanced`: labels (count,) whose classes are drawn equally often, in
+    random order; None: each image is drawn once.
     """
-    order = np.random.default_rng(epoch_seed(seed, epoch)).permutation(count) if shuffle else np.arange(count)
     length = min(count, num_samples or count)
-    return np.repeat(order[: -(-length // repeats)], repeats)[:length]
+    draws = -(-length // repeats)
+    if balanced is not None:
+        order = balanced_order(balanced, seed, epoch, draws)
+    else:
+        order = np.random.default_rng(epoch_seed(seed, epoch)).permutation(count) if shuffle else np.arange(count)
+    return np.repeat(order[:draws], repeats)[:length]
+
+
+def balanced_order(labels: np.ndarray, seed: int, epoch: int, draws: int) -> np.ndarray:
+    """Indices of `draws` images in random order, of each class that has images as many as of another, or one more.
+
+    The draws of a run go round the classes, epoch after epoch, and those of a class go through its images: none is
+    drawn again before all of them were. Both follow from the number of the draw, so that no epoch needs another.
+    """
+    sizes = np.bincount(labels)
+    of_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+    present = np.flatnonzero(sizes)
+    drawn = []
+    for turn, label in enumerate(present.tolist()):
+        # Draw number `turn`, and every so many classes later, is of this class: so many of them come before an epoch.
+        first, end = (-(-(number * draws - turn) // len(present)) for number in (epoch, epoch + 1))
+        drawn += _passes(of_class[label], first, end, (seed, label))
+    return np.random.default_rng(epoch_seed(seed, epoch)).permutation(np.concatenate(drawn))
+
+
+def _passes(indices: np.ndarray, first: int, end: int, seed: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Draws `first` to `end` of a stream that passes through `indices` again and again, in a new order each time."""
+    block = np.tile(indices, (max(1, BLOCK // len(indices)), 1))  # passes that one generator orders
+    for number in range(first // block.size, -(-end // block.size)):
+        # The last number sets it apart from the seeds of epochs.
+        order = np.random.default_rng((*seed, number, 1)).permuted(block, axis=1).ravel()
+        yield order[max(0, first - number * block.size) : end - number * block.size]
 
 
 def steps_of(count: int, batch_size: int, size: int, drop_remainder: bool) -> int:

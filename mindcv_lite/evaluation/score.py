@@ -1,4 +1,4 @@
-"""Exact top-1, top-5 and loss over all images, on one device or many."""
+"""Exact top-1, top-5, loss and balanced accuracy over all images, on one device or many."""
 
 import time
 from dataclasses import dataclass, field
@@ -22,7 +22,9 @@ from mindcv_lite.recipe.keys import Augmentation, Recipe
 class Score:
     """Shares (0 to 1) of images whose class is the top prediction or among the top five, and the mean loss.
 
-    `predictions`: of each image, where they were to be kept.
+    `balanced_accuracy`: the mean over the classes that have images of their recall, the share of a class's images whose
+    top prediction is right. `unbalanced`: whether a class has more than twice the images of another. `predictions`: of
+    each image, where they were to be kept.
     """
 
     top1: float
@@ -31,10 +33,13 @@ class Score:
     images: int
     images_per_second: float
     waited: float  # seconds on this rank, for data
+    balanced_accuracy: float
+    unbalanced: bool
     predictions: Predictions | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}"
+        balanced = f", balanced accuracy {self.balanced_accuracy:.2%}" if self.unbalanced else ""
+        return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}{balanced}"
 
 
 class Inference(nn.Cell):
@@ -90,7 +95,8 @@ def evaluate(
     """The score of the step's network on `images`, and with `keep` the predictions too; every rank must call it and
     gets the same score."""
     step.set_train(False)
-    counts, timed, start = np.zeros(4), 0.0, time.perf_counter()
+    sizes = np.bincount(images.labels)  # of the classes
+    counts, hits, timed, start = np.zeros(4), np.zeros(len(sizes)), 0.0, time.perf_counter()
     kept: list[np.ndarray] = []
     failure: UserError | TrainingError | None = None
     batches = evaluation_batches(images, recipe, world)
@@ -98,10 +104,13 @@ def evaluate(
     try:
         for row in rows:
             with world.compiling(step):
-                batch, *of_each = step(*map(Tensor, row))
+                batch, logits, ranks, losses = step(*map(Tensor, row))
                 counts += batch.asnumpy()
+            _, labels, weights, *_ = row
+            right = (ranks.asnumpy() < 1) & (weights > 0)
+            hits += np.bincount(labels[right], minlength=len(sizes))
             if keep:
-                kept.append(prediction_rows(*(part.asnumpy() for part in of_each)))
+                kept.append(prediction_rows(*(part.asnumpy() for part in (logits, ranks, losses))))
             if not timed and len(batches) > 1:  # the first batch may have compiled the graph
                 timed, start = counts[0], time.perf_counter()
         if batches.replaced:
@@ -109,14 +118,17 @@ def evaluate(
     except (UserError, TrainingError) as error:  # told below, when the ranks that wait for the sum have it
         failure = error
     speed = world.size * (counts[0] - timed) / (time.perf_counter() - start)
-    seen, top1, top5, loss = world.sum(counts)
+    seen, top1, top5, loss, *hits = world.sum(np.concatenate([counts, hits]))
     if failure:
         raise failure
     if seen != len(images):
         cause = "another rank met an image that it cannot decode, see its log" if world.size > 1 else "this is a defect"
         raise TrainingError(f"evaluation counted {seen:g} of {len(images)} images: {cause}")
     predictions = gathered(np.concatenate(kept), images, world) if keep else None
-    return Score(top1 / seen, top5 / seen, loss / seen, len(images), speed, rows.seconds, predictions)
+    present = sizes[sizes > 0]
+    recalls, unbalanced = np.array(hits)[sizes > 0] / present, bool(present.max() > 2 * present.min())
+    shares = top1 / seen, top5 / seen, loss / seen
+    return Score(*shares, len(images), speed, rows.seconds, recalls.mean(), unbalanced, predictions)
 
 
 def gathered(rows: np.ndarray, images: Split, world: World) -> Predictions:

@@ -78,6 +78,11 @@ class Data:
     )
     val_fold: int = key("which share that is, counted from 0: of val_share 0.25 there are 4", 0, at_least=0)
     shuffle: bool = key("a new order of the training images every epoch", True)
+    sampling: Literal["natural", "balanced"] = key(
+        "natural: every training image once an epoch; balanced: as many images, drawn so that all classes come equally "
+        "often",
+        "natural",
+    )
     num_samples: int | None = key("training images per epoch; left out: all", None, at_least=1)
     batch_size: int = key("images per step and device", at_least=1, at_most=2**16)
     drop_remainder: bool = key("leave out the last, short batch of an epoch", True)
@@ -376,9 +381,9 @@ MAY_CHANGE = {
 # rates (they are parameters), what a run reports and keeps.
 NOT_IN_GRAPH = {
     "num_parallel_workers", "compile_cache", "dry_run", "show_batch", "data_dir", "train_split", "val_split",
-    "val_share", "val_fold", "shuffle", "num_samples", "on_corrupt", "follow_exif", "scale", "ratio", "hflip", "vflip",
-    "color_jitter", "auto_augment", "aug_repeats", "interpolation", "crop_pct", "ckpt_path", "pretrained", "new_head",
-    "probe_only", "class_weights", "lr", "base_batch_size", "base_updates",
+    "val_share", "val_fold", "shuffle", "sampling", "num_samples", "on_corrupt", "follow_exif", "scale", "ratio",
+    "hflip", "vflip", "color_jitter", "auto_augment", "aug_repeats", "interpolation", "crop_pct", "ckpt_path",
+    "pretrained", "new_head", "probe_only", "class_weights", "lr", "base_batch_size", "base_updates",
     *(key.name for key in [*fields(Schedule), *fields(Output)]),
     "teacher",  # by what the file holds, which `compile_cache.key_of` is told
 }

@@ -71,6 +71,13 @@ def check_rules(recipe: Recipe, source: str) -> None:
         "class_weights",
         "None with mixup or cutmix, which mix images of several classes",
     )
+    if recipe.data.sampling == "balanced":
+        require(recipe.data.shuffle, "sampling", "natural without shuffle, which keeps the images in their order")
+        require(
+            recipe.loss.class_weights != "balanced",
+            "class_weights",
+            "None or numbers with sampling balanced, which makes the classes count the same already",
+        )
     if recipe.output.patience:
         require(recipe.output.val_while_train, "patience", "None without val_while_train, whose top-1 it waits for")
     require(recipe.output.resume != "", "resume", "True, False or the file of a state")

@@ -29,17 +29,19 @@ class EpochResult:
     images_per_second: float | None = None  # in training, of all ranks
     waited: float | None = None  # seconds of the training for data
     seconds: float | None = None  # of the training, neither validation nor the graph's compilation counted
-    # The columns from here on, or from val_images on, are not in the results.csv of earlier versions.
+    # The columns from here on, or from a later one of `ADDED` on, are not in the results.csv of earlier versions.
     ms_per_step: float | None = None
     graph_compile: float | None = None  # seconds, in the first epoch of each start
     devices: int | None = None
     device: str | None = None  # Ascend, GPU or CPU
     jit_level: str | None = None  # what was used, which may not be what the recipe asks for
     val_images: int | None = None  # that the scores are of
+    balanced_accuracy: float | None = None  # 0 to 1: the mean recall of the classes
 
 
 COLUMNS = tuple(field.name for field in fields(EpochResult))
-EARLIER_COLUMNS = [COLUMNS[: COLUMNS.index(first_new)] for first_new in ("ms_per_step", "val_images")]
+ADDED = "ms_per_step", "val_images", "balanced_accuracy"  # the first column that a version added
+EARLIER_COLUMNS = [COLUMNS[: COLUMNS.index(name)] for name in ADDED]
 RENAMED = {"rate": "lr", "val_photos": "val_images"}  # columns of earlier versions
 KINDS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("epoch", "step", "devices", "val_images"), int),

@@ -17,6 +17,7 @@ SCALARS = {
     "loss/val": "val_loss",
     "accuracy/top1": "top1",
     "accuracy/top5": "top5",
+    "accuracy/balanced": "balanced_accuracy",
     "lr": "lr",
     "images_per_second": "images_per_second",
     "ms_per_step": "ms_per_step",

@@ -45,6 +45,8 @@ def fit_last_layer(network: nn.Cell, images: Split, recipe: Recipe, world: World
     weight, bias = (network.parameters_dict()[name] for name in HEAD)
     indices = world.rank + world.size * np.arange(len(labels))  # of this rank's images among all
     class_weights = class_weights_of(recipe.loss.class_weights, images.labels, len(weight))
+    if recipe.data.sampling == "balanced":  # each image is seen once here, and counts as it will in training
+        class_weights *= class_weights_of("balanced", images.labels, len(weight))
     penalty, right = best_penalty(features, labels, indices, class_weights, len(images), world)
     solution = Regression(features, labels, class_weights, world).solve(penalty)
     solution = world.sum(solution * (world.rank == 0))  # the same on all ranks to the last bit

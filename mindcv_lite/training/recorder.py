@@ -245,6 +245,7 @@ class RunRecorder(Callback):
         known: dict[str, Any] = self.watch.figures() if epoch else {}
         if score:
             known |= {"top1": score.top1, "top5": score.top5, "val_loss": score.loss, "val_images": score.images}
+            known |= {"balanced_accuracy": score.balanced_accuracy}
         settings = self.world.settings
         machine = {"devices": self.world.size, "device": settings.target, "jit_level": settings.jit_level}
         result = EpochResult(epoch, step, **known, **machine)

@@ -3,6 +3,9 @@
 import logging
 from collections.abc import Callable
 
+import numpy as np
+
+from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import TrainingBatches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.models.block_tables import VARIANTS
@@ -58,10 +61,24 @@ def _describe_steps(
         batches.updates,
         updates,
     )
+    if recipe.data.sampling == "balanced":
+        log.info("sampling balanced: %s", times_drawn(batches.images, batches.count))
     scaled = _origin_of_peak(recipe.optimizer, whole, updates)
     log.info("learning rate: first %.4g, peak %.4g%s, last %.4g", rate(0), peak, scaled, rate(updates - 1))
     if warning := misfit(recipe.schedule, peak, batches.updates):
         log.warning("warning: %s", warning)
+
+
+def times_drawn(images: Split, draws: int) -> str:
+    """How often an epoch of balanced draws takes an image of the smallest class, and of the largest."""
+    sizes = np.bincount(images.labels)
+    present = np.flatnonzero(sizes)
+    each = draws / len(present)
+    times = [
+        f"of '{images.class_names[label]}' ({sizes[label]}) {each / sizes[label]:.3g} times"
+        for label in (present[sizes[present].argmin()], present[sizes[present].argmax()])
+    ]
+    return f"about {each:.0f} images an epoch of each of {len(present)} classes: an image {times[0]}, {times[1]}"
 
 
 def _origin_of_peak(settings: Optimizer, global_batch: int, updates: int) -> str:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.images.decoding import ORIENTATION, read_file
-from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches
+from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches, mixed_batches
 from mindcv_lite.errors import UserError
 
 COUNT = 10
@@ -280,6 +280,24 @@ def test_class_weights_count_in_the_loss_of_each_image(images, recipe, world):
             assert weights > {0.0} or round(expected[label], 5) in weights
     with pytest.raises(UserError, match="class_weights: expected 4 numbers, one for each class, got 3"):
         weights_of(class_weights="[1, 2, 5]")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_balanced_sampling_draws_all_classes_equally_often_over_all_ranks(images, recipe, world, size):
+    unbalanced = Split(images.paths, np.array([0] * 7 + [1] * 2 + [3], np.int32), ("a", "b", "c", "d"))
+    given, natural = (recipe(drop_remainder=False, num_samples=9, sampling=way) for way in ("balanced", "natural"))
+    for epoch in (0, 5):
+        seen = Counter(
+            label
+            for rank in range(size)
+            for label in seen_of(list(TrainingBatches(unbalanced, given, world(given, rank, size)).epoch(epoch)))
+        )
+        assert seen == {0: 3, 1: 3, 3: 3}
+    assert set(seen_of(list(TrainingBatches(unbalanced, natural, world(natural)).epoch(0)))) == {0, 1, 3}
+    given = recipe(batch_size=3, sampling="balanced")
+    statistics = seen_of(list(mixed_batches(unbalanced, given, world(given))))
+    assert len(statistics) == 9
+    assert min(Counter(statistics).values()) >= 2
 
 
 # ------------------------------------------------------------------------------------------------------ broken images

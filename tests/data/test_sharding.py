@@ -97,6 +97,50 @@ def test_repeats_put_each_image_of_a_part_on_several_ranks_in_an_epoch_of_the_sa
         assert max(Counter(indices[weights == 1].tolist()).values(), default=0) <= -(-repeats // size)
 
 
+class_sizes = st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any)
+
+
+@given(class_sizes, st.data(), st.integers(0, 50), ranks)
+def test_balanced_draws_go_round_the_classes_and_take_all_images_of_a_class_before_one_again(sizes, data, first, size):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    draws = data.draw(st.integers(1, len(labels)))
+    of_class, of_image = Counter(), Counter()
+    for epoch in range(first + 3):
+        order = epoch_order(len(labels), 7, epoch, shuffle=True, num_samples=draws, balanced=labels)
+        assert len(order) == draws
+        in_epoch = Counter(labels[order].tolist())
+        of_class.update(in_epoch)
+        of_image.update(order.tolist())
+        for counts in (in_epoch, of_class):
+            every = [counts[label] for label, count in enumerate(sizes) if count]
+            assert max(every) - min(every) <= 1
+        for label in range(len(sizes)):
+            times = [of_image[index] for index in np.flatnonzero(labels == label)]
+            assert not times or max(times) - min(times) <= 1
+    shares = [shard(order, 4, rank, size, drop_remainder=False) for rank in range(size)]
+    seen = Counter(np.concatenate([indices[weights == 1] for indices, weights in shares]).tolist())
+    assert seen == Counter(order.tolist())
+
+
+def test_balanced_draws_stay_in_random_order_and_as_they_were():
+    labels, digest = np.repeat(np.arange(3), [5, 900, 95]), hashlib.sha256()
+    orders = [epoch_order(1000, 42, epoch, shuffle=True, balanced=labels) for epoch in range(3)]
+    for order in orders:
+        assert all(20 < (labels[part] == 0).sum() < 50 for part in np.split(order, 10))
+        digest.update(order.astype(np.int64).tobytes())
+    assert not np.array_equal(np.sort(orders[0]), np.sort(orders[1]))
+    assert not np.array_equal(orders[0], epoch_order(1000, 43, 0, shuffle=True, balanced=labels))
+    assert digest.hexdigest() == "6bff385937713d8ec5185775c057e00b928e2b963fa8d266bf233e83873fd892"
+
+
+def test_repeats_of_balanced_draws_are_in_a_row():
+    labels = np.repeat(np.arange(2), [10, 80])
+    order = epoch_order(90, 7, 0, shuffle=True, repeats=3, balanced=labels)
+    assert np.array_equal(order[::3], order[1::3])
+    assert np.array_equal(order[::3], order[2::3])
+    assert Counter(labels[order].tolist()) == {0: 45, 1: 45}
+
+
 def test_num_samples_of_shuffled_images_draws_others_every_epoch():
     drawn = [set(epoch_order(1000, 7, epoch, shuffle=True, num_samples=20)) for epoch in range(3)]
     assert drawn[0] != drawn[1] != drawn[2]

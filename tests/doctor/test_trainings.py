@@ -267,7 +267,7 @@ def test_validation_must_give_the_score_of_the_training(bench, monkeypatch, tmp_
     with pytest.raises(NotRun, match="no training came to its end"):
         ways.validated()
     ways.first = a_run(1.1, 1.0, folder=tmp_path)  # type: ignore[assignment]
-    score = Score(10 / 29, 1.0, 1.1, 29, 100.0, 0.0)
+    score = Score(10 / 29, 1.0, 1.1, 29, 100.0, 0.0, 0.3, unbalanced=False)
     monkeypatch.setattr(trainings, "validate", lambda recipe: score)
     assert ways.validated()[0] == "top-1 34.48%, top-5 100.00%, loss 1.1000 over 29 images, as in training"
     for wrong in (replace(score, top1=11 / 29), replace(score, loss=1.2), replace(score, loss=math.nan)):

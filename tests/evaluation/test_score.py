@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -146,15 +146,25 @@ def step_of(recipe) -> Callable[..., EvaluationStep]:
 
 
 def expected_counts(recipe: Any) -> np.ndarray:
+    return counts_by_hand(logits_by_hand(recipe), LABELS, np.ones(COUNT))
+
+
+def logits_by_hand(recipe: Any) -> np.ndarray:
     colours = (COLOURS - np.array(recipe.augmentation.mean)) / np.array(recipe.augmentation.std)
-    return counts_by_hand(colours @ MIXTURE, LABELS, np.ones(COUNT))
+    return colours @ MIXTURE
+
+
+def hits_by_hand(recipe: Any) -> np.ndarray:
+    """Images of each class that are right in top-1."""
+    right = logits_by_hand(recipe).argmax(1) == LABELS
+    return np.bincount(LABELS[right], minlength=CLASSES)
 
 
 @dataclass(frozen=True)
 class RankOfMany(World):
     """A rank whose sum over all ranks is known beforehand; it keeps what it was asked to add up."""
 
-    total: np.ndarray = field(default_factory=lambda: np.array([COUNT, 0.0, 0.0, 0.0]))
+    total: np.ndarray = field(default_factory=lambda: np.array([COUNT, *[0.0] * (3 + CLASSES)]))
     asked: list = field(default_factory=list)
 
     def sum(self, numbers: np.ndarray) -> np.ndarray:
@@ -174,6 +184,34 @@ def test_a_score_counts_every_image_once_whatever_the_batch_size(images, recipe,
     assert score.images_per_second > 0
 
 
+@pytest.mark.parametrize("batch_size", [4, 32])
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_have_images(
+    images, recipe, world, step_of, batch_size
+):
+    given = recipe(batch_size=batch_size)
+    logits = logits_by_hand(given)
+    some = np.flatnonzero(~np.isin(LABELS, [2, CLASSES - 1]))  # two classes have none, one of them the last
+    few = Split([images.paths[index] for index in some], LABELS[some], images.class_names)
+    for split, indices in ((images, np.arange(COUNT)), (few, some)):
+        right = logits.argmax(1)[indices] == LABELS[indices]
+        score = evaluate(step_of(), split, given, world(given))
+        assert score.balanced_accuracy == pytest.approx(recall_score(LABELS[indices], right))
+        assert score.balanced_accuracy != pytest.approx(score.top1)
+
+
+def recall_score(labels: np.ndarray, right: np.ndarray) -> float:
+    return float(np.mean([right[labels == label].mean() for label in set(labels.tolist())]))
+
+
+@pytest.mark.parametrize(("small", "unbalanced"), [(4, False), (2, False), (1, True)])
+def test_classes_are_unbalanced_if_one_has_more_than_twice_the_images_of_another(
+    images, recipe, world, step_of, small, unbalanced
+):
+    given, labels = recipe(batch_size=32), np.array([3] * 4 + [5] * small, np.int32)
+    split = Split(images.paths[: len(labels)], labels, images.class_names)
+    assert evaluate(step_of(), split, given, world(given)).unbalanced == unbalanced
+
+
 def test_a_network_in_training_is_scored_in_evaluation_mode(images, recipe, world, step_of):
     given, step = recipe(batch_size=32), step_of()
     expected = evaluate(step, images, given, world(given))
@@ -190,14 +228,17 @@ def test_the_counts_of_three_ranks_add_up_to_those_of_one(images, recipe, world,
     shares = [counts for rank in ranks for counts in rank.asked]
     assert len(shares) == 3  # each asks once
     assert {share[0] for share in shares} <= {7.0, 8.0}
-    np.testing.assert_allclose(sum(shares), expected_counts(given), rtol=1e-5)
+    np.testing.assert_allclose(sum(shares)[:4], expected_counts(given), rtol=1e-5)
+    assert np.array_equal(sum(shares)[4:], hits_by_hand(given))
 
 
 def test_the_score_is_that_of_all_ranks(images, recipe, world, step_of):
     given = recipe(batch_size=32)
-    rank = RankOfMany(1, 3, world(given, 1, 3).settings, total=np.array([COUNT, 10.0, 20.0, 46.0]))
+    hits = np.bincount(LABELS, minlength=CLASSES) // 2
+    rank = RankOfMany(1, 3, world(given, 1, 3).settings, total=np.array([COUNT, 10.0, 20.0, 46.0, *hits]))
     score = evaluate(step_of(), images, given, rank)
     assert (score.top1, score.top5, score.loss) == (10 / COUNT, 20 / COUNT, 2.0)
+    assert score.balanced_accuracy == pytest.approx(np.mean(hits / np.bincount(LABELS)))
 
 
 def test_an_image_that_was_not_counted_is_an_error(images, recipe, world, step_of, monkeypatch):
@@ -229,8 +270,7 @@ def test_the_predictions_that_are_kept_are_each_images_and_sum_up_to_the_score(
     assert alone.predictions is None
     kept = score.predictions
     assert kept is not None
-    colours = (COLOURS - np.array(given.augmentation.mean)) / np.array(given.augmentation.std)
-    logits = colours @ MIXTURE
+    logits = logits_by_hand(given)
     best = np.argsort(-logits, 1)[:, :5]
     assert np.array_equal(kept.labels, LABELS)
     assert np.array_equal(kept.outputs, best)
@@ -287,4 +327,6 @@ class _Broken:
 
 
 def test_a_score_reads_as_shares_and_loss():
-    assert str(Score(0.68071, 0.8777, 1.23456, 50_000, 1e4, 0.5)) == "top-1 68.07%, top-5 87.77%, loss 1.2346"
+    score = Score(0.68071, 0.8777, 1.23456, 50_000, 1e4, 0.5, balanced_accuracy=0.54321, unbalanced=False)
+    assert str(score) == "top-1 68.07%, top-5 87.77%, loss 1.2346"
+    assert str(replace(score, unbalanced=True)) == f"{score}, balanced accuracy 54.32%"

@@ -479,6 +479,17 @@ def test_class_weights_are_numbers_or_balanced_and_mix_no_images(load):
     assert "key 'class_weights': expected None with mixup or cutmix, which mix images of several classes" in mixed
 
 
+def test_balanced_sampling_takes_no_second_correction_and_no_fixed_order(load):
+    assert load("").data.sampling == "natural"
+    assert load("sampling: balanced\nmixup: 0.2").data.sampling == "balanced"
+    assert load("sampling: balanced\nclass_weights: [1, 3]").loss.class_weights == (1, 3)
+    twice = error_of(load, "sampling: balanced\nclass_weights: balanced")
+    assert "key 'class_weights': expected None or numbers with sampling balanced, which makes the classes" in twice
+    ordered = error_of(load, "sampling: balanced\nshuffle: False")
+    assert "key 'sampling': expected natural without shuffle, which keeps the images in their order, got" in ordered
+    assert "key 'sampling': expected one of natural, balanced, got" in error_of(load, "sampling: even")
+
+
 def test_patience_waits_for_a_score(load):
     assert load("patience: 3\nval_while_train: True").output.patience == 3
     assert "key 'patience': expected None without val_while_train" in error_of(load, "patience: 3")
@@ -707,6 +718,9 @@ def recipes(draw: st.DrawFn) -> Recipe:
     flat["loss"] = "CE" if flat["teacher"] else flat["loss"]
     if flat["cutmix_prob"] > 0 and max(flat["mixup"], flat["cutmix"]) > 0:
         flat["class_weights"] = None
+    if flat["sampling"] == "balanced":
+        flat["shuffle"] = True
+        flat["class_weights"] = None if flat["class_weights"] == "balanced" else flat["class_weights"]
     flat["patience"] = flat["patience"] if flat["val_while_train"] else None
     flat["momentum"] = flat["momentum"] or 0.5
     flat["min_lr"] = min(flat["min_lr"], flat["lr"])

@@ -13,7 +13,9 @@ from mindcv_lite.runs.results import (
 )
 from tests.runs.earlier_results import EARLIER
 
-FIRST = EpochResult(1, 10, 2.30259, 0.125, 0.5, 2.25, 0.05, 123.457, 0.25, 8.5, 54.21, 184.5, 8, "Ascend", "O2", 50000)
+FIRST = EpochResult(
+    *(1, 10, 2.30259, 0.125, 0.5, 2.25, 0.05, 123.457, 0.25, 8.5, 54.21, 184.5, 8, "Ascend", "O2", 50000, 0.0625)
+)
 SECOND = EpochResult(2, 20, 1.5, None, None, None, 0.1, 120.0, None, 9.0, 60.0)  # not validated, on a sinking device
 THIRD = EpochResult(3, 30, 1.25, 0.75, 1.0, 1.125, 0.0, 121.0, 0.0, 9.25)  # as read from an earlier version's file
 
@@ -29,15 +31,15 @@ def results(tmp_path):
 def test_results_are_lines_of_six_digits_under_their_columns_and_are_read_back(results):
     first, *lines = results.read_text().splitlines()
     earlier = "epoch,step,train_loss,top1,top5,val_loss,lr,images_per_second,waited,seconds"
-    assert first == f"{earlier},ms_per_step,graph_compile,devices,device,jit_level,val_images"
+    assert first == f"{earlier},ms_per_step,graph_compile,devices,device,jit_level,val_images,balanced_accuracy"
     assert lines[:2] == [
-        "1,10,2.30259,0.125,0.5,2.25,0.05,123.457,0.25,8.5,54.21,184.5,8,Ascend,O2,50000",
-        "2,20,1.5,,,,0.1,120,,9,60,,,,,",
+        "1,10,2.30259,0.125,0.5,2.25,0.05,123.457,0.25,8.5,54.21,184.5,8,Ascend,O2,50000,0.0625",
+        "2,20,1.5,,,,0.1,120,,9,60,,,,,,",
     ]
     assert read_results(results) == [FIRST, SECOND, THIRD]
 
 
-@pytest.mark.parametrize("cells", [0, 5], ids=["ten columns", "all but val_images"])
+@pytest.mark.parametrize("cells", [0, 5, 6], ids=["ten columns", "without val_images", "without balanced_accuracy"])
 def test_a_file_of_an_earlier_version_is_read_and_gone_on_with_under_the_columns_of_this_one(results, cells):
     _, *lines = EARLIER.splitlines()
     head = ",".join(COLUMNS[: 10 + cells]).replace("lr", "rate")
@@ -82,7 +84,7 @@ def test_without_results_there_is_nothing_to_drop(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "torn", ["", "3", "30,3", "3,30,1.25,", "3,30,1.25,0.75,1,1.125,0,121,0,9.25,,,,,", "\0\0\ufffd"]
+    "torn", ["", "3", "30,3", "3,30,1.25,", "3,30,1.25,0.75,1,1.125,0,121,0,9.25,,,,,,", "\0\0\ufffd"]
 )
 def test_a_line_that_was_cut_short_is_passed_over_and_dropped(results, torn):
     whole = results.read_text().splitlines()
@@ -107,14 +109,14 @@ def test_a_file_that_was_cut_short_in_its_head_is_begun_anew(results, start):
     [
         *(
             "3,30",
-            "3,30,x,0.75,1,1.125,0,121,0,9,,,,,,",
+            "3,30,x,0.75,1,1.125,0,121,0,9,,,,,,,",
             "3,30,1,1,1,1,1,1,1,1,1",
             "",
             "\0",
-            "3.5,1" + 8 * ",1" + ",,,,,,",
+            "3.5,1" + 8 * ",1" + ",,,,,,,",
         ),
-        *("3,30,1,0.75,1,1,0,121,0,nan,,,,,,", "3,30,1,0.75,1,1,0,inf,0,9,,,,,,", "3,30,1,0.75,1,,0,121,0,9,,,,,,"),
-        *(",30,1,0.75,1,1,0,121,0,9,,,,,,", "3,30,1,0.75,1,1,0,121,0,9,54.2,184,8.5,CPU,O1,"),
+        *("3,30,1,0.75,1,1,0,121,0,nan,,,,,,,", "3,30,1,0.75,1,1,0,inf,0,9,,,,,,,", "3,30,1,0.75,1,,0,121,0,9,,,,,,,"),
+        *(",30,1,0.75,1,1,0,121,0,9,,,,,,,", "3,30,1,0.75,1,1,0,121,0,9,54.2,184,8.5,CPU,O1,,"),
     ],
 )
 def test_a_line_that_is_damaged_is_named(results, line):
@@ -123,7 +125,7 @@ def test_a_line_that_is_damaged_is_named(results, line):
     with pytest.raises(UserError) as error:
         read_results(results)
     assert str(error.value) == (
-        f"{results}:5: damaged: expected 16 values between commas, got {line!r}; take the line out"
+        f"{results}:5: damaged: expected 17 values between commas, got {line!r}; take the line out"
     )
 
 

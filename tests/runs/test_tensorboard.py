@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mindcv_lite.runs.results import EpochResult
 from mindcv_lite.runs.tensorboard import EventFile
 
-FIRST = EpochResult(1, 10, 2.25, 0.125, 0.5, 2.5, 0.05, 120.0, 0.25, 8.5, 54.5)
+FIRST = EpochResult(1, 10, 2.25, 0.125, 0.5, 2.5, 0.05, 120.0, 0.25, 8.5, 54.5, balanced_accuracy=0.0625)
 SECOND = EpochResult(2, 20, 1.5, None, None, None, 0.1, 121.0, None, 9.0)  # not validated, on a sinking device
 THIRD = EpochResult(3, 30, 1.25, 0.75, 1.0, 1.125, 0.0, 122.0, 0.0, 9.25)
 
@@ -37,6 +37,7 @@ def test_the_numbers_of_an_epoch_are_scalars_at_its_step(tmp_path):
         "loss/val": [(10, 2.5), (30, 1.125)],
         "accuracy/top1": [(10, 0.125), (30, 0.75)],
         "accuracy/top5": [(10, 0.5), (30, 1.0)],
+        "accuracy/balanced": [(10, 0.0625)],
         "lr": [(10, pytest.approx(0.05)), (20, pytest.approx(0.1)), (30, 0.0)],
         "images_per_second": [(10, 120.0), (20, 121.0), (30, 122.0)],
         "ms_per_step": [(10, 54.5)],

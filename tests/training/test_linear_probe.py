@@ -187,6 +187,23 @@ def test_the_network_gives_what_the_regression_gives(images, recipe, world, grap
     assert np.allclose(network.classifier[3](hidden).asnumpy(), features[:2] @ weight.T + bias, atol=1e-4)
 
 
+def test_with_balanced_sampling_all_classes_count_the_same(images, recipe, world, pynative_mode, monkeypatch):
+    counted = []
+
+    def best(features: np.ndarray, labels: np.ndarray, indices: np.ndarray, class_weights: np.ndarray, *_: Any) -> Any:
+        counted.append(class_weights)
+        return 1.0, 0.5
+
+    monkeypatch.setattr(probe, "best_penalty", best)
+    for keys in ({"sampling": "balanced"}, {"class_weights": "balanced"}, {}):
+        given = recipe(num_classes=3, **keys)
+        fit_last_layer(build_network(given.model, "O0"), images, given, world(given))
+    sampled, weighted, natural = counted
+    assert np.allclose(sampled, 23 / 3 / np.array([9, 8, 6]))
+    assert np.array_equal(sampled, weighted)
+    assert np.array_equal(natural, np.ones(3))
+
+
 def test_an_image_that_cannot_be_decoded_is_named(images, recipe, world, graph_mode):
     given = recipe(num_classes=3)
     with open(images.paths[3], "wb") as file:

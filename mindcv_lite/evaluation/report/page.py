@@ -21,7 +21,6 @@ from mindcv_lite.evaluation.report.statistics import (
     confused_pairs,
     confusion,
     mean_interval,
-    mean_of_classes,
     surest_first,
     wilson_interval,
 )
@@ -59,7 +58,7 @@ def page(validation: Validation) -> str:
     parts = {
         "title": escape(f"{facts['model']} on {facts['images']}"),
         "date": escape(facts["date"]),
-        "tiles": _score_tiles(validation.score, predictions, results),
+        "tiles": _score_tiles(validation.score, predictions),
         "classes": _class_table(results, validation),
         "confusion": _confusion_part(results, validation),
         "pairs": "".join(
@@ -73,7 +72,7 @@ def page(validation: Validation) -> str:
     return Template(Path(__file__).with_name("template.html").read_text(encoding="utf-8")).substitute(parts)
 
 
-def _score_tiles(score: Score, predictions: Predictions, results: Sequence[ClassResult]) -> str:
+def _score_tiles(score: Score, predictions: Predictions) -> str:
     """The score in large figures, with what chance leaves open."""
 
     def hits(share: float, right: np.ndarray) -> str:
@@ -83,9 +82,9 @@ def _score_tiles(score: Score, predictions: Predictions, results: Sequence[Class
     low, high = mean_interval(predictions.losses)
     rows = (
         ("Top-1", percent(score.top1), hits(score.top1, predictions.top1)),
+        ("Balanced accuracy", percent(score.balanced_accuracy), "mean recall (top-1) of the classes that have images"),
         ("Top-5", percent(score.top5), hits(score.top5, predictions.top5)),
         ("Loss", _decimal(score.loss), f"[{_decimal(low)} to {_decimal(high)}] mean of {score.images} images"),
-        ("Top-1 by class", percent(mean_of_classes(results)), "mean of the classes that have images"),
     )
     return "".join(f"<li>{name} <b>{value}</b> <small>{note}</small></li>" for name, value, note in rows)
 

@@ -88,11 +88,6 @@ def _share(hits: int, count: int) -> float:
     return float(hits / count) if count else math.nan
 
 
-def mean_of_classes(results: Sequence[ClassResult]) -> float:
-    """The mean of the classes' top-1: each class that has images counts the same."""
-    return float(np.mean([result.top1 for result in results if result.images]))
-
-
 def confusion(predictions: Predictions) -> list[tuple[int, int, int]]:
     """(right output, predicted output, images), sorted, for each pair that came; predicted -1: a logit is no
     number."""

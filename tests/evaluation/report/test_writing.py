@@ -66,7 +66,8 @@ def written(tmp_path) -> Callable[..., tuple[str, dict[str, list[dict[str, str]]
         contents = np.broadcast_to(np.frombuffer(content, np.uint8), (count, len(content)))
         images = HeldSplit([f"{NASTY}/{number}.jpg" for number in range(count)], predictions.labels, (), contents)
         top1, top5 = predictions.top1.mean(), predictions.top5.mean()
-        score = Score(top1, top5, float(predictions.losses.mean()), count, 1.0, 0.0, predictions)
+        loss = float(predictions.losses.mean())
+        score = Score(top1, top5, loss, count, 1.0, 0.0, 0.54321, unbalanced=False, predictions=predictions)
         write_report(tmp_path / "new" / "report", Validation(score, predictions, images, titles, FACTS))
         return read(tmp_path / "new" / "report")
 
@@ -111,6 +112,7 @@ def test_the_page_and_the_tables_give_the_numbers_of_the_score(written, count, c
     text, tables = written(predictions, [f"class {output}" for output in range(classes + 1)])
     by_class, images = tables["per_class"], tables["predictions"]
     assert f"Top-1 <b>{predictions.top1.mean():.2%}</b>" in text
+    assert "Balanced accuracy <b>54.32%</b>" in text
     assert f"Top-5 <b>{predictions.top5.mean():.2%}</b>" in text
     assert f"Loss <b>{predictions.losses.mean():.4f}</b>" in text
     right = sum(float(row["top1"] or 0) * int(row["images"]) for row in by_class)
