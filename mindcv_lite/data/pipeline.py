@@ -193,8 +193,8 @@ def _balanced(images: Split, data: Data) -> np.ndarray | None:
 
 def mixed_batches(images: Split, recipe: Recipe, world: World) -> "Batches":
     """This rank's share of an epoch of training images in random order, whole batches, prepared as for evaluation."""
-    data, seed = recipe.data, recipe.system.seed
-    order = epoch_order(len(images), seed, 0, True, data.num_samples, balanced=_balanced(images, data))
+    data, seed, balanced = recipe.data, recipe.system.seed, _balanced(images, recipe.data)
+    order = epoch_order(len(images), seed, epoch=0, shuffle=True, num_samples=data.num_samples, balanced=balanced)
     indices, weights = shard(order, data.batch_size, world.rank, world.size, drop_remainder=True)
     transforms = evaluation_transforms(recipe.augmentation, recipe.model.in_channels)
     return Batches(images, indices, weights, transforms, data, world.settings.workers, itertools.repeat(()))

@@ -271,6 +271,6 @@ def test_without_matplotlib_there_is_the_table_and_no_picture(folder, refusal, t
 
 
 def test_an_epoch_without_a_loss_is_damaged(tmp_path):
-    (tmp_path / "results.csv").write_text(",".join(COLUMNS) + "\n1,18,,,,,0.1,1,1,1,,,,,,\n")
-    with pytest.raises(UserError, match=r"results.csv:2: damaged: expected 16 values"):
+    (tmp_path / "results.csv").write_text(",".join(COLUMNS) + "\n1,18,,,,,0.1,1,1,1,,,,,,,\n")
+    with pytest.raises(UserError, match=r"results.csv:2: damaged: expected 17 values"):
         main([str(tmp_path)])

@@ -228,8 +228,9 @@ def test_the_counts_of_three_ranks_add_up_to_those_of_one(images, recipe, world,
     shares = [counts for rank in ranks for counts in rank.asked]
     assert len(shares) == 3  # each asks once
     assert {share[0] for share in shares} <= {7.0, 8.0}
-    np.testing.assert_allclose(sum(shares)[:4], expected_counts(given), rtol=1e-5)
-    assert np.array_equal(sum(shares)[4:], hits_by_hand(given))
+    counts, hits = np.split(np.sum(shares, axis=0), [4])
+    np.testing.assert_allclose(counts, expected_counts(given), rtol=1e-5)
+    assert np.array_equal(hits, hits_by_hand(given))
 
 
 def test_the_score_is_that_of_all_ranks(images, recipe, world, step_of):
