@@ -34,7 +34,6 @@ FLAGS = (
     *("--aug_repeats", 2),
 )
 ALONE = ("--distribute", "False")
-COMPILED_ONCE = ("--compile_cache", "../graphs")  # the later runs of a test start sooner
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def train(images, tmp_path) -> Callable[..., str]:
 
     def train(folder: str, *flags: object, status: int = 0) -> str:
         (tmp_path / folder).mkdir(exist_ok=True)
-        command = (sys.executable, ROOT / "train.py", *FLAGS, *ALONE, *COMPILED_ONCE, "--data_dir", images, *flags)
+        command = (sys.executable, ROOT / "train.py", *FLAGS, *ALONE, "--data_dir", images, *flags)
         return run(*command, cwd=tmp_path / folder, status=status)
 
     return train
@@ -90,7 +89,7 @@ def test_a_taught_run_on_two_ranks_goes_on_to_the_same_bits_and_both_have_the_sa
     weights["classifier.3.bias"] += np.array([0.5, -0.5], np.float32)
     teacher, script = tmp_path / "teacher.ckpt", printing_weights(tmp_path)
     save_weights(teacher, weights, model_card(given, ("b", "a")))
-    flags = (*FLAGS, *COMPILED_ONCE, "--data_dir", images, "--val_while_train", "False", "--teacher", teacher)
+    flags = (*FLAGS, "--data_dir", images, "--val_while_train", "False", "--teacher", teacher)
     flags += ("--gradient_accumulation_steps", 3, "--sampling", "balanced")
     for folder, *parts in (("whole", (2,)), ("parts", (1,), (2, "--resume"))):
         (tmp_path / folder).mkdir()
@@ -113,7 +112,7 @@ def test_a_run_killed_at_four_random_moments_ends_with_the_same_bits(train, imag
     began = time.monotonic()
     train("whole", *flags, "--compile_cache", "False")
     whole = time.monotonic() - began
-    flags += COMPILED_ONCE  # with the same bits, whenever a process that kept graphs was killed
+    flags += ("--compile_cache", "../graphs")  # with the same bits, whenever a process that kept graphs was killed
     moments = random.Random(1)
     folder = tmp_path / "killed"
     folder.mkdir()
@@ -136,7 +135,7 @@ def test_sigterm_and_a_full_disk_cost_no_step_and_a_log_without_room_costs_no_ru
     train("whole", "--epoch_size", 3, "--val_while_train", "False")
     folder = tmp_path / "stopped"
     folder.mkdir()
-    flags = ("--epoch_size", 3, "--val_while_train", "False", "--data_dir", images, "--resume", "--compile_cache")
+    flags = ("--epoch_size", 3, "--val_while_train", "False", "--data_dir", images, "--resume")
     running = start(flags, folder)
     assert running.stdout
     for line in running.stdout:
