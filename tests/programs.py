@@ -42,10 +42,10 @@ def msrun(workers: int, *command: object, cwd: Path, status: int = 0) -> list[st
 
 
 def scores(log: str) -> tuple[str, ...]:
-    """top-1, top-5 and number of images of a validation."""
-    found = re.search(r"top-1 (\S+%), top-5 (\S+%), loss \S+, (\d+) images", log)
+    """top-1, of more than five classes top-5, and number of images of a validation."""
+    found = re.search(r"top-1 (\S+%)(?:, top-5 (\S+%))?, loss \S+, (\d+) images", log)
     assert found, log
-    return found.groups()
+    return tuple(filter(None, found.groups()))
 
 
 def printing_weights(folder: Path) -> Path:

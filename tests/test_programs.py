@@ -50,7 +50,7 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(i
     assert log.count("graph compile ") == 1
     for row in rows:  # 8 steps of 4 images
         assert float(row["images_per_second"]) * float(row["ms_per_step"]) == pytest.approx(4000, rel=1e-4)
-    events = EventAccumulator(str(tmp_path / "ckpt/tensorboard")).Reload()
+    events = EventAccumulator(str(tmp_path / "ckpt/tensorboard/ckpt")).Reload()
     top1 = [(event.step, event.value) for event in events.Scalars("accuracy/top1")]
     assert top1 == [(int(row["step"]), pytest.approx(float(row["top1"]), 1e-5)) for row in rows]
     assert (events.Images("first batch")[0].width, len(events.Tensors("recipe"))) == (2 * 116, 1)
@@ -60,7 +60,7 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(i
     # The saved recipe stands for all flags, and validation needs no launcher although the recipe says distribute.
     (validation,) = re.findall(r"validate it: python -m mindcv_lite (.*)", log)
     log = run(sys.executable, "-m", "mindcv_lite", *validation.split(), cwd=tmp_path)
-    assert scores(log)[2] == "9"
+    assert scores(log)[1] == "9"
     assert scores(log)[0] == f"{float(best['top1']):.2%}"
     assert best["val_images"] == "9"
     low, high = (float(end) for end in re.findall(r"95 % interval of top-1: (\S+)% to (\S+)%", log)[0])
@@ -162,7 +162,7 @@ def test_two_ranks_begin_with_the_same_fitted_layer_and_end_with_the_same_weight
     (checkpoint,) = tmp_path.glob("ckpt/mobilenet_v3_small_100-2_*.ckpt")
     of_both = list(csv.DictReader((tmp_path / "ckpt/results.csv").read_text().splitlines()))[-1]
     log = run(sys.executable, ROOT / "validate.py", *common, "--ckpt_path", checkpoint, cwd=tmp_path)
-    assert scores(log) == (f"{float(of_both['top1']):.2%}", f"{float(of_both['top5']):.2%}", "11")
+    assert scores(log) == (f"{float(of_both['top1']):.2%}", "11")
 
 
 def test_two_ranks_clip_their_mean_gradient_as_one_rank_clips_that_of_all_images(tmp_path):
@@ -204,7 +204,7 @@ def test_three_ranks_count_ten_images_once_each(image_folder, weights_for, tmp_p
     flags = ("-c", SMALL, "--data_dir", images, *TINY, "--batch_size", 2)
     check = (ROOT / "validate.py", *flags, "--ckpt_path", weights_for("a", "b"))
     several = scores(msrun(3, *check, "--report", "several", cwd=tmp_path)[0])
-    assert several[2] == "10"
+    assert several[1] == "10"
     alone = (*check, "--batch_size", 100, "--report", "alone")
     assert several == scores(run(sys.executable, *alone, cwd=tmp_path))
 

@@ -69,7 +69,7 @@ def test_two_and_two_epochs_equal_four_bit_for_bit_from_the_folder_or_from_packe
     log = train("parts", "--epoch_size", 4, "--resume", "--tensorboard", "--data_dir", tmp_path / "packed")
     assert "going on with ckpt/previous.state.ckpt, after step 16" in log
     require_same_run(tmp_path / "whole", tmp_path / "parts")
-    events = EventAccumulator(str(tmp_path / "parts/ckpt/tensorboard")).Reload()
+    events = EventAccumulator(str(tmp_path / "parts/ckpt/tensorboard/ckpt")).Reload()
     assert [event.step for event in events.Scalars("loss/train")] == [8, 16, 24, 32]
     before = (tmp_path / "parts" / LAST).read_bytes()
     assert "nothing is left to do" in train("parts", "--epoch_size", 4, "--resume")

@@ -175,7 +175,7 @@ def _zoo_row(folder: Path, results: Sequence["EpochResult"]) -> tuple[str, ...]:
     path, best = folder / "recipe.yaml", _best_of(results)
     recipe = _recipe_in(path)
     jit_levels = dict.fromkeys(each.jit_level for each in results if each.jit_level)
-    accuracy = [f"{100 * (score or 0):.2f}" for score in (best.top1, best.top5)] if best else ["-", "-"]
+    accuracy = [score and 100 * score for score in ((best.top1, best.top5) if best else (None, None))]
     side = recipe.augmentation.image_resize if recipe else None
     return (
         recipe.model.model if recipe else "-",
@@ -187,7 +187,7 @@ def _zoo_row(folder: Path, results: Sequence["EpochResult"]) -> tuple[str, ...]:
         shown(graph_compile(results), ".0f", "s"),
         shown(_median_of(results, "ms_per_step"), ".2f"),
         shown(_median_of(results, "images_per_second"), ".2f"),
-        *accuracy,
+        *(shown(share, ".2f") for share in accuracy),
         link("yaml", path if recipe else None),
         link("weights", _weights_in(folder, validated=best is not None)),
     )

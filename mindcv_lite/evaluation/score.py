@@ -22,13 +22,14 @@ from mindcv_lite.recipe.keys import Augmentation, Recipe
 class Score:
     """Shares (0 to 1) of images whose class is the top prediction or among the top five, and the mean loss.
 
+    `top5`: None of a network with five classes or fewer, for which it says nothing.
     `balanced_accuracy`: the mean over the classes that have images of their recall, the share of a class's images whose
     top prediction is right. `unbalanced`: whether a class has more than twice the images of another. `predictions`: of
     each image, where they were to be kept.
     """
 
     top1: float
-    top5: float
+    top5: float | None
     loss: float
     images: int
     images_per_second: float
@@ -38,8 +39,9 @@ class Score:
     predictions: Predictions | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
+        top5 = "" if self.top5 is None else f", top-5 {self.top5:.2%}"
         balanced = f", balanced accuracy {self.balanced_accuracy:.2%}" if self.unbalanced else ""
-        return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}{balanced}"
+        return f"top-1 {self.top1:.2%}{top5}, loss {self.loss:.4f}{balanced}"
 
 
 class Inference(nn.Cell):
@@ -97,7 +99,7 @@ def evaluate(
     step.set_train(False)
     sizes = np.bincount(images.labels)  # of the classes
     counts, hits, timed, start = np.zeros(4), np.zeros(len(sizes)), 0.0, time.perf_counter()
-    kept: list[np.ndarray] = []
+    classes, kept = 0, list[np.ndarray]()
     failure: UserError | TrainingError | None = None
     batches = evaluation_batches(images, recipe, world)
     rows = Waiting(progress_bar(batches, "validate", unit="batch", shown=bar))
@@ -106,6 +108,7 @@ def evaluate(
             with world.compiling(step):
                 batch, logits, ranks, losses = step(*map(Tensor, row))
                 counts += batch.asnumpy()
+                classes = logits.shape[1]
             _, labels, weights, *_ = row
             right = (ranks.asnumpy() < 1) & (weights > 0)
             hits += np.bincount(labels[right], minlength=len(sizes))
@@ -127,7 +130,7 @@ def evaluate(
     predictions = gathered(np.concatenate(kept), images, world) if keep else None
     present = sizes[sizes > 0]
     recalls, unbalanced = np.array(hits)[sizes > 0] / present, bool(present.max() > 2 * present.min())
-    shares = top1 / seen, top5 / seen, loss / seen
+    shares = top1 / seen, top5 / seen if classes > BEST else None, loss / seen
     return Score(*shares, len(images), speed, rows.seconds, recalls.mean(), unbalanced, predictions)
 
 

@@ -23,7 +23,7 @@ class EpochResult:
     step: int  # since the run began
     train_loss: float | None = None  # mean over the epoch and all ranks
     top1: float | None = None  # 0 to 1, as top5
-    top5: float | None = None
+    top5: float | None = None  # None also of five classes or fewer
     val_loss: float | None = None
     lr: float | None = None  # of the last update
     images_per_second: float | None = None  # in training, of all ranks
@@ -110,8 +110,8 @@ def _parsed(line: str, columns: tuple[str, ...], where: str) -> EpochResult:
         result = EpochResult(**values)
         trained = result.train_loss, result.lr, result.images_per_second, result.seconds
         needed = result.epoch, result.step, *(trained if result.epoch else ())
-        scores = {result.top1 is None, result.top5 is None, result.val_loss is None}
-        if len(scores) > 1 or not all(value is not None and math.isfinite(value) for value in needed):
+        is_half = (result.top1 is None) != (result.val_loss is None)
+        if is_half or not all(value is not None and math.isfinite(value) for value in needed):
             raise ValueError
         return result
     except (ValueError, TypeError):

@@ -134,7 +134,8 @@ class RunRecorder(Callback):
         log.info("going on with %s, after step %d", state.path, state.facts["step"])
 
     def _start_events(self) -> None:
-        folder, step = self.folder / "tensorboard", self.step.steps_done
+        step = self.step.steps_done
+        folder = self.folder / "tensorboard" / self.folder.resolve().name  # which TensorBoard shows as the run's name
         is_new = not folder.exists()
         self.events = EventFile(folder, step)
         if is_new:

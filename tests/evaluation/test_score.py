@@ -242,6 +242,13 @@ def test_the_score_is_that_of_all_ranks(images, recipe, world, step_of):
     assert score.balanced_accuracy == pytest.approx(np.mean(hits / np.bincount(LABELS)))
 
 
+def test_a_network_of_so_few_classes_has_no_top5(images, recipe, world, step_of, monkeypatch):
+    given = recipe(batch_size=32)
+    assert evaluate(step_of(), images, given, world(given)).top5 is not None
+    monkeypatch.setattr(evaluation, "BEST", CLASSES)
+    assert evaluate(step_of(), images, given, world(given)).top5 is None
+
+
 def test_an_image_that_was_not_counted_is_an_error(images, recipe, world, step_of, monkeypatch):
     given = recipe(batch_size=4)
     batches = evaluation.evaluation_batches
@@ -331,3 +338,4 @@ def test_a_score_reads_as_shares_and_loss():
     score = Score(0.68071, 0.8777, 1.23456, 50_000, 1e4, 0.5, balanced_accuracy=0.54321, unbalanced=False)
     assert str(score) == "top-1 68.07%, top-5 87.77%, loss 1.2346"
     assert str(replace(score, unbalanced=True)) == f"{score}, balanced accuracy 54.32%"
+    assert str(replace(score, top5=None)) == "top-1 68.07%, loss 1.2346"

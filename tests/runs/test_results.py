@@ -60,7 +60,7 @@ def test_columns_of_earlier_versions_are_read_by_their_new_names(results):
 
 def test_the_network_before_it_is_trained_is_epoch_0_and_has_scores_alone(results):
     results.unlink()
-    start = EpochResult(0, 0, top1=0.5, top5=1.0, val_loss=0.75, devices=1, device="CPU", jit_level="O1")
+    start = EpochResult(0, 0, top1=0.5, val_loss=0.75, devices=1, device="CPU", jit_level="O1")  # of two classes
     append_result(results, start)
     append_result(results, FIRST)
     assert read_results(results) == [start, FIRST]

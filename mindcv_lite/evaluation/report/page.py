@@ -59,6 +59,7 @@ def page(validation: Validation) -> str:
         "title": escape(f"{facts['model']} on {facts['images']}"),
         "date": escape(facts["date"]),
         "tiles": _score_tiles(validation.score, predictions),
+        "top5_heading": "" if validation.score.top5 is None else "<th><button>Top-5</button></th>",
         "classes": _class_table(results, validation),
         "confusion": _confusion_part(results, validation),
         "pairs": "".join(
@@ -83,7 +84,7 @@ def _score_tiles(score: Score, predictions: Predictions) -> str:
     rows = (
         ("Top-1", percent(score.top1), hits(score.top1, predictions.top1)),
         ("Balanced accuracy", percent(score.balanced_accuracy), "mean recall (top-1) of the classes that have images"),
-        ("Top-5", percent(score.top5), hits(score.top5, predictions.top5)),
+        *(("Top-5", percent(share), hits(share, predictions.top5)) for share in [score.top5] if share is not None),
         ("Loss", _decimal(score.loss), f"[{_decimal(low)} to {_decimal(high)}] mean of {score.images} images"),
     )
     return "".join(f"<li>{name} <b>{value}</b> <small>{note}</small></li>" for name, value, note in rows)
@@ -93,10 +94,11 @@ def _class_table(results: Sequence[ClassResult], validation: Validation) -> str:
     """The rows of the table of classes, the worst first; those that no image is of, last."""
     rows = []
     for each in sorted(results, key=lambda each: (math.isnan(each.top1), each.top1, -each.images)):
+        top5 = "" if validation.score.top5 is None else f"<td>{percent(each.top5)}</td>"
         other = "-" if each.confused_with is None else validation.title(each.confused_with)
         rows.append(
             f"<tr>{_name_cell('th', validation.title(each.output))}<td>{each.images}</td><td>{percent(each.top1)}</td>"
-            f"<td>{percent(each.top5)}</td><td>{percent(each.precision)}</td>{_name_cell('td', other)}"
+            f"{top5}<td>{percent(each.precision)}</td>{_name_cell('td', other)}"
             f"<td>{each.confused}</td></tr>"
         )
     return "\n".join(rows)

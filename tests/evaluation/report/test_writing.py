@@ -65,7 +65,7 @@ def written(tmp_path) -> Callable[..., tuple[str, dict[str, list[dict[str, str]]
         count = len(predictions)
         contents = np.broadcast_to(np.frombuffer(content, np.uint8), (count, len(content)))
         images = HeldSplit([f"{NASTY}/{number}.jpg" for number in range(count)], predictions.labels, (), contents)
-        top1, top5 = predictions.top1.mean(), predictions.top5.mean()
+        top1, top5 = predictions.top1.mean(), predictions.top5.mean() if len(titles) > 5 else None
         loss = float(predictions.losses.mean())
         score = Score(top1, top5, loss, count, 1.0, 0.0, 0.54321, unbalanced=False, predictions=predictions)
         write_report(tmp_path / "new" / "report", Validation(score, predictions, images, titles, FACTS))
@@ -104,6 +104,12 @@ def test_names_and_paths_are_text_whatever_they_hold(written):
     assert unescape(text).count(f"{shown} 3") > 2  # in the table of classes, the matrix and the galleries
     assert [row["path"] for row in tables["predictions"]] == [f"{shown}/{number}.jpg" for number in range(3)]
     assert tables["per_class"][0]["class"] == f"{shown} 0"
+
+
+def test_a_page_of_few_classes_says_nothing_of_top5(written):
+    text, _ = written(random_predictions(100, 3), [*"abcd"])
+    assert "Top-5" not in text
+    assert {len(row) for row in Page(text).rows if row[0] in "abcd"} >= {6}
 
 
 @pytest.mark.parametrize(("count", "classes"), [(300, 5), (300, 60)])
