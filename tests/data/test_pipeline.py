@@ -403,6 +403,15 @@ def test_few_images_that_the_system_refuses_are_replaced_and_many_end_the_run(im
         list(TrainingBatches(many, given, world(given)).epoch(0))
 
 
+def test_an_image_that_is_refused_is_one_however_often_balanced_sampling_draws_it(images, recipe, world, unreadable):
+    given = recipe(batch_size=5, on_corrupt="replace", sampling="balanced")
+    many = Split([*images.paths[:9], *images.paths[:1] * 51], np.repeat([0, 1], [2, 58]).astype(np.int32), ("a", "b"))
+    unreadable.add(many.paths[1])
+    batches = TrainingBatches(many, given, world(given)).epoch(0)
+    assert len(list(batches)) == 12
+    assert batches.replaced == [1] * 15  # of the 30 draws of its class
+
+
 def test_images_are_turned_as_their_exif_data_ask_in_training_and_evaluation(images, recipe, world, tmp_path):
     whole, turned, upright = {"scale": "[1, 1]", "ratio": "[0.5, 2]", "hflip": 0, "color_jitter": 0}, [], []
     for orientation in range(1, 9):
