@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mindcv_lite.data.datasets.classes import composed
 from mindcv_lite.errors import UserError
 from mindcv_lite.program import CommandLine
 
@@ -81,7 +82,7 @@ def read_labels(path: Path) -> list[str]:
             raise UserError(f"{path}:{number + 1}: expected a class name, got an empty line")
         if columns and columns[0] != str(number):
             raise UserError(f"{path}:{number + 1}: expected index {number} in the first column, got {columns[0]!r}")
-        names.append(name)
+        names.append(composed(name))
     return names
 
 

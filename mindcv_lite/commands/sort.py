@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+from mindcv_lite.data.datasets.classes import composed
 from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.program import CommandLine
 
@@ -53,6 +54,7 @@ def read_labels(path: Path) -> dict[str, str]:
     reader = _read_table if not path.is_dir() else _read_kit if (path / NUMBERS).is_file() else _read_annotations
     labels: dict[str, str] = {}
     for image, name in reader(path):
+        name = composed(name)
         if name.startswith(".") or "/" in name or not 0 < len(os.fsencode(name)) < 256:
             raise UserError(f"{path}: the class of {image} is '{name}', which cannot be the name of a class folder")
         if labels.setdefault(image, name) != name:

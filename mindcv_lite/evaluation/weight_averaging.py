@@ -13,6 +13,7 @@ from mindspore import Tensor, nn
 from mindcv_lite.checkpoints.model_card import CARD_KEYS
 from mindcv_lite.checkpoints.trained import Trained, read_trained
 from mindcv_lite.checkpoints.weights import first_of, misfits, network_part, require_numbers
+from mindcv_lite.data.datasets.classes import composed
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import mixed_batches
 from mindcv_lite.device.ranks import World
@@ -49,7 +50,9 @@ def read_alike(paths: Sequence[str], **keys: Any) -> list[Trained]:
 def meaning_of(trained: Trained) -> dict[str, Any]:
     """What the model card of an average must say, and the cards of all that is averaged agree on."""
     flat = trained.recipe.flat()
-    return {name: flat[name] for name in CARD_KEYS} | {"class_names": trained.weights.class_names}
+    names = trained.weights.class_names
+    alike = tuple(name and composed(name) for name in names) if names else None  # accents may be written in two ways
+    return {name: flat[name] for name in CARD_KEYS} | {"class_names": alike}
 
 
 def parameters_of(trained: Trained) -> Parameters:

@@ -77,6 +77,11 @@ def test_the_mean_is_that_of_each_parameter_and_its_card_says_of_what(checkpoint
     assert [path.read_bytes() for path in paths] == before
 
 
+def test_accents_may_be_written_in_two_ways(checkpoint, tmp_path):
+    average(checkpoint("0.ckpt", ("café", "b")), checkpoint("1.ckpt", ("cafe\u0301", "b")), tmp_path / "mean.ckpt")
+    assert read_weights(str(tmp_path / "mean.ckpt")).class_names == ("café", "b")
+
+
 def test_files_of_mindcv_are_averaged_by_its_conventions(recipe, graph_mode, tmp_path):
     import mindspore
 

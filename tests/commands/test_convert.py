@@ -211,7 +211,7 @@ def test_torchvisions_second_weights_are_resized_to_232_pixels(torchvisions, tmp
 
 def test_labels_are_a_line_each_or_the_last_of_three_columns(tmp_path):
     path = tmp_path / "labels.txt"
-    path.write_bytes("\ufeffGänseblümchen\r\n薔薇\r\ntulip tree\r\n".encode())
+    path.write_bytes("\ufeffGa\u0308nseblümchen\r\n薔薇\r\ntulip tree\r\n".encode())
     assert read_labels(path) == ["Gänseblümchen", "薔薇", "tulip tree"]
     path.write_text("0\tn01\tcrane\n1\tn02\tcrane")
     assert read_labels(path) == ["crane", "crane"]

@@ -120,10 +120,11 @@ def test_by_the_files_of_imagenet(write, folder, tmp_path):
     assert files_of(folder) == SORTED
 
 
-def test_class_names_may_have_blanks_in_csv(folder, tmp_path):
-    (tmp_path / "labels.csv").write_text("".join(f"{image},great white shark\n" for image in IMAGES))
+def test_class_names_may_have_blanks_in_csv_and_accents_written_in_two_ways(folder, tmp_path):
+    names = ("café au lait", "cafe\u0301 au lait")
+    (tmp_path / "labels.csv").write_text("".join(f"{image},{names[i % 2]}\n" for i, image in enumerate(IMAGES)))
     sort(folder, tmp_path / "labels.csv")
-    assert files_of(folder) == [f"great white shark/{image}" for image in IMAGES]
+    assert files_of(folder) == [f"café au lait/{image}" for image in IMAGES]
 
 
 # ------------------------------------------------------------------------------------------- again, and what is refused

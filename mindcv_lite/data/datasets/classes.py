@@ -3,7 +3,7 @@
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,17 +12,42 @@ from mindcv_lite.errors import UserError
 log = logging.getLogger(__name__)
 
 _LINES = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
-# The classes of ImageNet-1K in the order of their outputs. Two names stand twice: crane (bird, machine) and maillot.
+# The classes of ImageNet-1K in the order of their outputs, each with all the names that WordNet gives it.
 WNIDS: tuple[str, ...] = tuple(line.split()[0] for line in _LINES)
-NAMES: tuple[str, ...] = tuple(line.split()[1] for line in _LINES)
+_SYNONYMS = [line.split(" ", 1)[1].replace(" ", "_").split(",_") for line in _LINES]
+# What `predict` calls them. Two names stand twice: crane (bird, machine) and maillot.
+NAMES: tuple[str, ...] = tuple(names[0] for names in _SYNONYMS)
 
-# How folders may be named after ImageNet's classes, and the output that each name stands for.
+
+def composed(name: str) -> str:
+    """The name with each accent and its letter as one character."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _plain(name: str) -> str:
+    return composed(name).casefold().replace(" ", "_")
+
+
+def _outputs_by_name(names: Iterable[tuple[int, str]]) -> dict[str, set[int]]:
+    outputs: dict[str, set[int]] = {}
+    for output, name in names:
+        outputs.setdefault(name, set()).add(output)
+    return outputs
+
+
+# How folders may be named after ImageNet's classes, and the outputs that each name may stand for.
 IMAGENET = {
-    "wnid (n01440764)": {wnid: output for output, wnid in enumerate(WNIDS)},
-    "index (0 to 999)": {f"{output:0{width}}": output for width in range(1, 5) for output in range(1000)},
-    "name (tench)": {name: output for output, name in enumerate(NAMES)},
+    "wnid (n01440764)": _outputs_by_name(enumerate(WNIDS)),
+    "index (0 to 999)": _outputs_by_name((i, f"{i:0{width}}") for i in range(1000) for width in range(1, 5)),
+    "name (tench)": _outputs_by_name(enumerate(NAMES)),
 }
 WNID, INDEX, NAME = IMAGENET
+_BY_SYNONYM = _outputs_by_name((output, _plain(name)) for output, names in enumerate(_SYNONYMS) for name in names)
+
+
+def _meanings(folder: str, kind: str) -> set[int]:
+    """The outputs that a folder may stand for: none if no class is called so, several if several are."""
+    return IMAGENET[kind].get(folder) or (_BY_SYNONYM.get(_plain(folder), set()) if kind == NAME else set())
 
 
 def outputs_of(
@@ -73,7 +98,7 @@ def _are_imagenets(folders: Sequence[str], class_names: Sequence[str | None] | N
 
 def _are_names(folders: Sequence[str]) -> bool:
     """Whether all folders have names of ImageNet's classes, by which `predict` calls the outputs."""
-    return set(folders) <= IMAGENET[NAME].keys()
+    return all(_meanings(folder, NAME) for folder in folders)
 
 
 def indices_of(
@@ -110,21 +135,17 @@ def indices_of(
     return tuple(indices[name] for name in names)
 
 
-def composed(name: str) -> str:
-    """The name with each accent and its letter as one character."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _imagenet_outputs(folders: Sequence[str], kinds: list[str], where: Path) -> tuple[int, ...]:
     """The outputs of folders that are all named in one of these kinds; some of the 1000 may be missing."""
-    kind = max(kinds, key=lambda kind: len(IMAGENET[kind].keys() & set(folders)))
-    if unknown := [folder for folder in folders if folder not in IMAGENET[kind]]:
+    kind = max(kinds, key=lambda kind: sum(bool(_meanings(folder, kind)) for folder in folders))
+    if unknown := [folder for folder in folders if not _meanings(folder, kind)]:
         raise UserError(f"{where}: class '{unknown[0]}' is unknown; name all classes by {', or all by '.join(kinds)}")
     folder_of: dict[int, str] = {}
     for folder in folders:
-        output = IMAGENET[kind][folder]
-        if kind == NAME and NAMES.count(folder) > 1:
-            raise UserError(f"{where}: ImageNet has two '{folder}'; name all classes by {WNID}, or all by {INDEX}")
+        output, *others = meanings = sorted(_meanings(folder, kind))
+        if others:
+            which = " or ".join(f"{NAMES[each]} ({WNIDS[each]})" for each in meanings)
+            raise UserError(f"{where}: '{folder}' may be {which}; name all classes by {WNID}, or all by {INDEX}")
         if other := folder_of.get(output):
             raise UserError(f"{where}: classes '{other}' and '{folder}' are both output {output}; keep one of them")
         folder_of[output] = folder

@@ -60,6 +60,10 @@ def test_the_wnids_of_imagenet_are_sorted_and_its_names_are_unique_but_for_two()
         # ImageNet by name, where the checkpoint is known to be one of ImageNet
         (["goldfish", "tench"], NAMES, 1000, (1, 0)),
         (["Shih-Tzu"], WNIDS, 1000, (155,)),
+        (["Tinca tinca", "goldfish"], NAMES, 1000, (0, 1)),  # other names of theirs, as people write them
+        (["carassius_auratus", "great white shark"], None, 1000, (1, 2)),
+        (["Cardigan", "cardigan"], NAMES, 1000, (264, 474)),  # a dog and a jacket, as predict calls them
+        (["missile"], NAMES, 1000, (657,)),  # predict's name of one class, another name of another one
         # a checkpoint without names
         (["b", "a"], None, 2, (1, 0)),
         (["b", "a"], None, 5, (1, 0)),
@@ -93,8 +97,9 @@ def test_a_folder_stands_for_the_output_of_its_name(folders, class_names, num_ou
         (["7", "٣"], NAMES, 1000, f"class '٣' is unknown; {NAMED}"),
         # not one class
         (["007", "7"], None, 1000, "classes '007' and '7' are both output 7; keep one of them"),
-        (["crane", "tench"], NAMES, 1000, f"ImageNet has two 'crane'; {NAMELESS}"),
-        (["maillot"], WNIDS, 1000, f"ImageNet has two 'maillot'; {NAMELESS}"),
+        (["crane", "tench"], NAMES, 1000, f"'crane' may be crane (n02012849) or crane (n03126707); {NAMELESS}"),
+        (["panther"], WNIDS, 1000, f"'panther' may be cougar (n02125311) or jaguar (n02128925); {NAMELESS}"),
+        (["tench", "Tinca tinca"], NAMES, 1000, "classes 'tench' and 'Tinca tinca' are both output 0; keep one of"),
         (["a", "b"], ["a", "b", "a"], 3, "the network has two classes 'a', outputs 0 and 2"),
         # not the classes of the checkpoint
         (["a", "b"], ["a"], 1, "class 'b' is unknown; expected the 1 classes that the network is trained for"),
