@@ -11,6 +11,7 @@ from mindcv_lite.data.datasets.holdout import hash_fractions, hold_out
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.datasets.splits import training_splits, validation_split
 from mindcv_lite.data.image_reader import contents_of
+from mindcv_lite.data.pipeline import TrainingBatches, evaluation_batches
 from mindcv_lite.errors import UserError
 from tests.conftest import write_images
 
@@ -46,6 +47,19 @@ def test_every_image_is_on_one_side_with_its_label(folder, sides):
         assert [path.split("/")[-2] for path in images.paths] == [images.class_names[label] for label in images.labels]
     assert 0.15 < len(val) / len(everything) < 0.25
     assert len(np.unique(val.labels)) == 5
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_all_ranks_together_train_and_validate_on_each_image_once(folder, sides, recipe, world, size):
+    given = recipe(drop_remainder=False)
+    train, val = sides(folder)
+    for images, batches_of in (
+        (train, lambda rank: TrainingBatches(train, given, world(given, rank, size)).epoch(2)),
+        (val, lambda rank: evaluation_batches(val, given, world(given, rank, size))),
+    ):
+        of_ranks = [batches_of(rank) for rank in range(size)]
+        seen = np.concatenate([batches.indices[batches.weights.ravel() > 0] for batches in of_ranks])
+        assert sorted(seen) == list(range(len(images)))
 
 
 def test_the_folds_hold_out_every_image_once(folder, sides):
