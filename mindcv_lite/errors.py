@@ -1,4 +1,12 @@
-"""The exceptions of this project, and what a library's error says in one line."""
+"""The exceptions of this project; what a library's error says, and any text, on one line."""
+
+# What would move the cursor or begin a new line, in the name of a file or a class.
+CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+
+
+def on_one_line(text: str) -> str:
+    """The text with its control characters as escapes."""
+    return text.translate(CONTROLS)
 
 
 class UserError(Exception):

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mindcv_lite.errors import Stopped, TrainingError, UserError
+from mindcv_lite.errors import Stopped, TrainingError, UserError, on_one_line
 from mindcv_lite.signals import handle_signals, interrupt, interruption_in, keep_ctrl_c, leave_output
 
 _owner: list[str] = []  # the program of ours that this process runs
@@ -49,7 +49,7 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
     try:
         main()
     except (UserError, TrainingError) as error:
-        _end(f"{program}: error: {error}", 2 if isinstance(error, UserError) else 1)
+        _end(f"{program}: error: {on_one_line(str(error))}", 2 if isinstance(error, UserError) else 1)
     except Stopped as stop:
         _end(f"{program}: {stop}", 128 + stop.number)
     except BrokenPipeError:  # who reads our output has seen enough, as `head` does

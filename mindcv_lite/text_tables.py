@@ -5,23 +5,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mindcv_lite.errors import on_one_line
 from mindcv_lite.files import written_whole
 
 AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # a file's name may be no text
 
 
-# What would move the cursor or begin a new line, in the name of a file or a class.
-CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
-
-
-def on_one_line(text: str) -> str:
-    """The text with its control characters as escapes."""
-    return text.translate(CONTROLS)
-
-
 def aligned(rows: Sequence[Sequence[str]], texts: int = 1) -> Iterator[str]:
     """The rows as lines: the first columns, `texts` of them, to the left, the others, which are numbers, to the
     right."""
+    rows = [[on_one_line(text) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     sides = "<" * texts + ">" * (len(widths) - texts)
     for row in rows:
@@ -32,4 +25,5 @@ def aligned(rows: Sequence[Sequence[str]], texts: int = 1) -> Iterator[str]:
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Write rows as a CSV file, whole or not at all. Raises `UserError`."""
     with written_whole(path) as unfinished, open(unfinished, "w", newline="", **AS_TEXT) as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        on_lines = ([on_one_line(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+        csv.writer(file, lineterminator="\n").writerows(on_lines)

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "stateless_random": "",
     "files": "errors",
     "program": "errors signals",
-    "text_tables": "files",
+    "text_tables": "errors files",
     "__main__": "errors program",  # it finds a command by its name
     "recipe": "errors files program",
     "cpu_kernels": "files",

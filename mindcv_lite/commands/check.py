@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mindcv_lite.errors import on_one_line
 from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.keys import Data
 from mindcv_lite.recipe.rules import require_splits
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
     with closing(inspect_all(paths)) as facts:  # a stop ends its processes at once
         survey = Survey(len(paths), facts)
     findings = findings_of(train, val, survey)
-    print("\n".join([*_overview(train, val, survey), *listed(findings)]))
+    print("\n".join(map(on_one_line, [*_overview(train, val, survey), *listed(findings)])))
     faults = sum(len(finding.lines) for finding in findings if finding.is_fault)
     if faults:
         print(f"{flags.data_dir}: {faults} fault{'s' * (faults > 1)}, from which training would suffer", flush=True)

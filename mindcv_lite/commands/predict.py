@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindcv_lite.errors import UserError
+from mindcv_lite.errors import UserError, on_one_line
 from mindcv_lite.files import require_checkpoint, require_file
 from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.keys import KEYS
 from mindcv_lite.recipe.values import checked_value
-from mindcv_lite.text_tables import on_one_line, write_csv
+from mindcv_lite.text_tables import write_csv
 
 if TYPE_CHECKING:
     from mindcv_lite.checkpoints.trained import Trained

@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 
+from mindcv_lite.errors import on_one_line
 from mindcv_lite.program import owns_process, say_on_stderr
 from mindcv_lite.signals import leave_output
 
@@ -52,7 +53,7 @@ class _Lines(logging.Handler):
         from tqdm import tqdm  # takes longer to import than a command line to answer
 
         try:
-            tqdm.write(self.format(record), file=sys.stdout)
+            tqdm.write(on_one_line(self.format(record)), file=sys.stdout)
             sys.stdout.flush()
         except OSError as error:
             leave_output(sys.stdout.fileno())

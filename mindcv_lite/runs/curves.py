@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mindcv_lite.errors import first_line
+from mindcv_lite.errors import first_line, on_one_line
 from mindcv_lite.files import written_whole
 from mindcv_lite.program import is_installed
 from mindcv_lite.runs.results import RESULTS, EpochResult, read_results
-from mindcv_lite.text_tables import on_one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

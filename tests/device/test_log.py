@@ -21,7 +21,7 @@ from mindcv_lite.program import run_script
 def main():
     log = logging.getLogger("mindcv_lite.test")
     hold_log()
-    log.info("before")
+    log.info("a\\tbefore")
     log.error("an error before")
     start_log(int(sys.argv[1]))
     log.info("after")
@@ -34,7 +34,7 @@ run_script(main)
     return sys.executable, script
 
 
-@pytest.mark.parametrize(("rank", "said"), [(0, ["before", "an error before", "after"]), (1, ["an error before"])])
+@pytest.mark.parametrize(("rank", "said"), [(0, ["a\\tbefore", "an error before", "after"]), (1, ["an error before"])])
 def test_lines_from_before_the_device_was_started_are_said_then_by_the_rank_that_speaks(program, rank, said):
     done = subprocess.run([*program, str(rank)], capture_output=True, text=True, timeout=60)
     assert [line.split(" ", 2)[2] for line in done.stdout.splitlines()] == said
