@@ -21,8 +21,9 @@ def keep_ctrl_c() -> None:
     MindSpore takes SIGINT's handler where it compiles a graph or starts a pipeline, and answers Ctrl-C by SIGTERM.
     Here no thread has SIGINT but one that waits for it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # which the thread inherits
     threading.Thread(target=_pass_on_ctrl_c, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGINT})
 
 
 def _pass_on_ctrl_c() -> None:
@@ -75,8 +76,11 @@ def leave_output(descriptor: int) -> None:
 
 
 def interrupt(number: int, frame: types.FrameType | None) -> None:
-    """Take a signal by an exception; but not within an import, which that may break beyond repair: soon after it."""
-    if any(each.f_code.co_filename.startswith("<frozen importlib") for each, _ in traceback.walk_stack(frame)):
+    """Take a signal by an exception; but not within an import, which that may break beyond repair, and not where
+    signals are blocked: soon after it."""
+    if _blocks or any(
+        each.f_code.co_filename.startswith("<frozen importlib") for each, _ in traceback.walk_stack(frame)
+    ):
         signal.signal(signal.SIGALRM, lambda _, frame: interrupt(number, frame))
         signal.setitimer(signal.ITIMER_REAL, 0.05)
     else:
@@ -109,9 +113,17 @@ def take_sigterm_for_ctrl_c() -> None:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Signals that come in the block are answered after it; so are those that `interrupt` puts off by SIGALRM."""
+    """Signals that come in the block are answered after it, if `interrupt` does; processes that start in it have none.
+
+    The mask alone is not enough: a thread of a library may have the signal, and Python lets the main thread answer.
+    """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, CTRL_C, signal.SIGALRM))
+    _blocks.append(mask)
     try:
         yield
     finally:
+        _blocks.pop()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+_blocks: list[set] = []  # of `signals_blocked` that are at work
