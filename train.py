@@ -93,7 +93,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
     eval_network = evaluation_network(recipe.model, world)
-    evaluation = EvaluationStep(eval_network, recipe)
+    evaluation = EvaluationStep(eval_network, recipe, world.cpu_kernels)
     score = (lambda: evaluate(evaluation, val_split, recipe, world)) if val_split else None
     stop = StopRequest(world)
     watch = Watch(step, rate, batches, recipe, world)

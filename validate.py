@@ -60,7 +60,7 @@ def validate(recipe: Recipe, report: Path | None = None) -> "Score":
     world = keep_graphs(for_evaluation(world, recipe, len(images)), recipe)
     network = evaluation_network(recipe.model, world)
     load_weights(network, weights)
-    step = EvaluationStep(network, recipe)
+    step = EvaluationStep(network, recipe, world.cpu_kernels)
     score = evaluate(step, images, recipe, world, bar=world.rank == 0, keep=report is not None)
     log.info("%s, %d images, %.1f images/s", score, score.images, score.images_per_second)
     log.info(

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "cpu_kernels": "files",
     "device": "errors signals program files recipe cpu_kernels",
     "models": "errors stateless_random text_tables recipe cpu_kernels device",
-    "data": "errors program signals processes losses stateless_random files recipe device",
+    "data": "errors program signals processes losses stateless_random files recipe cpu_kernels device",
     "checkpoints": "errors program signals files recipe device models data",
     "evaluation": "errors program losses files text_tables recipe device models data checkpoints",
     "runs": "errors files program text_tables recipe data checkpoints",

@@ -31,7 +31,7 @@ def _first_steps_here(recipe: Recipe) -> Round:
     train_step(*batch).asnumpy()
     first_step_seconds = watch.seconds
 
-    evaluation_step = EvaluationStep(evaluation_network(recipe.model, world), recipe)
+    evaluation_step = EvaluationStep(evaluation_network(recipe.model, world), recipe, world.cpu_kernels)
     evaluation_step.set_train(False)
     watch = Stopwatch()
     evaluation_step(*batch[:3])[0].asnumpy()

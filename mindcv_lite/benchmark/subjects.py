@@ -118,7 +118,7 @@ def validate(recipe: Recipe, world: World, plan: Plan) -> dict[str, list[Round]]
     network = evaluation_network(recipe.model, world)
     if weights:
         load_weights(network, weights)
-    evaluation_step = EvaluationStep(network, recipe)
+    evaluation_step = EvaluationStep(network, recipe, world.cpu_kernels)
     rounds = []
     for _ in range(plan.rounds + 1):  # the first one compiles the graph and does not count
         watch = Stopwatch()

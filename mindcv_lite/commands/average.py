@@ -116,7 +116,7 @@ def _with_images(alike: list["Trained"], greedy: bool) -> tuple["Parameters", di
 
     val_split = validation_split(recipe, alike[0].weights.class_names)
     network = evaluation_network(recipe.model, world)
-    step = EvaluationStep(network, recipe)
+    step = EvaluationStep(network, recipe, world.cpu_kernels)
 
     def top1_of(parameters: "Parameters") -> float:
         put(network, parameters)

@@ -35,7 +35,7 @@ class Predictor:
 
     def __init__(self, trained: Trained, world: World):
         self.trained, self.world = trained, world
-        self.inference = Inference(trained.network(world), trained.recipe.augmentation)
+        self.inference = Inference(trained.network(world), trained.recipe.augmentation, world.cpu_kernels)
 
     def predict(self, paths: Sequence[str], top: int) -> Classification:
         """The `top` best classes of each image, prepared as in validation; what cannot be read does not stop it.

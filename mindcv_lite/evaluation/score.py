@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor, nn, ops
@@ -45,12 +46,15 @@ class Score:
 
 
 class Inference(nn.Cell):
-    """Images uint8 (batch, side, side, channels) -> logits float32 (batch, classes)."""
+    """Images uint8 (batch, side, side, channels) -> logits float32 (batch, classes).
 
-    def __init__(self, network: nn.Cell, augmentation: Augmentation):
+    `cpu_kernels`: the compiled library that normalises, on a CPU that has one.
+    """
+
+    def __init__(self, network: nn.Cell, augmentation: Augmentation, cpu_kernels: Path | None = None):
         super().__init__(auto_prefix=False)
         self.network = network
-        self.normalize = Normalize(augmentation.mean, augmentation.std)
+        self.normalize = Normalize(augmentation.mean, augmentation.std, cpu_kernels)
 
     def construct(self, images: Tensor) -> Tensor:
         return self.network(self.normalize(images)).float()
@@ -63,9 +67,9 @@ class EvaluationStep(nn.Cell):
     logits (batch, classes), rank of the right class and loss (batch,).
     """
 
-    def __init__(self, network: nn.Cell, recipe: Recipe):
+    def __init__(self, network: nn.Cell, recipe: Recipe, cpu_kernels: Path | None = None):
         super().__init__(auto_prefix=False)
-        self.inference = Inference(network, recipe.augmentation)
+        self.inference = Inference(network, recipe.augmentation, cpu_kernels)
         self.loss = LOSSES[recipe.loss.loss]
 
     # pyrefly: ignore [bad-override]

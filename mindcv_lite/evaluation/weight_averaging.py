@@ -102,7 +102,7 @@ class Statistics:
         self.images, self.recipe, self.world = images, recipe, world
         # A BatchNorm that keeps nothing of its old statistics has those of the last batch.
         self.network = evaluation_network(replace(recipe.model, bn_momentum=0.0), world)
-        self.inference = Inference(self.network, recipe.augmentation).set_train(True)
+        self.inference = Inference(self.network, recipe.augmentation, world.cpu_kernels).set_train(True)
 
     def anew(self, parameters: Parameters) -> Parameters:
         """The parameters with other statistics. Raises `UserError` if an image cannot be decoded, or there are none."""

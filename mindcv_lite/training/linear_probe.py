@@ -69,7 +69,7 @@ def features_of(network: nn.Cell, split: Split, recipe: Recipe, world: World) ->
     copy = evaluation_network(replace(recipe.model, num_classes=width), world)
     for name, parameter in copy.parameters_dict().items():
         parameter.set_data(Tensor(passing_on.get(name, trained[name].asnumpy())))
-    inference = Inference(copy, recipe.augmentation).set_train(False)
+    inference = Inference(copy, recipe.augmentation, world.cpu_kernels).set_train(False)
     features, labels = [], []
     with evaluating(world, recipe, len(split)):
         for images, of_images, weights, *_ in evaluation_batches(split, recipe, world):

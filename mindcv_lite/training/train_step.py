@@ -31,7 +31,7 @@ class TrainStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network
         self.optimizer = optimizer
-        self.prepare = Preparation(recipe)
+        self.prepare = Preparation(recipe, world.cpu_kernels)
         self.loss = LOSSES[recipe.loss.loss]
         self.teachers = teachers
         self.share, self.temperature = recipe.loss.teacher_share, recipe.loss.teacher_temperature

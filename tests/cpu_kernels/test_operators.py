@@ -194,6 +194,38 @@ def test_what_is_no_number_stays_none(library, activation):
     assert np.isnan(y).all()
 
 
+@settings(max_examples=50, deadline=None)
+@given(shape=shapes, channels=st.sampled_from([1, 3]), seed=st.integers(0, 2**31))
+def test_images_are_normalised(library, shape, channels, seed):
+    random = np.random.default_rng(seed)
+    batch, _, height, width = shape
+    images = random.integers(0, 256, (batch, height, width, channels), np.uint8)
+    scale, shift = random.uniform(0.001, 1, channels).astype(np.float32), drawn(random, (channels,))
+    y = np.full((batch, channels, height, width), np.nan, np.float32)
+    assert call(library, "normalize_images", [images, scale, shift.astype(np.float32)], y) == 0
+    expected = (images * scale.astype(np.float64) + shift).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=5e-5)
+
+
+IMAGES, SCALE = np.zeros((2, 8, 9, 3), np.uint8), np.ones(3, np.float32)
+NORMALISED = np.zeros((2, 3, 8, 9), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "status"),
+    [
+        ([IMAGES, SCALE], NORMALISED, 1),
+        ([IMAGES.astype(np.float32), SCALE, SCALE], NORMALISED, 2),
+        ([IMAGES[0], SCALE, SCALE], NORMALISED[0], 2),
+        ([IMAGES, SCALE, SCALE[:2]], NORMALISED, 3),
+        ([IMAGES, SCALE, SCALE], NORMALISED.transpose(0, 1, 3, 2), 3),
+        ([IMAGES[..., :2], SCALE[:2], SCALE[:2]], NORMALISED[:, :2], 4),
+    ],
+)
+def test_images_that_cannot_be_normalised_are_refused_by_a_number(library, inputs, output, status):
+    assert call(library, "normalize_images", inputs, output.copy()) == status
+
+
 X, WEIGHT, Y = (
     np.zeros((2, 3, 8, 8), np.float32),
     np.zeros((3, 1, 3, 3), np.float32),

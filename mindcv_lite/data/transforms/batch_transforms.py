@@ -1,5 +1,7 @@
 """What comes from the host, made into what the network is trained on, on the device."""
 
+from pathlib import Path
+
 from mindspore import Tensor, nn
 
 from mindcv_lite.data.transforms.mixup_cutmix import Mix
@@ -10,13 +12,16 @@ from mindcv_lite.recipe.keys import Recipe
 
 
 class Preparation(nn.Cell):
-    """Normalise, erase, spread labels over the classes, mix; the last three as far as the recipe asks for them."""
+    """Normalise, erase, spread labels over the classes, mix; the last three as far as the recipe asks for them.
 
-    def __init__(self, recipe: Recipe):
+    `cpu_kernels`: the compiled library that normalises, on a CPU that has one.
+    """
+
+    def __init__(self, recipe: Recipe, cpu_kernels: Path | None = None):
         super().__init__()
         assert recipe.model.num_classes, "the recipe's num_classes is filled in from the class folders"
         augmentation = recipe.augmentation
-        self.normalize = Normalize(augmentation.mean, augmentation.std)
+        self.normalize = Normalize(augmentation.mean, augmentation.std, cpu_kernels)
         self.erase = Erase(augmentation) if augmentation.erases else None
         self.mix = Mix() if augmentation.mixes else None
         self.classes, self.label_smoothing = recipe.model.num_classes, recipe.loss.label_smoothing

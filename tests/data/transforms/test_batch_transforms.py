@@ -1,6 +1,7 @@
 """What reaches the network: normalised, erased and mixed images, and soft targets."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mindspore
@@ -18,9 +19,11 @@ IMAGES = RANDOM.integers(0, 256, (BATCH, SIDE, SIDE, 3), np.uint8)
 LABELS = np.array([4, 0, 2], np.int32)
 
 
-def prepared(recipe: Recipe, drawn: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+def prepared(
+    recipe: Recipe, drawn: tuple[np.ndarray, ...], cpu_kernels: Path | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     tensors = Tensor(IMAGES), Tensor(LABELS), tuple(map(Tensor, drawn)), Tensor(1, mindspore.int32)
-    images, targets = Preparation(recipe)(*tensors)
+    images, targets = Preparation(recipe, cpu_kernels)(*tensors)
     return images.asnumpy(), targets.asnumpy()
 
 
@@ -48,11 +51,12 @@ def by_hand(recipe: Recipe, drawn: tuple[np.ndarray, ...]) -> tuple[np.ndarray, 
     [{}, {"re_prob": 1, "re_value": 0.5}, {"mixup": 0.5}, {"cutmix": 1.0}, {"re_prob": 1, "mixup": 0.5, "cutmix": 1}],
     ids=["plain", "erased", "mixup", "cutmix", "all"],
 )
-def test_uint8_images_become_what_floats_on_the_host_would_be(recipe: Any, keys):
+def test_uint8_images_become_what_floats_on_the_host_would_be(operators: Path, recipe: Any, keys):
     given = recipe(num_classes=CLASSES, image_resize=SIDE, label_smoothing=0.1, **keys)
     stream = draws(given.augmentation, BATCH, seed=3)
-    for drawn in [next(stream) for _ in range(3)]:
-        images, targets = prepared(given, drawn)
+    for cpu_kernels in (None, None, operators):
+        drawn = next(stream)
+        images, targets = prepared(given, drawn, cpu_kernels)
         expected_images, expected_targets = by_hand(given, drawn)
         np.testing.assert_allclose(images, expected_images, rtol=0, atol=1e-5)
         np.testing.assert_allclose(targets, expected_targets, rtol=0, atol=1e-6)

@@ -216,9 +216,10 @@ def test_jitter_changes_brightness_contrast_and_saturation_each_within_its_range
 
 @pytest.mark.usefixtures("pynative_mode")
 @pytest.mark.parametrize(("mean", "std"), [((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)), ((100.0,), (50.0,))])
-def test_normalize_subtracts_the_mean_and_divides_by_the_deviation_of_each_channel(mean, std):
+def test_normalize_subtracts_the_mean_and_divides_by_the_deviation_of_each_channel(operators, mean, std):
     images = noise(2, 5, 4, 3) if len(mean) == 3 else noise(2, 5, 4)
     expected = (images.reshape(2, 5, 4, -1).astype(float) - mean) / std
-    values = Normalize(mean, std)(Tensor(images)).asnumpy()
-    assert values.dtype == np.float32
-    np.testing.assert_allclose(values, expected.transpose(0, 3, 1, 2), rtol=0, atol=2e-6)
+    for cpu_kernels in (None, operators):
+        values = Normalize(mean, std, cpu_kernels)(Tensor(images)).asnumpy()
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, expected.transpose(0, 3, 1, 2), rtol=0, atol=2e-6)
