@@ -7,6 +7,7 @@ from mindspore import Parameter, amp, nn
 
 from mindcv_lite.cpu_kernels import norm, pooling
 from mindcv_lite.cpu_kernels.depthwise import DepthwiseConv2d
+from mindcv_lite.cpu_kernels.stem import StemConv2d
 from mindcv_lite.device.ranks import World
 from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, require_rows
 from mindcv_lite.models.mobilenetv3 import MobileNetV3, Operators
@@ -42,6 +43,7 @@ def build_network(model: Model, amp_level: str, target: str = "CPU", cpu_kernels
         operators = operators._replace(spatial_mean=pooling.spatial_mean, scale_channels=pooling.scale_channels)
     if cpu_kernels:
         operators = operators._replace(
+            stem=partial(StemConv2d, cpu_kernels),
             depthwise=partial(DepthwiseConv2d, cpu_kernels),
             batch_norm_act=partial(norm.batch_norm_act, cpu_kernels),
         )

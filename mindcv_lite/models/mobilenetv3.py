@@ -33,6 +33,11 @@ def convolution(
     return nn.Conv2d(in_channels, out_channels, kernel, stride, mode, padding, group=group, has_bias=has_bias)
 
 
+def stem_convolution(in_channels: int, channels: int, same: bool) -> nn.Conv2d:
+    """MindSpore's own, from images."""
+    return convolution(in_channels, channels, kernel=3, stride=2, same=same)
+
+
 def depthwise_convolution(channels: int, kernel: int, stride: int, same: bool) -> nn.Conv2d:
     """MindSpore's own, a kernel for each channel."""
     return convolution(channels, channels, kernel, stride, group=channels, same=same)
@@ -59,6 +64,7 @@ def scale_channels(x: Tensor, gates: Tensor) -> Tensor:
 class Operators(NamedTuple):
     """What a device may compute faster in another way than the textbook's: makers of cells, then functions."""
 
+    stem: Callable[[int, int, bool], nn.Conv2d] = stem_convolution
     depthwise: Callable[[int, int, int, bool], nn.Conv2d] = depthwise_convolution
     batch_norm_act: Callable[[int, float, float, Activation | None], list[nn.Cell]] = batch_norm_act
     spatial_mean: Callable[[Tensor], Tensor] = spatial_mean
@@ -113,7 +119,7 @@ class MobileNetV3(nn.Cell):
 
         activation = ACTIVATIONS[variant.activation]
         channels = variant.scaled(16)
-        stem = convolution(in_channels, channels, kernel=3, stride=2, same=conv_padding == "same")
+        stem = operators.stem(in_channels, channels, conv_padding == "same")
         features = [stem, *norm_act(channels, activation)]
         for row in variant.scaled_rows():
             same = conv_padding != "symmetric"

@@ -194,6 +194,43 @@ def test_what_is_no_number_stays_none(library, activation):
     assert np.isnan(y).all()
 
 
+@pytest.mark.parametrize("same", [False, True])
+@settings(max_examples=50, deadline=None)
+@given(shape=shapes, outputs=st.sampled_from([4, 8, 16]), seed=st.integers(0, 2**31))
+def test_the_gradient_of_the_stem_is_the_sum_of_the_definition(library, same, shape, outputs, seed):
+    random = np.random.default_rng(seed)
+    batch, channels, height, width = shape
+    x, dy = drawn(random, shape), drawn(random, (batch, outputs, -(-height // 2), -(-width // 2)))
+    padded = np.pad(x, ((0, 0), (0, 0), *(pads(side, 3, 2, same) for side in shape[2:])))
+    expected = np.empty((outputs, channels, 3, 3))
+    for i in range(3):
+        for j in range(3):
+            taps = padded[:, :, i : i + 2 * dy.shape[2] - 1 : 2, j : j + 2 * dy.shape[3] - 1 : 2]
+            expected[:, :, i, j] = np.einsum("nohw,nchw->oc", dy, taps)
+    dw = np.full(expected.shape, np.nan, np.float32)
+    inputs = [each.astype(np.float32) for each in (dy, x, expected)]
+    assert call(library, "stem_grad_weight" + "_same" * same, inputs, dw) == 0
+    np.testing.assert_allclose(dw, expected, rtol=0, atol=1e-6 * np.sqrt(batch * height * width) * 10)
+
+
+STEM = [np.zeros(shape, np.float32) for shape in ((2, 8, 4, 5), (2, 3, 8, 9), (8, 3, 3, 3))]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "status"),
+    [
+        (STEM[:2], 1),
+        ([STEM[0].astype(np.float64), *STEM[1:]], 2),
+        ([STEM[0][0], *STEM[1:]], 2),
+        ([STEM[0][:, :, :3], *STEM[1:]], 3),
+        ([STEM[0], STEM[1][:, :2], STEM[2]], 3),
+        ([STEM[0][:, :6], STEM[1], STEM[2][:6]], 4),
+    ],
+)
+def test_what_the_stem_cannot_do_is_refused_by_a_number(library, inputs, status):
+    assert call(library, "stem_grad_weight", inputs, inputs[-1].copy()) == status
+
+
 @settings(max_examples=50, deadline=None)
 @given(shape=shapes, channels=st.sampled_from([1, 3]), seed=st.integers(0, 2**31))
 def test_images_are_normalised(library, shape, channels, seed):

@@ -72,8 +72,9 @@ def test_no_hot_loop_stays_scalar(compiler, source):
     assert not loops(report, source, "missed: couldn't vectorize loop")
 
 
-def test_products_of_depthwise_convolutions_are_those_of_vectors(compiler):
-    (source,) = (source for source in SOURCES if source.name == "depthwise.cc")
+@pytest.mark.parametrize("name", ["depthwise.cc", "stem.cc"])
+def test_products_of_convolutions_are_those_of_vectors(compiler, name):
+    (source,) = (source for source in SOURCES if source.name == name)
     assembly, _ = compiled(compiler, source)
     assert re.search(r"\b(?:v?mulps|vfmadd\d+ps|fmla\s+v)", assembly)
     assert not SCALAR_PRODUCT.findall(assembly)
