@@ -1,4 +1,4 @@
-"""Atomic file writes, locks, and the cache folder."""
+"""Names of files, atomic writes, locks, and the cache folder."""
 
 import errno
 import fcntl
@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,11 @@ log = logging.getLogger(__name__)
 
 # What `flock` answers on file systems without locks, such as some of NFS, Lustre and FUSE; 524 is ENOTSUPP of Linux.
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, 524}
+
+
+def composed(name: str) -> str:
+    """The name with each accent and its letter as one character. Systems differ in how they write a name."""
+    return unicodedata.normalize("NFC", name)
 
 
 def require_checkpoint(path: str | Path) -> None:

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "data": "errors program signals processes losses stateless_random files recipe cpu_kernels device",
     "checkpoints": "errors program signals files recipe device models data",
     "evaluation": "errors program losses files text_tables recipe device models data checkpoints",
-    "runs": "errors files program text_tables recipe data checkpoints",
+    "runs": "errors files program recipe data checkpoints",
     "export": "errors signals files recipe models data checkpoints",
     "training": (
         "errors signals losses stateless_random files program text_tables recipe device models data checkpoints "

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindcv_lite.data.datasets.classes import composed
 from mindcv_lite.errors import UserError
+from mindcv_lite.files import composed
 from mindcv_lite.program import CommandLine
 
 if TYPE_CHECKING:

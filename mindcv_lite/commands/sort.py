@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from mindcv_lite.data.datasets.classes import composed
 from mindcv_lite.errors import UserError, first_line
+from mindcv_lite.files import composed
 from mindcv_lite.program import CommandLine
 
 HEADINGS = ("imageid", "image_id", "image", "photo", "file", "filename", "file_name", "name", "path")

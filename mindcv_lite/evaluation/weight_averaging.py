@@ -13,12 +13,12 @@ from mindspore import Tensor, nn
 from mindcv_lite.checkpoints.model_card import CARD_KEYS
 from mindcv_lite.checkpoints.trained import Trained, read_trained
 from mindcv_lite.checkpoints.weights import first_of, misfits, network_part, require_numbers
-from mindcv_lite.data.datasets.classes import composed
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.pipeline import mixed_batches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.score import Inference
+from mindcv_lite.files import composed
 from mindcv_lite.models.build import evaluation_network, moving_statistics
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.yaml_io import plain

@@ -1,13 +1,13 @@
 """Which output of a network a class folder stands for: by the class names in its checkpoint, or by ImageNet's."""
 
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from mindcv_lite.errors import UserError
+from mindcv_lite.files import composed
 
 log = logging.getLogger(__name__)
 
@@ -17,11 +17,6 @@ WNIDS: tuple[str, ...] = tuple(line.split()[0] for line in _LINES)
 _SYNONYMS = [line.split(" ", 1)[1].replace(" ", "_").split(",_") for line in _LINES]
 # What `predict` calls them. Two names stand twice: crane (bird, machine) and maillot.
 NAMES: tuple[str, ...] = tuple(names[0] for names in _SYNONYMS)
-
-
-def composed(name: str) -> str:
-    """The name with each accent and its letter as one character."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,6 @@
 """A share of the training images that is held out for validation; the names of their classes and files decide which."""
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.errors import UserError
+from mindcv_lite.files import composed
 
 
 def hold_out(images: Split, share: float, fold: int, where: Path) -> tuple[Split, Split]:
@@ -44,5 +44,5 @@ def hash_fractions(paths: Iterable[str]) -> np.ndarray:
     """A number from 0 to below 1 for each image, as good as random and always the same wherever the images lie: float64
     (paths,)."""
     names = ("/".join(re.split("[/:]", path)[-2:]) for path in paths)  # class/image.jpg
-    normal = (unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape") for name in names)
+    normal = (composed(name).encode("utf-8", "surrogateescape") for name in names)
     return np.frombuffer(b"".join(blake2b(name, digest_size=4).digest() for name in normal), "<u4") / 2**32

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mindcv_lite.data.datasets.classes import composed
 from mindcv_lite.data.datasets.image_folder import (
     FEW,
     Split,
@@ -25,6 +24,7 @@ from mindcv_lite.data.datasets.image_folder import (
 )
 from mindcv_lite.data.datasets.paths import Paths
 from mindcv_lite.data.images.inspection import Facts
+from mindcv_lite.files import composed
 
 MOST_LOST = 0.1  # share of a class's files that may be no images
 
