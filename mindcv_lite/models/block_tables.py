@@ -11,6 +11,8 @@ from mindcv_lite.recipe.keys import Model
 
 ROWS_BEGIN = 3  # in `features`: after convolution, BatchNorm and activation of the stem; three more follow the rows
 
+STEM = 16  # channels of the stem of full width
+
 
 class Part(NamedTuple):
     """A part of a bottleneck: a convolution with BatchNorm, or a squeeze-excite."""
@@ -94,6 +96,20 @@ def minimalistic(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     return tuple(row._replace(kernel=3, squeeze=False, activation="relu") for row in rows)
 
 
+class Scaling(NamedTuple):
+    """What a width scales besides the outputs of the rows: the widths of the full-width network, or else nothing (stem,
+    hidden layer) and what the row's input gives by the ratio of the full-width network (expanded)."""
+
+    stem: bool
+    expanded: bool
+    hidden: bool
+
+
+ALL = Scaling(stem=True, expanded=True, hidden=True)  # MindCV's and torchvision's networks
+# timm's narrow networks (`_gen_mobilenet_v3` of timm 1.0.31) and TensorFlow's, whose weights timm took over.
+TIMM = Scaling(stem=False, expanded=False, hidden=False)
+
+
 class Variant(NamedTuple):
     """A network: its rows, the width of the hidden layer in the head, the activation outside the rows, the width."""
 
@@ -101,18 +117,33 @@ class Variant(NamedTuple):
     hidden: int
     activation: str = "hswish"
     width: float = 1.0
+    scaling: Scaling = ALL
 
     def scaled(self, channels: int) -> int:
         """The channels of this network where the full-width one has `channels`."""
         return make_divisible(channels * self.width)
 
+    def scaled_stem(self) -> int:
+        """The channels of the stem."""
+        return self.scaled(STEM) if self.scaling.stem else STEM
+
+    def scaled_hidden(self) -> int:
+        """The width of the hidden layer in the head."""
+        return self.scaled(self.hidden) if self.scaling.hidden else self.hidden
+
     def scaled_rows(self) -> list[Row]:
         """The rows with the channels of this network."""
-        return [row._replace(expanded=self.scaled(row.expanded), out=self.scaled(row.out)) for row in self.rows]
+        rows, full, channels = [], STEM, self.scaled_stem()
+        for row in self.rows:
+            by_ratio = make_divisible(channels * row.expanded / full)
+            expanded = self.scaled(row.expanded) if self.scaling.expanded else by_ratio
+            rows.append(row._replace(expanded=expanded, out=self.scaled(row.out)))
+            full, channels = row.out, rows[-1].out
+        return rows
 
     def bottlenecks(self) -> Iterator[tuple[Row, list[Part]]]:
         """The scaled rows, each with its parts."""
-        channels = self.scaled(16)
+        channels = self.scaled_stem()
         for row in self.scaled_rows():
             yield row, list(row.parts(channels))
             channels = row.out
@@ -123,6 +154,15 @@ VARIANTS = {
     "mobilenet_v3_small_075": Variant(SMALL, hidden=1024, width=0.75),
     "mobilenet_v3_large_100": Variant(LARGE, hidden=1280),
     "mobilenet_v3_large_075": Variant(LARGE, hidden=1280, width=0.75),
+    "mobilenet_v3_small_035": Variant(SMALL, hidden=1024, width=0.35),
+    "mobilenet_v3_small_050": Variant(SMALL, hidden=1024, width=0.5),
+    "mobilenet_v3_small_125": Variant(SMALL, hidden=1024, width=1.25),
+    "mobilenet_v3_large_035": Variant(LARGE, hidden=1280, width=0.35),
+    "mobilenet_v3_large_050": Variant(LARGE, hidden=1280, width=0.5),
+    "mobilenet_v3_large_125": Variant(LARGE, hidden=1280, width=1.25),
+    "mobilenet_v3_small_timm_050": Variant(SMALL, hidden=1024, width=0.5, scaling=TIMM),
+    "mobilenet_v3_small_timm_075": Variant(SMALL, hidden=1024, width=0.75, scaling=TIMM),
+    "mobilenet_v3_large_timm_075": Variant(LARGE, hidden=1280, width=0.75, scaling=TIMM),
     "mobilenet_v3_small_minimalistic_100": Variant(minimalistic(SMALL), hidden=1024, activation="relu"),
     "mobilenet_v3_large_minimalistic_100": Variant(minimalistic(LARGE), hidden=1280, activation="relu"),
 }

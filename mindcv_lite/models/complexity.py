@@ -69,7 +69,7 @@ def complexity_of(variant: Variant, num_classes: int, in_channels: int, image_si
 
     The receptive field is that of the convolutions: squeeze-excite and the pooling see the whole image.
     """
-    channels, side, field, jump = variant.scaled(16), strided(image_size, 2), 3, 2
+    channels, side, field, jump = variant.scaled_stem(), strided(image_size, 2), 3, 2
     outer = variant.activation
     stem = [Convolution(in_channels, channels, side, kernel=3)]
     yield Line("stem", stem, (channels, side, side), field, kernel=3, stride=2, activation=outer)
@@ -84,7 +84,7 @@ def complexity_of(variant: Variant, num_classes: int, in_channels: int, image_si
         field, jump = field + (row.kernel - 1) * jump, jump * row.stride
         layout = row.kernel, row.stride, row.expanded, squeezed, row.activation
         yield Line(f"row {number}", convolutions, (channels, side, side), field, *layout)
-    last, hidden = 6 * channels, variant.scaled(variant.hidden)
+    last, hidden = 6 * channels, variant.scaled_hidden()
     widening = [Convolution(channels, last, side)]
     yield Line("last convolution", widening, (last, side, side), field, kernel=1, stride=1, activation=outer)
     yield Line("pooling", [], (last,))

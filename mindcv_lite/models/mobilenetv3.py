@@ -118,7 +118,7 @@ class MobileNetV3(nn.Cell):
             return operators.batch_norm_act(channels, bn_eps, bn_momentum, activation)
 
         activation = ACTIVATIONS[variant.activation]
-        channels = variant.scaled(16)
+        channels = variant.scaled_stem()
         stem = operators.stem(in_channels, channels, conv_padding == "same")
         features = [stem, *norm_act(channels, activation)]
         for row in variant.scaled_rows():
@@ -130,7 +130,7 @@ class MobileNetV3(nn.Cell):
         self.features = nn.SequentialCell(features)
         self.spatial_mean = operators.spatial_mean
 
-        hidden = variant.scaled(variant.hidden)
+        hidden = variant.scaled_hidden()
         self.classifier = nn.SequentialCell(
             nn.Dense(last, hidden), activation(), Dropout(drop_rate), nn.Dense(hidden, num_classes)
         )

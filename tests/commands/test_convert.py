@@ -19,7 +19,7 @@ from mindspore import Tensor
 from PIL import Image
 
 from mindcv_lite.checkpoints.ckpt_file import write_entries
-from mindcv_lite.checkpoints.conversion.key_mapping import NETWORKS, ORIGINS, shapes_of, their_tensors
+from mindcv_lite.checkpoints.conversion.key_mapping import NETWORKS, ORIGINS, foreign_parameters, their_tensors
 from mindcv_lite.checkpoints.model_card import CARD_KEYS
 from mindcv_lite.checkpoints.weights import Weights, load_weights, read_weights
 from mindcv_lite.commands.convert import command_line, main, read_labels
@@ -40,7 +40,8 @@ def convert(*arguments: object) -> None:
 
 def random_parameters(model: str, num_classes: int = CLASSES) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
-    return {name: random.random(shape, np.float32) for name, shape in shapes_of(model, num_classes).items()}
+    parameters = foreign_parameters(model, num_classes, "mindcv")
+    return {name: random.random(parameter.shape, np.float32) for name, parameter in parameters.items()}
 
 
 def values_of(weights: Weights) -> dict[str, np.ndarray]:

@@ -1,5 +1,7 @@
 """Shapes, counts and receptive fields against the network that is built and run, and against those published."""
 
+import itertools
+
 import mindspore
 import numpy as np
 import pytest
@@ -59,11 +61,13 @@ def layers_by_line(network: MobileNetV3) -> dict[str, list[nn.Cell]]:
     }
 
 
+CASES = [(1000, 3, 64, "mindcv"), (1, 1, 97, "symmetric"), (7, 3, 97, "same")]
+
+
 @pytest.mark.parametrize(
-    ("num_classes", "in_channels", "image_size", "conv_padding"),
-    [(1000, 3, 64, "mindcv"), (1, 1, 97, "symmetric"), (7, 3, 97, "same")],
+    ("model", "num_classes", "in_channels", "image_size", "conv_padding"),
+    [(model, *case) for model, case in zip(VARIANTS, itertools.cycle(CASES), strict=False)],
 )
-@pytest.mark.parametrize("model", VARIANTS)
 def test_each_line_counts_what_the_network_has_and_does(model, num_classes, in_channels, image_size, conv_padding):
     network = MobileNetV3(VARIANTS[model], num_classes, in_channels, conv_padding=conv_padding)
     network.set_train(False)

@@ -74,7 +74,7 @@ def test_the_shapes_are_those_of_the_table(model, num_classes, image):
 def test_colours_and_curves_say_what_the_table_says(model):
     variant = VARIANTS[model]
     groups = groups_of(svg_of(model))[2:-4]
-    inputs = [variant.scaled(16), *(row.out for row in variant.scaled_rows()[:-1])]
+    inputs = [variant.scaled_stem(), *(row.out for row in variant.scaled_rows()[:-1])]
     for group, row, channels in zip(groups, variant.scaled_rows(), inputs, strict=True):
         badges = [name for name, drawn in (("stride-badge", row.stride == 2), ("squeeze-badge", row.squeeze)) if drawn]
         assert classes_in(group, "rect") == [f"box {row.activation}", *badges]

@@ -30,13 +30,24 @@ TRAINABLE = {  # the minimalistic ones are worked out below
     "mobilenet_v3_small_075": 1_653_920,
     "mobilenet_v3_large_100": 5_483_032,
     "mobilenet_v3_large_075": 3_377_576,
+    # As torchvision 0.29.1 counts its networks of that width_mult:
+    "mobilenet_v3_small_035": 558_744,
+    "mobilenet_v3_small_050": 917_264,
+    "mobilenet_v3_small_125": 3_644_912,
+    "mobilenet_v3_large_035": 997_064,
+    "mobilenet_v3_large_050": 1_734_576,
+    "mobilenet_v3_large_125": 8_164_744,
+    # As timm 1.0.31 counts mobilenetv3_small_050, mobilenetv3_small_075 and mobilenetv3_large_075:
+    "mobilenet_v3_small_timm_050": 1_593_224,
+    "mobilenet_v3_small_timm_075": 2_041_872,
+    "mobilenet_v3_large_timm_075": 3_993_528,
 }
 # With the BatchNorm statistics; parameters; trainable ones.
 IN_ALL = {"mobilenet_v3_small_100": (2_554_968, 210, 142), "mobilenet_v3_large_100": (5_507_432, 266, 174)}
 
 
 @pytest.mark.parametrize("model", TRAINABLE)
-def test_the_parameters_number_as_in_mindcv(model):
+def test_the_parameters_number_as_in_mindcv_torchvision_and_timm(model):
     network = network_of(model)
     trainable, parameters = network.trainable_params(), network.parameters_dict().values()
     assert sum(parameter.size for parameter in trainable) == TRAINABLE[model]

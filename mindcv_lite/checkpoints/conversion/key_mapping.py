@@ -3,7 +3,6 @@
 The layers are named once, along the block table (`layers_of`); both directions of a conversion read that list.
 """
 
-import functools
 import itertools
 import json
 import logging
@@ -17,7 +16,6 @@ import numpy as np
 from mindcv_lite.checkpoints.weights import first_of, misfits
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, Part, Variant
-from mindcv_lite.models.mobilenetv3 import MobileNetV3
 from mindcv_lite.recipe.values import checked_value
 
 log = logging.getLogger(__name__)
@@ -53,15 +51,23 @@ EXCEPTIONS = {
 NETWORKS = {
     "torchvision": {
         "mobilenet_v3_small_100": "mobilenet_v3_small()",
-        "mobilenet_v3_small_075": "mobilenet_v3_small(width_mult=0.75)",
         "mobilenet_v3_large_100": "mobilenet_v3_large()",
-        "mobilenet_v3_large_075": "mobilenet_v3_large(width_mult=0.75)",
+        **{
+            f"mobilenet_v3_{size}_{percent:03}": f"mobilenet_v3_{size}(width_mult={percent / 100:g})"
+            for size in ("small", "large")
+            for percent in (35, 50, 75, 125)
+        },
     },
     "timm": {
         "mobilenet_v3_small_100": "mobilenetv3_small_100",
         "mobilenet_v3_large_100": "mobilenetv3_large_100",
+        "mobilenet_v3_small_timm_050": "mobilenetv3_small_050",
+        "mobilenet_v3_small_timm_075": "mobilenetv3_small_075",
+        "mobilenet_v3_large_timm_075": "mobilenetv3_large_075",
     },
     "tf": {
+        "mobilenet_v3_small_timm_075": "tf_mobilenetv3_small_075",
+        "mobilenet_v3_large_timm_075": "tf_mobilenetv3_large_075",
         "mobilenet_v3_small_100": "tf_mobilenetv3_small_100",
         "mobilenet_v3_large_100": "tf_mobilenetv3_large_100",
         "mobilenet_v3_small_minimalistic_100": "tf_mobilenetv3_small_minimal_100",
@@ -74,9 +80,10 @@ NETWORKS = {
 
 
 class Layer(NamedTuple):
-    """A layer with parameters, by its name in each naming."""
+    """A layer with parameters: the shape of its weights, the others being (outputs,), and its name in each naming."""
 
     kind: str
+    shape: tuple[int, ...]
     mindcv: str
     torchvision: str
     timm: str
@@ -88,24 +95,27 @@ PARAMETERS = {
     "with bias": {"weight": "weight", "bias": "bias"},
     "norm": {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"},
 }
-STEM = Layer("convolution", "features.0", "features.0.0", "conv_stem")
-LOGITS = Layer("with bias", "classifier.3", "classifier.3", "classifier")
+STEM_LAYER = {"torchvision": "features.0.0", "timm": "conv_stem", "mindcv": "features.0"}
+LOGITS_LAYER = {"torchvision": "classifier.3", "timm": "classifier", "mindcv": "classifier.3"}
 
 
-def layers_of(variant: Variant) -> Iterator[Layer]:
+def layers_of(variant: Variant, num_classes: int) -> Iterator[Layer]:
     """The layers of the network, from the image to the logits. (Torchvision counts stem and norms as one layer.)"""
-    yield STEM
-    yield Layer("norm", "features.1", "features.0.1", "bn1")
+    channels = variant.scaled_stem()
+    yield Layer("convolution", (channels, 3, 3, 3), **STEM_LAYER)
+    yield Layer("norm", (channels,), "features.1", "features.0.1", "bn1")
     stages = [list(stage) for _, stage in itertools.groupby(variant.rows, key=lambda row: row.out)]  # timm's
     timm_names = [f"blocks.{stage}.{block}" for stage, rows in enumerate(stages) for block in range(len(rows))]
     bottlenecks = zip(variant.bottlenecks(), timm_names, strict=True)
-    for ours, ((_, parts), timm) in enumerate(bottlenecks, ROWS_BEGIN):
+    for ours, ((row, parts), timm) in enumerate(bottlenecks, ROWS_BEGIN):
         yield from _bottleneck_layers(parts, f"features.{ours}.layers", f"features.{ours - 2}.block", timm)
+        channels = row.out
     ours, timm = ROWS_BEGIN + len(variant.rows), f"blocks.{len(stages)}.0"
-    yield Layer("convolution", f"features.{ours}", f"features.{ours - 2}.0", f"{timm}.conv")
-    yield Layer("norm", f"features.{ours + 1}", f"features.{ours - 2}.1", f"{timm}.bn1")
-    yield Layer("with bias", "classifier.0", "classifier.0", "conv_head")
-    yield LOGITS
+    last, hidden = 6 * channels, variant.scaled_hidden()
+    yield Layer("convolution", (last, channels, 1, 1), f"features.{ours}", f"features.{ours - 2}.0", f"{timm}.conv")
+    yield Layer("norm", (last,), f"features.{ours + 1}", f"features.{ours - 2}.1", f"{timm}.bn1")
+    yield Layer("with bias", (hidden, last), "classifier.0", "classifier.0", "conv_head")
+    yield Layer("with bias", (num_classes, hidden), **LOGITS_LAYER)
 
 
 def _bottleneck_layers(parts: list[Part], mindcv: str, torchvision: str, timm: str) -> Iterator[Layer]:
@@ -115,13 +125,15 @@ def _bottleneck_layers(parts: list[Part], mindcv: str, torchvision: str, timm: s
     norms = itertools.count(1)
     for number, part in enumerate(parts):
         if part.name == "squeeze_excite":
-            for ours, theirs in (("conv_reduce", "fc1"), ("conv_expand", "fc2")):
+            reduce, expand = (part.squeezed, part.inputs, 1, 1), (part.outputs, part.squeezed, 1, 1)
+            for ours, theirs, shape in (("conv_reduce", "fc1", reduce), ("conv_expand", "fc2", expand)):
                 names = f"{mindcv}.{part.index}.{ours}", f"{torchvision}.{number}.{theirs}", f"{timm}.se.{ours}"
-                yield Layer("with bias", *names)
+                yield Layer("with bias", shape, *names)
         else:
             names = f"{mindcv}.{part.index}", f"{torchvision}.{number}.0", f"{timm}.{timm_names[part.name]}"
-            yield Layer("convolution", *names)
-            yield Layer("norm", f"{mindcv}.{part.index + 1}", f"{torchvision}.{number}.1", f"{timm}.bn{next(norms)}")
+            yield Layer("convolution", (part.outputs, part.inputs // part.group, part.kernel, part.kernel), *names)
+            names = f"{mindcv}.{part.index + 1}", f"{torchvision}.{number}.1", f"{timm}.bn{next(norms)}"
+            yield Layer("norm", (part.outputs,), *names)
 
 
 class ForeignParameter(NamedTuple):
@@ -134,27 +146,18 @@ class ForeignParameter(NamedTuple):
 
 def foreign_parameters(model: str, num_classes: int, naming: str) -> dict[str, ForeignParameter]:
     """The name and shape in `naming` of each parameter of our network."""
-    names = {
-        f"{layer.mindcv}.{ours}": f"{getattr(layer, naming)}.{ours if naming == 'mindcv' else theirs}"
-        for layer in layers_of(VARIANTS[model])
-        for ours, theirs in PARAMETERS[layer.kind].items()
-    }
     found = {}
-    for ours, shape in shapes_of(model, num_classes).items():
-        # timm's hidden layer of the head is a convolution.
-        their_shape = (*shape, 1, 1) if names[ours] == "conv_head.weight" else shape
-        found[ours] = ForeignParameter(names[ours], their_shape, shape)
+    for layer in layers_of(VARIANTS[model], num_classes):
+        for ours, theirs in PARAMETERS[layer.kind].items():
+            name = f"{getattr(layer, naming)}.{ours if naming == 'mindcv' else theirs}"
+            shape = layer.shape if ours == "weight" else layer.shape[:1]
+            # timm's hidden layer of the head is a convolution.
+            their_shape = (*shape, 1, 1) if name == "conv_head.weight" else shape
+            found[f"{layer.mindcv}.{ours}"] = ForeignParameter(name, their_shape, shape)
     return found
 
 
-@functools.cache
-def shapes_of(model: str, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of our network's parameters."""
-    network = MobileNetV3(VARIANTS[model], num_classes)
-    return {name: parameter.shape for name, parameter in network.parameters_dict().items()}
-
-
-STEMS = {naming: f"{getattr(STEM, naming)}.weight" for naming in ("torchvision", "timm", "mindcv")}
+STEMS = {naming: f"{layer}.weight" for naming, layer in STEM_LAYER.items()}
 
 
 def unwrapped(tensors: Mapping[str, np.ndarray], path: Path) -> Mapping[str, np.ndarray]:
@@ -185,7 +188,7 @@ def our_parameters(tensors: Mapping[str, np.ndarray], naming: str, path: Path) -
 
     Raises `UserError` that names what does not fit the model that comes nearest.
     """
-    logits = f"{getattr(LOGITS, naming)}.weight"
+    logits = f"{LOGITS_LAYER[naming]}.weight"
     num_classes = max((1, *tensors[logits].shape[:1])) if logits in tensors else 1
     faults = {}
     for name, value in tensors.items():
@@ -202,7 +205,6 @@ def our_parameters(tensors: Mapping[str, np.ndarray], naming: str, path: Path) -
     nearest = min(faults, key=lambda model: len(faults[model]))
     raise UserError(
         f"{path}: not a network of this project; it comes nearest to {nearest}, but {first_of(faults[nearest])}"
-        f"{_narrow_note(nearest, naming)}"
     )
 
 
@@ -225,15 +227,11 @@ def network_there(model: str, naming: str, conv_padding: str) -> tuple[str, str]
         if ORIGINS[origin].naming == naming and model in networks
     }
     if not known:
-        raise UserError(f"{naming} has no network that takes the weights of {model}{_narrow_note(model, naming)}")
+        by_other_rules = naming == "timm" and VARIANTS[model].width != 1
+        note = "; it scales a width by other rules, those of the models *_timm_*" if by_other_rules else ""
+        raise UserError(f"{naming} has no network that takes the weights of {model}{note}")
     origin = min(known, key=lambda origin: ORIGINS[origin].conv_padding != conv_padding)
     return origin, known[origin]
-
-
-def _narrow_note(model: str, naming: str) -> str:
-    if naming != "timm" or VARIANTS[model].width == 1:
-        return ""
-    return "; timm and TensorFlow keep the head of a narrow network at 1024 or 1280 and round its widths differently"
 
 
 # ----------------------------------------------------------------------------------------------------------- origins

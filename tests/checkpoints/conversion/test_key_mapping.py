@@ -11,17 +11,18 @@ import pytest
 from mindcv_lite.checkpoints.conversion.key_mapping import (
     NETWORKS,
     ORIGINS,
+    foreign_parameters,
     images_of,
     naming_of,
     network_there,
     origin_of,
     our_parameters,
     read_hub_config,
-    shapes_of,
     their_tensors,
 )
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.block_tables import VARIANTS
+from mindcv_lite.models.mobilenetv3 import MobileNetV3
 from mindcv_lite.recipe.values import checked_value
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -45,12 +46,22 @@ def zeros(name: str) -> dict[str, np.ndarray]:
     return {entry: np.zeros(shape, np.float32) for entry, shape in entries.items()}
 
 
+def shapes_of(model: str, num_classes: int) -> dict[str, tuple[int, ...]]:
+    return {name: ours.our_shape for name, ours in foreign_parameters(model, num_classes, "mindcv").items()}
+
+
 def drawn(model: str, num_classes: int = CLASSES) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     return {name: random.random(shape, np.float32) for name, shape in shapes_of(model, num_classes).items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+def test_our_names_and_shapes_are_those_of_the_network(model):
+    network = MobileNetV3(VARIANTS[model], num_classes=7)
+    assert shapes_of(model, 7) == {name: parameter.shape for name, parameter in network.parameters_dict().items()}
 
 
 @pytest.mark.parametrize(("naming", "model"), THERE)
@@ -104,6 +115,8 @@ def test_the_network_there_is_the_one_of_the_padding_if_there_is_a_choice():
     assert network_there("mobilenet_v3_small_100", "timm", "same") == ("tf", "tf_mobilenetv3_small_100")
     minimalistic = "mobilenet_v3_large_minimalistic_100"
     assert network_there(minimalistic, "timm", "symmetric") == ("tf", "tf_mobilenetv3_large_minimal_100")
+    assert network_there("mobilenet_v3_small_timm_075", "timm", "same") == ("tf", "tf_mobilenetv3_small_075")
+    assert network_there("mobilenet_v3_small_timm_050", "timm", "same") == ("timm", "mobilenetv3_small_050")
     network = "mobilenet_v3_small(width_mult=0.75)"
     assert network_there("mobilenet_v3_small_075", "torchvision", "same") == ("torchvision", network)
 
@@ -112,7 +125,12 @@ def test_the_network_there_is_the_one_of_the_padding_if_there_is_a_choice():
     ("model", "naming", "sentence"),
     [
         ("mobilenet_v3_small_minimalistic_100", "torchvision", "torchvision has no network that takes the weights of "),
-        ("mobilenet_v3_large_075", "timm", "timm and TensorFlow keep the head of a narrow network at 1024 or 1280"),
+        (
+            "mobilenet_v3_large_075",
+            "timm",
+            "large_075; it scales a width by other rules, those of the models",
+        ),
+        ("mobilenet_v3_small_timm_050", "torchvision", "torchvision has no network that takes the weights of "),
     ],
 )
 def test_a_network_that_others_lack_is_refused(model, naming, sentence):
@@ -130,14 +148,12 @@ def refusal(tensors: dict[str, np.ndarray]) -> str:
     return str(error.value)
 
 
-NARROW = "timm and TensorFlow keep the head of a narrow network at 1024 or 1280 and round its widths differently"
-
-
-def test_timms_narrow_network_is_refused_as_another_one():
-    sentence = refusal(zeros("timm_mobilenetv3_small_075"))
-    fault = "'blocks.1.0.conv_pw.weight' is (72, 16, 1, 1) in the file, (56, 16, 1, 1) in the network"
-    assert f"it comes nearest to mobilenet_v3_small_075, but {fault}; " in sentence
-    assert sentence.endswith(NARROW)
+def test_a_network_of_timm_that_is_not_here_is_refused():
+    tensors = zeros("timm_mobilenet_v3_large_timm_075")
+    tensors["conv_head.weight"] = np.zeros((1280, 480, 1, 1), np.float32)
+    sentence = refusal(tensors)
+    fault = "'conv_head.weight' is (1280, 480, 1, 1) in the file, (1280, 720, 1, 1) in the network"
+    assert sentence.endswith(f"it comes nearest to mobilenet_v3_large_timm_075, but {fault}")
 
 
 def test_a_narrow_network_with_a_head_of_full_width_is_refused_with_both_shapes():
