@@ -18,7 +18,7 @@ from PIL import Image
 from mindcv_lite.checkpoints.model_card import settled_by_card
 from mindcv_lite.checkpoints.pretrained import starting_weights
 from mindcv_lite.checkpoints.trained import read_trained
-from mindcv_lite.checkpoints.weights import load_weights
+from mindcv_lite.checkpoints.weights import load_weights, with_input_channels
 from mindcv_lite.data.datasets.image_folder import images_at
 from mindcv_lite.data.images.decoding import grey_or_rgb
 from mindcv_lite.device.context import for_evaluation, start_device
@@ -157,16 +157,23 @@ def evaluate(checkpoint: str | Path, data_dir: str | Path = "", **keys: Any) -> 
 
 
 def create_model(
-    name: str | None = None, pretrained: bool | str | Path = False, num_classes: int | None = None
+    name: str | None = None,
+    pretrained: bool | str | Path = False,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
 ) -> "nn.Cell":
-    """A network: normalised images float32 (batch, 3, height, width) to logits (batch, num_classes). Its `features`
-    give (batch, channels, height / 32, width / 32).
+    """A network: normalised images float32 (batch, in_channels, height, width) to logits (batch, num_classes). Its
+    `features` give (batch, channels, height / 32, width / 32).
 
     Args:
         name: one of the `model` values of a recipe; left out, that of the checkpoint, or `mobilenet_v3_small_100`.
         pretrained: True: the weights that MindCV published, downloaded once; a path: those of a checkpoint.
         num_classes: left out, those of the weights, or 1000. Another number makes a new last layer.
+        in_channels: left out, those of the weights, or 3. Weights of colour images are summed over them for 1 channel,
+            and repeated for others, as in timm.
     """
+    if in_channels is not None and (type(in_channels) is not int or in_channels < 1):
+        raise UserError(f"in_channels: expected a whole number from 1 on, got {in_channels!r}")
     given: dict[str, Any] = {"model": name} if name else {}
     if not isinstance(pretrained, bool):
         require_checkpoint(pretrained)
@@ -178,7 +185,13 @@ def create_model(
     weights = starting_weights(recipe, world)
     if weights and weights.card:
         recipe = settled_by_card(recipe, weights.card, weights.path)
-    model = replace(recipe.model, num_classes=num_classes or (weights.num_classes if weights else 1000))
+    if weights and in_channels:
+        weights = with_input_channels(weights, in_channels)
+    num_classes = num_classes or (weights.num_classes if weights else 1000)
+    model = replace(recipe.model, num_classes=num_classes)
+    if in_channels:
+        # pyrefly: ignore [bad-argument-type]  (a recipe's images have 1 or 3; the network takes any number)
+        model = replace(model, in_channels=in_channels)
     network = build_network(model, "O0", world.settings.target)
     if weights:
         load_weights(network, weights, remake_head=True)

@@ -109,6 +109,12 @@ def test_a_model_is_a_cell_with_features_and_logits(trained):
     other = mindcv_lite.create_model("mobilenet_v3_small_100", trained.runs[1].best, num_classes=3)
     assert (same(images).shape, other(images).shape) == ((2, 2), (2, 3))
     assert np.array_equal(same.features(images).asnumpy(), other.features(images).asnumpy())
+    six = mindcv_lite.create_model(pretrained=trained.runs[1].best, in_channels=6)  # twice the same, at half the weight
+    twice = Tensor(np.concatenate([images.asnumpy()] * 2, axis=1))
+    assert np.allclose(six(twice).asnumpy(), same(images).asnumpy(), atol=1e-5)
+    assert mindcv_lite.create_model("mobilenet_v3_small_035", in_channels=4)(twice[:, :4]).shape == (2, 1000)
+    with pytest.raises(UserError, match="in_channels: expected a whole number from 1 on, got 0"):
+        mindcv_lite.create_model(in_channels=0)
 
 
 def test_a_key_that_contradicts_the_card_is_refused_and_numbers_of_numpy_are_taken(trained):

@@ -10,7 +10,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from mindcv_lite.checkpoints.model_card import MINDCV_CONVENTIONS
-from mindcv_lite.checkpoints.weights import Weights, read_weights
+from mindcv_lite.checkpoints.weights import Weights, read_weights, with_input_channels
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import cache_folder, lock
@@ -30,19 +30,26 @@ BLOCK = 2**16  # bytes
 
 
 def starting_weights(recipe: Recipe, world: World) -> Weights | None:
-    """The weights that a run starts from: a file of the user's, or the published ones; None: none."""
-    if not recipe.model.pretrained:
-        if recipe.model.ckpt_path:
-            return read_weights(recipe.model.ckpt_path)
+    """The weights that a run starts from, a file of the user's or the published ones, for the channels of its images;
+    None: none."""
+    if recipe.model.pretrained:
+        weights = _read_published(recipe.model.model, world)
+    elif recipe.model.ckpt_path:
+        weights = read_weights(recipe.model.ckpt_path)
+    else:
         if recipe.optimizer.layer_decay:
             log.warning(
                 "warning: the network begins with random weights, and layer_decay trains the first layers slowly; "
                 "--pretrained or --ckpt_path FILE gives weights to start from"
             )
         return None
-    path = world.all_or_none(lambda: published_weights(recipe.model.model))
-    weights = read_weights(str(path))
-    known = {"model": recipe.model.model, "num_classes": weights.num_classes, "class_names": None}
+    return with_input_channels(weights, recipe.model.in_channels)
+
+
+def _read_published(model: str, world: World) -> Weights:
+    """The weights that MindCV published for `model`, with a card of its conventions."""
+    weights = read_weights(str(world.all_or_none(lambda: published_weights(model))))
+    known = {"model": model, "num_classes": weights.num_classes, "class_names": None}
     return replace(weights, card=MINDCV_CONVENTIONS | known)
 
 

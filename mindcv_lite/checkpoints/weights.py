@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from mindcv_lite.checkpoints.ckpt_file import read_entries
 from mindcv_lite.checkpoints.model_card import CARD_NAME, parsed_card
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.values import for_grey_images
 
 log = logging.getLogger(__name__)
 
 FACTS_NAME = "run"  # what the state of a run has in place of a model card
 NETWORK_NAMES = ("features.", "classifier.")
+STEM = "features.0.weight"  # of the first convolution: (outputs, channels of the images, 3, 3)
 HEAD = ("classifier.3.weight", "classifier.3.bias")
 
 
@@ -74,6 +76,29 @@ def with_image_size_of(weights: Weights, recipe: Recipe) -> Recipe:
     if wanted != trained:
         log.info("%s was trained on images of %d pixels, image_resize is %d", weights.path, trained, wanted)
     return recipe
+
+
+def with_input_channels(weights: Weights, in_channels: int) -> Weights:
+    """Weights of colour images for images of another number of channels, by timm's rule (`adapt_input_conv`).
+
+    Grey images: the first convolution is summed over its input channels, and mean and std are the mean of three. More
+    channels: its input channels are repeated, and scaled by 3 / `in_channels`. Other weights stay as they are.
+    """
+    stem = weights.parameters.get(STEM)
+    if in_channels == 3 or stem is None or stem.shape[1:2] != (3,):
+        return weights
+    kernels = stem.asnumpy().astype(np.float32)
+    if in_channels == 1:
+        kernels, how = kernels.sum(1, keepdims=True), "summed over the 3 channels of colour images, for grey ones"
+    else:
+        kernels = np.tile(kernels, (1, -(-in_channels // 3), 1, 1))[:, :in_channels] * (3 / in_channels)
+        how = f"repeated from 3 to {in_channels} channels"
+    log.info("%s: the first convolution is %s", weights.path, how)
+    card = weights.card
+    if card and in_channels == 1:
+        grey = {name: for_grey_images(card[name]) for name in ("mean", "std")}
+        card = card | {"in_channels": in_channels} | grey
+    return replace(weights, parameters=weights.parameters | {STEM: Parameter(Tensor(kernels), name=STEM)}, card=card)
 
 
 def load_weights(network: nn.Cell, weights: Weights, remake_head: bool = False) -> bool:

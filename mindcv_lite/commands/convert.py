@@ -97,6 +97,8 @@ def _to_checkpoint(source: Path, target: Path, wanted: str | None, class_names: 
         our_parameters,
         read_hub_config,
     )
+    from mindcv_lite.checkpoints.weights import HEAD, STEM
+    from mindcv_lite.recipe.values import for_grey_images
     from mindcv_lite.runs.checkpoint_saver import save_weights
 
     tensors, card = _read_source(source)
@@ -108,17 +110,21 @@ def _to_checkpoint(source: Path, target: Path, wanted: str | None, class_names: 
     log.info("%s: origin %s (%s)", source, origin, reason)
     model, parameters = our_parameters(tensors, naming, source)
 
-    num_classes = len(parameters["classifier.3.bias"])
+    num_classes, in_channels = len(parameters[HEAD[1]]), parameters[STEM].shape[1]
     class_names = class_names or (hub.class_names if hub else None)
     if class_names and len(class_names) != num_classes:
         raise UserError(f"{source}: it has {num_classes} outputs, but there are {len(class_names)} class names")
+    images = images_of(origin, source, hub)
+    if in_channels == 1:
+        images |= {name: for_grey_images(images[name]) for name in ("mean", "std")}
+        log.info("%s: for grey images: mean %g, std %g, the mean of three", source, *images["mean"], *images["std"])
     card = {
         "model": model,
         "num_classes": num_classes,
-        "in_channels": 3,
+        "in_channels": in_channels,
         "conv_padding": ORIGINS[origin].conv_padding,
         "bn_eps": ORIGINS[origin].bn_eps,
-        **images_of(origin, source, hub),
+        **images,
         "class_names": class_names,
     }
     save_weights(target, parameters, card)

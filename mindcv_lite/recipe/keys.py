@@ -179,7 +179,7 @@ class Model:
     num_classes: int | None = key(
         "outputs of the network; left out: the classes of the images", None, at_least=1, at_most=10**6
     )
-    in_channels: Literal[1, 3] = key("3: colour; 1: grey", 3)
+    in_channels: Literal[1, 3] = key("3: colour; 1: grey, and mean and std of three numbers become their mean", 3)
     drop_rate: float = key("dropout before the last layer", 0.2, at_least=0, below=1)
     conv_padding: Literal["mindcv", "symmetric", "same"] = key(
         "padding of strided convolutions: as MindCV, as torchvision and timm, as TensorFlow", "mindcv"

@@ -16,8 +16,8 @@ from mindcv_lite.program import CommandLine
 from mindcv_lite.recipe.keys import FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe
 from mindcv_lite.recipe.rules import check_rules
 from mindcv_lite.recipe.shipped import recipe_file
-from mindcv_lite.recipe.values import accept_neutral, checked_value, describe, describe_bounds, nearest
-from mindcv_lite.recipe.yaml_io import read_yaml, show, yaml_scalar
+from mindcv_lite.recipe.values import accept_neutral, checked_value, describe, describe_bounds, for_grey_images, nearest
+from mindcv_lite.recipe.yaml_io import plain, read_yaml, show, yaml_scalar
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +111,20 @@ def _merged(
         },
         origin=origin,
     )
+    if recipe.model.in_channels == 1:
+        recipe = _with_grey_statistics(recipe)
     check_rules(recipe, config or source)
     return recipe
+
+
+def _with_grey_statistics(recipe: Recipe) -> Recipe:
+    """The recipe with one mean and one std for grey images, where it has three of them."""
+    given = {name: getattr(recipe.augmentation, name) for name in ("mean", "std")}
+    grey = {name: for_grey_images(value) for name, value in given.items() if len(value) == 3}
+    if grey:
+        said = " and ".join(f"{name} {plain(value)}" for name, value in grey.items())
+        log.info("in_channels 1: %s, the mean of three numbers", said)
+    return recipe.with_keys(**grey)
 
 
 class _CommandLine(CommandLine):

@@ -5,7 +5,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from mindcv_lite.errors import UserError
@@ -74,6 +74,11 @@ def _check_bounds(value: Any, bounds: dict[str, float]) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, (int, float)) and not all(holds[name](number, bound) for name, bound in bounds.items()):
             raise ValueError
+
+
+def for_grey_images(statistic: Sequence[float]) -> tuple[float]:
+    """The mean or std of grey images from those of red, green and blue: the mean of the three, to 6 digits."""
+    return (float(f"{sum(statistic) / len(statistic):.6g}"),)
 
 
 def accept_neutral(name: str, value: Any, where: str) -> None:

@@ -13,7 +13,17 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from mindcv_lite.checkpoints.model_card import model_card, settled_by_card
-from mindcv_lite.checkpoints.weights import Weights, load_weights, read_weights, with_image_size_of, with_outputs_of
+from mindcv_lite.checkpoints.pretrained import starting_weights
+from mindcv_lite.checkpoints.weights import (
+    STEM,
+    Weights,
+    load_weights,
+    read_weights,
+    with_image_size_of,
+    with_input_channels,
+    with_outputs_of,
+)
+from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
@@ -264,6 +274,65 @@ def test_float16_weights_are_taken_as_float32(saved, small, tmp_path):
     for name, value in values_of(network).items():
         assert value.dtype == np.float32
         assert np.array_equal(value, values[name].astype(np.float16).astype(np.float32)), name
+
+
+# ------------------------------------------------------------------------------------------- images of other channels
+
+
+def logits_of(weights: Weights, in_channels: int, images: np.ndarray) -> np.ndarray:
+    """Of images uint8 (batch, height, width, channels), normalised by the weights' card."""
+    assert weights.card
+    network = network_of(in_channels=in_channels)
+    load_weights(network, weights)
+    x = Normalize(weights.card["mean"], weights.card["std"])(Tensor(images))
+    return network.set_train(False)(x).asnumpy()
+
+
+@pytest.fixture(scope="module")
+def of_colour(saved, small, tmp_path_factory) -> Weights:
+    """A fresh network for colour images with the same mean and std in all channels."""
+    path = tmp_path_factory.mktemp("colour") / "x.ckpt"
+    save_weights(path, values_of(network_of()), model_card(small(mean="[100, 100, 100]", std="[50, 50, 50]"), CLASSES))
+    return read_weights(str(path))
+
+
+@pytest.mark.usefixtures("pynative_mode")
+def test_colour_weights_see_a_grey_image_as_three_equal_channels(of_colour, log):
+    grey = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), np.uint8)
+    expected = logits_of(of_colour, 3, grey.repeat(3, axis=-1))
+    log.clear()
+    summed = with_input_channels(of_colour, 1)
+    assert log.messages == [
+        f"{of_colour.path}: the first convolution is summed over the 3 channels of colour images, for grey ones"
+    ]
+    assert summed.card == (of_colour.card or {}) | {"in_channels": 1, "mean": (100.0,), "std": (50.0,)}
+    np.testing.assert_allclose(logits_of(summed, 1, grey), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_more_channels_repeat_those_of_colour_images_as_in_timm(of_colour):
+    """timm's `adapt_input_conv`: repeat, cut off, times 3 / channels."""
+    kernels = of_colour.parameters[STEM].asnumpy()
+    for channels in (2, 4, 8):
+        found = with_input_channels(of_colour, channels).parameters[STEM].asnumpy()
+        assert found.shape == (16, channels, 3, 3)
+        for channel in range(channels):
+            assert np.allclose(found[:, channel], kernels[:, channel % 3] * 3 / channels, rtol=1e-6)
+    grey = with_input_channels(of_colour, 1)
+    assert with_input_channels(of_colour, 3) is of_colour
+    assert with_input_channels(grey, 1) is grey
+
+
+def test_a_recipe_for_grey_images_starts_from_colour_weights(of_colour, world, tmp_path):
+    given = given_by(tmp_path, "in_channels: 1\n", "--model", "mobilenet_v3_small_075", "--ckpt_path", of_colour.path)
+    weights = starting_weights(given, world(given))
+    assert weights
+    settled = settled_by_card(given, weights.card or {}, weights.path)
+    assert (settled.model.in_channels, settled.augmentation.mean, settled.augmentation.std) == (1, (100.0,), (50.0,))
+    load_weights(network_of(in_channels=1), weights)
+    with pytest.raises(
+        UserError, match=r"key 'in_channels' is 1, but the weights in .* mean 3"
+    ):  # not to evaluate them
+        settled_by_card(given, of_colour.card or {}, of_colour.path)
 
 
 # ----------------------------------------------------------------------------------------------------- the card decides

@@ -21,7 +21,7 @@ from PIL import Image
 from mindcv_lite.checkpoints.ckpt_file import write_entries
 from mindcv_lite.checkpoints.conversion.key_mapping import NETWORKS, ORIGINS, foreign_parameters, their_tensors
 from mindcv_lite.checkpoints.model_card import CARD_KEYS
-from mindcv_lite.checkpoints.weights import Weights, load_weights, read_weights
+from mindcv_lite.checkpoints.weights import STEM, Weights, load_weights, read_weights
 from mindcv_lite.commands.convert import command_line, main, read_labels
 from mindcv_lite.data.transforms.decode_augment import evaluation_transforms
 from mindcv_lite.errors import UserError
@@ -169,6 +169,15 @@ def test_pytorchs_format_is_known_under_any_name(torch_loads, torchvisions, tmp_
     assert same(values_of(read_weights(str(tmp_path / "x.ckpt"))), random_parameters(SMALL))
     with pytest.raises(UserError, match="a file of PyTorch, as Lightning's are; `python -m mindcv_lite convert` takes"):
         read_weights(str(tmp_path / name))
+
+
+def test_weights_for_grey_images_get_one_mean_and_one_std(tmp_path, log):
+    tensors = their_tensors(random_parameters(SMALL) | {STEM: np.ones((16, 1, 3, 3), np.float32)}, SMALL, "timm")
+    write_entries(tmp_path / "timm.safetensors", tensors)
+    convert(tmp_path / "timm.safetensors", tmp_path / "x.ckpt")
+    card = read_weights(str(tmp_path / "x.ckpt")).card or {}
+    assert [card[name] for name in ("in_channels", "mean", "std")] == [1, [114.495], [57.63]]
+    assert f"{tmp_path}/timm.safetensors: for grey images: mean 114.495, std 57.63, the mean of three" in log.messages
 
 
 def test_half_precision_becomes_float32(torchvisions, tmp_path):

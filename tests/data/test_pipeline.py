@@ -249,9 +249,11 @@ def test_evaluation_sees_the_same_pixels_every_time_and_the_images_in_order(imag
 
 
 def test_grey_images_have_one_number_a_pixel(images, recipe, world):
-    given = recipe(in_channels=1, mean="[127.5]", std="[127.5]")
+    given = recipe(in_channels=1)
+    augmented = recipe(in_channels=1, auto_augment="randaug-m9-n2")  # whose operations change colours
     for batches in (
         TrainingBatches(images, given, world(given)).epoch(0),
+        TrainingBatches(images, augmented, world(given)).epoch(0),
         evaluation_batches(images, given, world(given)),
     ):
         assert next(iter(batches))[0].shape == (4, 32, 32)

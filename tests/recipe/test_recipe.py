@@ -579,7 +579,10 @@ def test_the_text_of_a_recipe_is_what_it_saves(load, tmp_path):
         ),
         ("mean: [1, 2]", "key 'mean': expected 3 numbers, one for each of the in_channels, got [1.0, 2.0]"),
         ("std: [1]", "key 'std': expected 3 numbers, one for each of the in_channels, got [1.0]"),
-        ("in_channels: 1", "key 'mean': expected 1 numbers, one for each of the in_channels, got [123.675, 116.28, "),
+        (
+            "in_channels: 1\nmean: [1, 2]",
+            "key 'mean': expected 1 numbers, one for each of the in_channels, got [1.0, 2.",
+        ),
         ("multi_step_decay_milestones: [3, 2]", "key 'multi_step_decay_milestones': expected increasing epochs, got ["),
         ("multi_step_decay_milestones: [3, 3]", "key 'multi_step_decay_milestones': expected increasing epochs, got ["),
         (
@@ -620,6 +623,13 @@ def test_the_text_of_a_recipe_is_what_it_saves(load, tmp_path):
 def test_keys_that_contradict_each_other_are_refused(load, write, lines, message):
     path = write("")
     assert error_of(load, lines).startswith(f"{path}: {message}")
+
+
+def test_grey_images_take_the_mean_of_three_means_and_of_three_stds(load, log):
+    found = load("in_channels: 1\nstd: [30, 60, 75]").augmentation
+    assert (found.mean, found.std) == ((114.495,), (55.0,))
+    assert log.messages == ["in_channels 1: mean [114.495] and std [55.0], the mean of three numbers"]
+    assert load("in_channels: 1\nmean: [100]").augmentation.mean == (100.0,)
 
 
 def test_a_contradiction_names_the_source_of_the_value_it_complains_about(load):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindcv_lite.checkpoints.weights import first_of, misfits
+from mindcv_lite.checkpoints.weights import HEAD, STEM, first_of, misfits
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, Part, Variant
 from mindcv_lite.recipe.values import checked_value
@@ -99,10 +99,10 @@ STEM_LAYER = {"torchvision": "features.0.0", "timm": "conv_stem", "mindcv": "fea
 LOGITS_LAYER = {"torchvision": "classifier.3", "timm": "classifier", "mindcv": "classifier.3"}
 
 
-def layers_of(variant: Variant, num_classes: int) -> Iterator[Layer]:
+def layers_of(variant: Variant, num_classes: int, in_channels: int) -> Iterator[Layer]:
     """The layers of the network, from the image to the logits. (Torchvision counts stem and norms as one layer.)"""
     channels = variant.scaled_stem()
-    yield Layer("convolution", (channels, 3, 3, 3), **STEM_LAYER)
+    yield Layer("convolution", (channels, in_channels, 3, 3), **STEM_LAYER)
     yield Layer("norm", (channels,), "features.1", "features.0.1", "bn1")
     stages = [list(stage) for _, stage in itertools.groupby(variant.rows, key=lambda row: row.out)]  # timm's
     timm_names = [f"blocks.{stage}.{block}" for stage, rows in enumerate(stages) for block in range(len(rows))]
@@ -144,10 +144,10 @@ class ForeignParameter(NamedTuple):
     our_shape: tuple[int, ...]
 
 
-def foreign_parameters(model: str, num_classes: int, naming: str) -> dict[str, ForeignParameter]:
+def foreign_parameters(model: str, num_classes: int, naming: str, in_channels: int = 3) -> dict[str, ForeignParameter]:
     """The name and shape in `naming` of each parameter of our network."""
     found = {}
-    for layer in layers_of(VARIANTS[model], num_classes):
+    for layer in layers_of(VARIANTS[model], num_classes, in_channels):
         for ours, theirs in PARAMETERS[layer.kind].items():
             name = f"{getattr(layer, naming)}.{ours if naming == 'mindcv' else theirs}"
             shape = layer.shape if ours == "weight" else layer.shape[:1]
@@ -190,12 +190,14 @@ def our_parameters(tensors: Mapping[str, np.ndarray], naming: str, path: Path) -
     """
     logits = f"{LOGITS_LAYER[naming]}.weight"
     num_classes = max((1, *tensors[logits].shape[:1])) if logits in tensors else 1
+    stem = tensors.get(STEMS[naming])
+    in_channels = 1 if stem is not None and stem.shape[1:2] == (1,) else 3
     faults = {}
     for name, value in tensors.items():
         if not np.issubdtype(value.dtype, np.integer) and not np.isfinite(value.astype(np.float32)).all():
             raise UserError(f"{path}: '{name}' holds numbers that are not finite: the weights of a run that failed")
     for model in VARIANTS:
-        wanted = foreign_parameters(model, num_classes, naming)
+        wanted = foreign_parameters(model, num_classes, naming, in_channels)
         faults[model] = misfits(tensors, {theirs.name: theirs for theirs in wanted.values()})
         if not faults[model]:
             return model, {
@@ -210,7 +212,7 @@ def our_parameters(tensors: Mapping[str, np.ndarray], naming: str, path: Path) -
 
 def their_tensors(parameters: Mapping[str, np.ndarray], model: str, naming: str) -> dict[str, np.ndarray]:
     """The parameters of our `model` under the names of torchvision or timm, complete for a strict loading there."""
-    wanted = foreign_parameters(model, len(parameters["classifier.3.bias"]), naming)
+    wanted = foreign_parameters(model, len(parameters[HEAD[1]]), naming, parameters[STEM].shape[1])
     tensors = {theirs.name: parameters[ours].reshape(theirs.shape) for ours, theirs in wanted.items()}
     norms = [name.removesuffix(".running_var") for name in tensors if name.endswith(".running_var")]
     return tensors | {f"{norm}.num_batches_tracked": np.zeros((), np.int64) for norm in norms}

@@ -20,6 +20,7 @@ from mindcv_lite.checkpoints.conversion.key_mapping import (
     read_hub_config,
     their_tensors,
 )
+from mindcv_lite.checkpoints.weights import STEM
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
@@ -92,6 +93,15 @@ def test_a_round_trip_of_any_model_keeps_every_bit(model, naming):
     assert returned.keys() == parameters.keys()
     for name, value in parameters.items():
         assert np.array_equal(returned[name], value), name
+
+
+@pytest.mark.parametrize("naming", ["torchvision", "timm"])
+def test_a_network_for_grey_images_is_known(naming):
+    parameters = drawn("mobilenet_v3_small_100") | {STEM: np.ones((16, 1, 3, 3), np.float32)}
+    tensors = their_tensors(parameters, "mobilenet_v3_small_100", naming)
+    tensors = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    found, returned = our_parameters(tensors, naming, FILE)
+    assert (found, returned[STEM].shape) == ("mobilenet_v3_small_100", (16, 1, 3, 3))
 
 
 @pytest.mark.parametrize(("naming", "model"), THERE)
@@ -180,10 +190,10 @@ def test_a_network_without_its_last_layer_is_refused():
     assert "'classifier.weight' is missing; 'classifier.bias' is missing" in refusal(tensors)
 
 
-def test_a_network_for_grey_images_is_refused():
+def test_a_network_for_images_of_four_channels_is_refused():
     tensors = zeros("timm_mobilenet_v3_small_100")
-    tensors["conv_stem.weight"] = np.zeros((16, 1, 3, 3), np.float32)
-    assert "'conv_stem.weight' is (16, 1, 3, 3) in the file, (16, 3, 3, 3) in the network" in refusal(tensors)
+    tensors["conv_stem.weight"] = np.zeros((16, 4, 3, 3), np.float32)
+    assert "'conv_stem.weight' is (16, 4, 3, 3) in the file, (16, 3, 3, 3) in the network" in refusal(tensors)
 
 
 def test_other_networks_with_a_familiar_stem_name_three_faults_and_count_the_others():
