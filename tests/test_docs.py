@@ -245,7 +245,7 @@ def test_the_model_page_has_each_recipe_once_in_its_table():
 
 @pytest.mark.parametrize("model", VARIANTS)
 def test_the_model_page_says_how_large_a_network_is(model):
-    lines = list(complexity_of(VARIANTS[model], 1000, 3, 224))
+    lines = list(complexity_of(VARIANTS[model], 1000, 3, (224, 224)))
     trainable, statistics = sum(line.trainable for line in lines), sum(line.statistics for line in lines)
     multiply_adds = sum(line.multiply_adds for line in lines) / 1e6
     row = f"| `{model}` | {trainable:,} | {trainable + statistics:,} | {multiply_adds:.1f} M |\n"

@@ -97,7 +97,7 @@ def test_a_taught_run_on_two_ranks_goes_on_to_the_same_bits_and_both_have_the_sa
             logs = msrun(2, script, *flags, "--epoch_size", *epochs, cwd=tmp_path / folder)
             sums = [re.findall(r"^sum (\S+)", log, re.M) for log in logs]
             assert sums[0] == sums[1] != []
-            assert "teacher.ckpt: mobilenet_v3_small_075 at 40 pixels, " in logs[0]
+            assert "teacher.ckpt: mobilenet_v3_small_075 at 40 x 40 pixels, " in logs[0]
     require_same_run(tmp_path / "whole", tmp_path / "parts")
     assert not [name for name in read_state(tmp_path / "whole" / LAST).numbers if "teacher" in name]
 

@@ -10,7 +10,7 @@ import mindspore
 
 from mindcv_lite.benchmark.rounds import RATIO, Round, spread
 from mindcv_lite.device.settings import Settings
-from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.keys import Recipe, size_of
 from mindcv_lite.text_tables import aligned
 
 # fmt: off
@@ -55,14 +55,15 @@ def _column_of(name: str, rounds: list[Round]) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> Iterator[str]:
     """A row for each number, a column for each that was measured: median (lowest to highest)."""
     columns, recipe = report["results"], report["recipe"]
+    height, width = size_of(recipe["image_resize"])
     rounds = len(columns[0]["rounds"])
     yield (
         f"{report['processor']}, {report['cores']} cores, load {report['load_average']:.1f} before; "
         f"MindSpore {report['mindspore']} on {report['device']}"
     )
     yield (
-        f"{report['what']} of {report['config'] or 'the command line'}: {recipe['model']}, {recipe['image_resize']} x "
-        f"{recipe['image_resize']}, batch {recipe['batch_size']}, data workers: {report['workers']}"
+        f"{report['what']} of {report['config'] or 'the command line'}: {recipe['model']}, {height} x {width}, "
+        f"batch {recipe['batch_size']}, data workers: {report['workers']}"
     )
     yield f"median (lowest to highest) of {rounds} round{'s' * (rounds > 1)}"
     cells = [["", *(column["name"] for column in columns)]]

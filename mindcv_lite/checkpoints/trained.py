@@ -33,7 +33,7 @@ class Trained:
     class_names: tuple[str, ...]
 
     def network(self, world: World | None = None) -> nn.Cell:
-        """The network in evaluation: images float32 (batch, channels, side, side) -> logits (batch, classes).
+        """The network in evaluation: images float32 (batch, channels, height, width) -> logits (batch, classes).
 
         Of MindSpore's own operators in float32, or as the device of `world` computes it best.
         """

@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn
 from mindcv_lite.checkpoints.ckpt_file import read_entries
 from mindcv_lite.checkpoints.model_card import CARD_NAME, parsed_card
 from mindcv_lite.errors import UserError
-from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.keys import Recipe, size_of
 from mindcv_lite.recipe.values import for_grey_images
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,8 @@ def with_image_size_of(weights: Weights, recipe: Recipe) -> Recipe:
     if "image_resize" not in recipe.origin:
         return recipe.with_keys(image_resize=trained)
     if wanted != trained:
-        log.info("%s was trained on images of %d pixels, image_resize is %d", weights.path, trained, wanted)
+        line = "%s was trained on images of %d x %d pixels, image_resize is %d x %d"
+        log.info(line, weights.path, *size_of(trained), *size_of(wanted))
     return recipe
 
 

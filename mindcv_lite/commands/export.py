@@ -46,8 +46,8 @@ def command_line() -> CommandLine:
     add(
         "--include_preprocess",
         action="store_true",
-        help="take uint8 images (batch, side, side, channels), RGB, and normalise them by mean and std in the file; "
-        "without it: float32 (batch, channels, side, side), normalised before",
+        help="take uint8 images (batch, height, width, channels), RGB, and normalise them by mean and std in the file; "
+        "without it: float32 (batch, channels, height, width), normalised before",
     )
     add("--softmax", action="store_true", help="give probabilities; without it: logits")
     return parser

@@ -176,13 +176,12 @@ def _zoo_row(folder: Path, results: Sequence["EpochResult"]) -> tuple[str, ...]:
     recipe = _recipe_in(path)
     jit_levels = dict.fromkeys(each.jit_level for each in results if each.jit_level)
     accuracy = [score and 100 * score for score in ((best.top1, best.top5) if best else (None, None))]
-    side = recipe.augmentation.image_resize if recipe else None
     return (
         recipe.model.model if recipe else "-",
         shown(_millions_of_parameters(recipe) if recipe else None, ".2f"),
         cards(results[-1]),
         str(recipe.data.batch_size) if recipe else "-",
-        f"{side}x{side}" if side else "-",
+        "{}x{}".format(*recipe.augmentation.input_size) if recipe else "-",
         ", ".join(jit_levels) or "-",
         shown(graph_compile(results), ".0f", "s"),
         shown(_median_of(results, "ms_per_step"), ".2f"),
@@ -212,7 +211,7 @@ def _millions_of_parameters(recipe: Recipe) -> float | None:
     model = recipe.model
     if model.num_classes is None:
         return None
-    lines = complexity_of(VARIANTS[model.model], model.num_classes, model.in_channels, recipe.augmentation.image_resize)
+    lines = complexity_of(VARIANTS[model.model], model.num_classes, model.in_channels, recipe.augmentation.input_size)
     return sum(line.trainable + line.statistics for line in lines) / 1e6
 
 

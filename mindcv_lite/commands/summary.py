@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_checkpoint, require_file, write_text
 from mindcv_lite.program import CommandLine
+from mindcv_lite.recipe.keys import size_of
 from mindcv_lite.recipe.values import checked_value
 from mindcv_lite.recipe.yaml_io import plain
 
@@ -114,9 +115,9 @@ def summary(model: str, keys: dict[str, Any]) -> Iterator[str]:
     """The table of `model`, its totals, and what they count."""
     from mindcv_lite.models.complexity import table, totals
 
-    side, num_classes, in_channels = (keys[name] for name in USUAL)
+    (height, width), num_classes, in_channels = _shape_of(keys)
     lines = lines_of(model, keys)
-    yield f"{model}, {num_classes} class{'es' * (num_classes > 1)}, images of {in_channels} x {side} x {side}"
+    yield f"{model}, {num_classes} class{'es' * (num_classes > 1)}, images of {in_channels} x {height} x {width}"
     yield from table(lines)
     yield totals(lines)
     yield NOTE
@@ -126,13 +127,18 @@ def draw(model: str, keys: dict[str, Any], path: Path) -> None:
     """Write the drawing of `model`. Raises `UserError`."""
     from mindcv_lite.models.drawing import drawing
 
-    side, _, in_channels = (keys[name] for name in USUAL)
-    write_text(path, drawing(model, (in_channels, side, side), lines_of(model, keys)))
+    size, _, in_channels = _shape_of(keys)
+    write_text(path, drawing(model, (in_channels, *size), lines_of(model, keys)))
 
 
 def lines_of(model: str, keys: dict[str, Any]) -> "list[Line]":
     from mindcv_lite.models.block_tables import VARIANTS
     from mindcv_lite.models.complexity import complexity_of
 
-    side, num_classes, in_channels = (keys[name] for name in USUAL)
-    return list(complexity_of(VARIANTS[model], num_classes, in_channels, side))
+    size, num_classes, in_channels = _shape_of(keys)
+    return list(complexity_of(VARIANTS[model], num_classes, in_channels, size))
+
+
+def _shape_of(keys: dict[str, Any]) -> tuple[tuple[int, int], int, int]:
+    """Height and width of the images, outputs of the network, channels of the images."""
+    return size_of(keys["image_resize"]), keys["num_classes"], keys["in_channels"]

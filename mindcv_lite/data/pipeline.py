@@ -158,8 +158,7 @@ class RunDataset(ds.GeneratorDataset):
 def blank_batch(recipe: Recipe) -> tuple[np.ndarray, ...]:
     """A batch of the shapes and types of all others, whose images are black and weigh nothing."""
     augmentation, channels, count = recipe.augmentation, recipe.model.in_channels, recipe.data.batch_size
-    side = augmentation.image_resize
-    images = np.zeros((count, side, side, channels) if channels > 1 else (count, side, side), np.uint8)
+    images = np.zeros((count, *augmentation.input_size, *[channels] * (channels > 1)), np.uint8)
     drawn = next(draws(augmentation, count, seed=0))
     return images, np.zeros(count, np.int32), np.zeros(count, np.float32), *drawn
 

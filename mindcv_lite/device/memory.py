@@ -28,14 +28,15 @@ def memory_for(recipe: Recipe, trains: bool = False) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, TrainingError) or not is_out_of_memory(error):
             raise
-        batch, side, size = recipe.data.batch_size, recipe.augmentation.image_resize, SIZE.search(str(error))
+        batch, size = recipe.data.batch_size, SIZE.search(str(error))
+        height, width = recipe.augmentation.input_size
         wanted = f", which asks for {int(size[1]) / 1e6:.0f} MB more" if size else ""
         state = Path(recipe.output.ckpt_save_dir, "last.state.ckpt")
         is_of_this_run = trains and state.exists() and state.stat().st_mtime > began - 1
         kept = f"; {state} is what --resume goes on from, if there is more memory" if is_of_this_run else ""
         same_update = " (--gradient_accumulation_steps keeps an update's size)" * trains
         raise TrainingError(
-            f"the memory is not enough for batch_size {batch} at {side} x {side} pixels{wanted}: lower --batch_size"
+            f"the memory is not enough for batch_size {batch} at {height} x {width} pixels{wanted}: lower --batch_size"
             f"{same_update} or --image_resize{kept}"
         ) from None
 

@@ -46,7 +46,7 @@ class Score:
 
 
 class Inference(nn.Cell):
-    """Images uint8 (batch, side, side, channels) -> logits float32 (batch, classes).
+    """Images uint8 (batch, height, width, channels) -> logits float32 (batch, classes).
 
     `cpu_kernels`: the compiled library that normalises, on a CPU that has one.
     """

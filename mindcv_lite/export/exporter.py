@@ -44,13 +44,13 @@ class ExportedNetwork(nn.Cell):
 def export(trained: Trained, target: Path, include_preprocess: bool = False, softmax: bool = False) -> None:
     """Write a trained network as an ONNX or MINDIR file, by the suffix of `target`, if it predicts as in MindSpore.
 
-    `include_preprocess`: it takes uint8 images (batch, side, side, channels), and normalises them; else float32
-    (batch, channels, side, side), normalised already. `softmax`: it gives probabilities, not logits. Raises
+    `include_preprocess`: it takes uint8 images (batch, height, width, channels), and normalises them; else float32
+    (batch, channels, height, width), normalised already. `softmax`: it gives probabilities, not logits. Raises
     `UserError` if the weights are not finite, `TrainingError` if the file's predictions are others.
     """
     recipe, network = trained.recipe, trained.network()
     normalize = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
-    images = sample_images(recipe.augmentation.image_resize, recipe.model.in_channels)
+    images = sample_images(recipe.augmentation.input_size, recipe.model.in_channels)
     if not include_preprocess:
         images = normalize(Tensor(images)).asnumpy()
     exported = ExportedNetwork(network, normalize if include_preprocess else None, softmax).set_train(False)
@@ -82,11 +82,11 @@ def _metadata_of(trained: Trained) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in card.items()}
 
 
-def sample_images(side: int, channels: int) -> np.ndarray:
-    """Noise, a smooth picture, and half of each, always the same: uint8 (3, side, side, channels)."""
+def sample_images(size: tuple[int, int], channels: int) -> np.ndarray:
+    """Noise, a smooth picture, and half of each, always the same: uint8 (3, height, width, channels)."""
     random = np.random.default_rng(0)
-    noise = random.uniform(0, 255, (side, side, channels))
-    y, x = np.mgrid[:side, :side, :1][:2] / side  # (side, side, 1)
+    noise = random.uniform(0, 255, (*size, channels))
+    y, x = np.mgrid[: size[0], : size[1], :1][:2] / np.reshape(size, (2, 1, 1, 1))  # (height, width, 1)
     smooth = 127.5 + 127.5 * np.sin(x * random.uniform(-9, 9, channels) + y * random.uniform(-9, 9, channels))
     return np.stack([noise, smooth, (noise + smooth) / 2]).round().astype(np.uint8)
 

@@ -26,10 +26,10 @@ class Node(NamedTuple):
 
 @dataclass
 class Graph:
-    """Nodes in the order in which they compute, and the arrays that they read. `side`: of the images so far."""
+    """Nodes in the order in which they compute, and the arrays that they read. `size`: height and width so far."""
 
     constants: dict[str, np.ndarray]
-    side: int
+    size: tuple[int, int]
     nodes: list[Node] = field(default_factory=list)
 
     def add(self, operator: str, output: str, *inputs: str, **attributes: Any) -> str:
@@ -42,14 +42,19 @@ class Graph:
 
     def convolution(self, name: str, x: str, stride: int = 1, group: int = 1, same: bool = False) -> str:
         kernel = self.constants[f"{name}.weight"].shape[-1]
-        before, after = _same_padding(self.side, kernel, stride) if same else (kernel // 2, kernel // 2)
-        self.side = (self.side + before + after - kernel) // stride + 1
-        shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [before] * 2 + [after] * 2}
+        around = [_same_padding(side, kernel, stride) if same else (kernel // 2, kernel // 2) for side in self.size]
+        height, width = (
+            (side + before + after - kernel) // stride + 1
+            for side, (before, after) in zip(self.size, around, strict=True)
+        )
+        self.size = height, width
+        pads = [before for before, _ in around] + [after for _, after in around]
+        shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads}
         return self.layer("Conv", name, x, **shape, group=group)
 
 
 def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME: as many outputs as strides begin in `side`; an odd one goes behind. Left and right alike."""
+    """TensorFlow's SAME: as many outputs as strides begin in `side`; an odd one goes behind."""
     total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
     return total // 2, total - total // 2
 
@@ -57,12 +62,12 @@ def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
 def network_graph(
     recipe: Recipe, parameters: Mapping[str, np.ndarray], include_preprocess: bool, softmax: bool
 ) -> Graph:
-    """The network of `recipe` in evaluation: `images`, (batch, channels, side, side), to `logits`, (batch, classes).
+    """The network of `recipe` in evaluation: `images`, (batch, channels, height, width), to `logits`, (batch, classes).
 
-    `include_preprocess`: the images are uint8 (batch, side, side, channels), and normalised here. `softmax`: the
+    `include_preprocess`: the images are uint8 (batch, height, width, channels), and normalised here. `softmax`: the
     output is `probabilities`.
     """
-    graph = Graph(fold_norms(parameters, recipe.model.bn_eps), recipe.augmentation.image_resize)
+    graph = Graph(fold_norms(parameters, recipe.model.bn_eps), recipe.augmentation.input_size)
     x = INPUT
     if include_preprocess:
         x = add_normalize(graph, x, recipe.augmentation.mean, recipe.augmentation.std)
@@ -74,7 +79,7 @@ def network_graph(
 
 
 def add_normalize(graph: Graph, x: str, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
-    """uint8 (batch, side, side, channels) -> float32 (batch, channels, side, side), by mean and deviation."""
+    """uint8 (batch, height, width, channels) -> float32 (batch, channels, height, width), by mean and deviation."""
     for name, values in (("mean", mean), ("std", std)):
         graph.constants[name] = np.array(values, np.float32).reshape(-1, 1, 1)
     x = graph.add("Transpose", "transposed", x, perm=[0, 3, 1, 2])
@@ -84,7 +89,7 @@ def add_normalize(graph: Graph, x: str, mean: tuple[float, ...], std: tuple[floa
 
 
 def _add_features(graph: Graph, x: str, model: str, conv_padding: str) -> str:
-    """Stem, rows and last convolution: (batch, channels, side, side) -> (batch, last, side / 32, side / 32)."""
+    """Stem, rows and last convolution: (batch, channels, height, width) -> (batch, last, height / 32, width / 32)."""
     variant = VARIANTS[model]
     activation = OPERATORS[variant.activation]
     x = graph.convolution("features.0", x, stride=2, same=conv_padding == "same")

@@ -1,9 +1,10 @@
 """What a network is made of, worked out from its table: shapes, parameters, multiply-adds and receptive fields.
 
-The padding convention changes none of these: by each of them a stride of 2 halves the side and rounds up.
+The padding convention changes none of these: by each of them a stride of 2 halves the sides and rounds up.
 """
 
 from collections.abc import Iterator
+from math import prod
 from typing import NamedTuple
 
 from mindcv_lite.models.block_tables import Part, Variant
@@ -15,7 +16,7 @@ class Convolution(NamedTuple):
 
     inputs: int
     outputs: int
-    side: int  # of its output
+    pixels: int = 1  # of its output
     kernel: int = 1
     group: int = 1
     norm: bool = True
@@ -34,7 +35,7 @@ class Convolution(NamedTuple):
 
     @property
     def multiply_adds(self) -> int:
-        return self.weights * self.side**2
+        return self.weights * self.pixels
 
 
 class Line(NamedTuple):
@@ -64,44 +65,45 @@ class Line(NamedTuple):
         return sum(convolution.multiply_adds for convolution in self.convolutions)
 
 
-def complexity_of(variant: Variant, num_classes: int, in_channels: int, image_size: int) -> Iterator[Line]:
-    """The network from a square image of side `image_size` to the logits.
+def complexity_of(variant: Variant, num_classes: int, in_channels: int, input_size: tuple[int, int]) -> Iterator[Line]:
+    """The network from an image of `input_size`, (height, width), to the logits.
 
     The receptive field is that of the convolutions: squeeze-excite and the pooling see the whole image.
     """
-    channels, side, field, jump = variant.scaled_stem(), strided(image_size, 2), 3, 2
+    channels, size, field, jump = variant.scaled_stem(), strided(input_size, 2), 3, 2
     outer = variant.activation
-    stem = [Convolution(in_channels, channels, side, kernel=3)]
-    yield Line("stem", stem, (channels, side, side), field, kernel=3, stride=2, activation=outer)
+    stem = [Convolution(in_channels, channels, prod(size), kernel=3)]
+    yield Line("stem", stem, (channels, *size), field, kernel=3, stride=2, activation=outer)
     for number, (row, parts) in enumerate(variant.bottlenecks(), 1):
         convolutions, squeezed = [], None
         for part in parts:
-            side = strided(side, part.stride)
-            convolutions += _convolutions_of(part, side)
+            size = strided(size, part.stride)
+            convolutions += _convolutions_of(part, prod(size))
             if part.name == "squeeze_excite":
                 squeezed = part.squeezed
         channels = row.out
         field, jump = field + (row.kernel - 1) * jump, jump * row.stride
         layout = row.kernel, row.stride, row.expanded, squeezed, row.activation
-        yield Line(f"row {number}", convolutions, (channels, side, side), field, *layout)
+        yield Line(f"row {number}", convolutions, (channels, *size), field, *layout)
     last, hidden = 6 * channels, variant.scaled_hidden()
-    widening = [Convolution(channels, last, side)]
-    yield Line("last convolution", widening, (last, side, side), field, kernel=1, stride=1, activation=outer)
+    widening = [Convolution(channels, last, prod(size))]
+    yield Line("last convolution", widening, (last, *size), field, kernel=1, stride=1, activation=outer)
     yield Line("pooling", [], (last,))
-    yield Line("hidden layer", [Convolution(last, hidden, side=1, norm=False)], (hidden,), activation=outer)
-    yield Line("logits", [Convolution(hidden, num_classes, side=1, norm=False)], (num_classes,))
+    yield Line("hidden layer", [Convolution(last, hidden, norm=False)], (hidden,), activation=outer)
+    yield Line("logits", [Convolution(hidden, num_classes, norm=False)], (num_classes,))
 
 
-def _convolutions_of(part: Part, side: int) -> list[Convolution]:
-    """The convolutions of a part whose output is (channels, side, side)."""
+def _convolutions_of(part: Part, pixels: int) -> list[Convolution]:
+    """The convolutions of a part whose output has so many pixels."""
     if part.name == "squeeze_excite":
-        reduce = Convolution(part.inputs, part.squeezed, side=1, norm=False)
-        return [reduce, Convolution(part.squeezed, part.outputs, side=1, norm=False)]
-    return [Convolution(part.inputs, part.outputs, side, part.kernel, part.group)]
+        reduce = Convolution(part.inputs, part.squeezed, norm=False)
+        return [reduce, Convolution(part.squeezed, part.outputs, norm=False)]
+    return [Convolution(part.inputs, part.outputs, pixels, part.kernel, part.group)]
 
 
-def strided(side: int, stride: int) -> int:
-    return -(-side // stride)
+def strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    height, width = size
+    return -(-height // stride), -(-width // stride)
 
 
 # ------------------------------------------------------------------------------------------------------------ as text

@@ -102,6 +102,11 @@ class Data:
         return bool(self.data_dir) or self.dataset == "digits"
 
 
+def size_of(image_resize: int) -> tuple[int, int]:
+    """Height and width that the key `image_resize` means."""
+    return image_resize, image_resize
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """augmentation and preprocessing"""
@@ -145,6 +150,11 @@ class Augmentation:
     crop_pct: float = key("evaluation: share of the resized shorter side that is kept", 0.875, at_least=0.1, at_most=1)
     mean: tuple[float, ...] = key("per channel, on the 0 to 255 scale", (123.675, 116.28, 103.53))
     std: tuple[float, ...] = key("per channel, on the 0 to 255 scale", (58.395, 57.12, 57.375), above=0)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels."""
+        return size_of(self.image_resize)
 
     @property
     def erases(self) -> bool:

@@ -15,7 +15,7 @@ from mindcv_lite.files import written_whole
 from mindcv_lite.recipe.keys import Recipe
 
 MOST = 100  # images on a sheet
-SMALLEST_SIDE, LINE = 112, 12  # pixels: of an image, so that its label can be read; of a line of text
+NARROWEST, LINE = 112, 12  # pixels: of an image, so that its label can be read; of a line of text
 
 
 def draw_first_batch(batches: TrainingBatches, recipe: Recipe, class_names: Sequence[str]) -> None:
@@ -36,20 +36,22 @@ def first_batch(batches: TrainingBatches, recipe: Recipe, class_names: Sequence[
 
 
 def contact_sheet(levels: np.ndarray, captions: Sequence[str]) -> Image.Image:
-    """Images (batch, side, side, channels) on the scale 0 to 255 in rows, each with the lines of its caption below."""
+    """Images (batch, height, width, channels) on the scale 0 to 255, in rows, each above the lines of its caption."""
     levels, captions = levels[:MOST], captions[:MOST]
-    side = max(levels.shape[1], SMALLEST_SIDE)
+    scale = max(1, NARROWEST / levels.shape[2])
+    image_height, image_width = (round(scale * side) for side in levels.shape[1:3])
     columns = int(np.ceil(np.sqrt(len(levels))))
     lines = max(caption.count("\n") + 1 for caption in captions)
-    width, height = side + 4, side + 4 + lines * LINE
+    width, height = image_width + 4, image_height + 4 + lines * LINE
     sheet = Image.new("RGB", (columns * width, -(-len(levels) // columns) * height), "white")
     draw = ImageDraw.Draw(sheet)
     for number, (image, caption) in enumerate(zip(levels, captions, strict=True)):
         left, top = number % columns * width, number // columns * height
         pixels = np.broadcast_to(np.rint(np.clip(image, 0, 255)).astype(np.uint8), (*image.shape[:2], 3))
-        sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (left + 2, top + 2))
+        shown = Image.fromarray(pixels).resize((image_width, image_height), Image.Resampling.NEAREST)
+        sheet.paste(shown, (left + 2, top + 2))
         for line, text in enumerate(caption.split("\n")):
-            draw.text((left + 2, top + side + 3 + line * LINE), _fitted(draw, text, side), "black")
+            draw.text((left + 2, top + image_height + 3 + line * LINE), _fitted(draw, text, image_width), "black")
     return sheet
 
 

@@ -22,9 +22,9 @@ TEACHERS = "teacher_"  # what the names of their parameters begin with: a graph 
 
 
 class Teacher(nn.Cell):
-    """The images of the student, float32 (batch, channels, side, side) -> logits float32 (batch, classes).
+    """The images of the student, float32 (batch, channels, height, width) -> logits float32 (batch, classes).
 
-    It sees the same pixels, normalised by its own mean and std, and resized to its own side.
+    It sees the same pixels, normalised by its own mean and std, and resized to its own input.
     `recipe`: of `network`, in evaluation; `student`: how the student's images are normalised.
     """
 
@@ -37,7 +37,7 @@ class Teacher(nn.Cell):
         scale, shift = np.reshape(student.std, mean.shape) / std, (np.reshape(student.mean, mean.shape) - mean) / std
         self.scale, self.shift = Tensor(scale.astype(np.float32)), Tensor(shift.astype(np.float32))
         self.is_normalised = (own.mean, own.std) == (student.mean, student.std)
-        self.side = own.image_resize
+        self.size = own.input_size
 
     def add_flags_recursive(self, **flags: Any) -> nn.Cell:
         """Stay in evaluation: by this method `set_train` of the cells around it comes here."""
@@ -47,8 +47,8 @@ class Teacher(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         if not self.is_normalised:
             x = x * self.scale + self.shift
-        if x.shape[2] != self.side:
-            x = ops.interpolate(x, (self.side, self.side), mode="bilinear", align_corners=False)
+        if x.shape[2:] != self.size:
+            x = ops.interpolate(x, self.size, mode="bilinear", align_corners=False)
         return self.network(x).float()
 
 

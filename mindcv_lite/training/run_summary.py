@@ -36,8 +36,8 @@ def describe(
     )
     for teacher in step.teachers.each if step.teachers else ():
         log.info(
-            "teacher %s: %s at %d pixels, %s multiply-adds an image and step; a forward pass of its student has %s",
-            *(teacher.path, teacher.recipe.model.model, teacher.recipe.augmentation.image_resize),
+            "teacher %s: %s at %d x %d pixels, %s multiply-adds an image and step; one pass of its student has %s",
+            *(teacher.path, teacher.recipe.model.model, *teacher.recipe.augmentation.input_size),
             *(f"{multiply_adds(each):,}" for each in (teacher.recipe, recipe)),
         )
     if not recipe.model.probe_only:
@@ -104,10 +104,9 @@ def multiply_adds(recipe: Recipe) -> int:
     """For one image, of the recipe's network."""
     model = recipe.model
     assert model.num_classes, "the recipe's num_classes is filled in"
-    side = recipe.augmentation.image_resize
-    return sum(
-        line.multiply_adds for line in complexity_of(VARIANTS[model.model], model.num_classes, model.in_channels, side)
-    )
+    size = recipe.augmentation.input_size
+    lines = complexity_of(VARIANTS[model.model], model.num_classes, model.in_channels, size)
+    return sum(line.multiply_adds for line in lines)
 
 
 def _frozen_part(recipe: Recipe) -> str:

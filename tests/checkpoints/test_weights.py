@@ -412,7 +412,7 @@ def test_images_are_as_large_as_in_training_unless_the_recipe_says_otherwise(sav
     assert with_image_size_of(weights, unsaid.with_keys(image_resize=side + 1)).augmentation.image_resize == side
     assert log.text == ""
     assert with_image_size_of(weights, recipe(image_resize=side + 1)).augmentation.image_resize == side + 1
-    assert f"was trained on images of {side} pixels, image_resize is {side + 1}" in log.text
+    assert f"was trained on images of {side} x {side} pixels, image_resize is {side + 1} x {side + 1}" in log.text
     assert with_image_size_of(replace(weights, card=None), unsaid) == unsaid
 
 

@@ -231,9 +231,9 @@ def test_weights_whose_predictions_are_not_finite_are_the_users_to_mend(random_n
 
 @pytest.mark.parametrize(("side", "channels"), [(1, 1), (97, 3)])
 def test_the_images_of_the_comparison_are_the_same_each_time_and_use_the_whole_range(side, channels):
-    images = sample_images(side, channels)
+    images = sample_images((side, side), channels)
     assert images.shape == (3, side, side, channels)
-    assert np.array_equal(images, sample_images(side, channels))
+    assert np.array_equal(images, sample_images((side, side), channels))
     if side > 1:
         assert all(np.ptp(image) > 200 for image in images)
         noise, smooth, _ = np.abs(np.diff(images.astype(int), axis=2)).mean(axis=(1, 2, 3))
@@ -242,10 +242,10 @@ def test_the_images_of_the_comparison_are_the_same_each_time_and_use_the_whole_r
 
 def test_the_graph_normalises_as_the_cell_does_that_trains(pynative_mode):
     """The one in the file divides, the one on the device multiplies: both by the same deviations."""
-    images = sample_images(5, 3)
+    images = sample_images((5, 5), 3)
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     cell: Any = Normalize(mean, std)
-    found = graph.Graph({}, 5)
+    found = graph.Graph({}, (5, 5))
     graph.add_normalize(found, "images", mean, std)
     ours = (images.transpose(0, 3, 1, 2) - found.constants["mean"]) / found.constants["std"]
     np.testing.assert_allclose(cell(Tensor(images)).asnumpy(), ours, atol=1e-5)

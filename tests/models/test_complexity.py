@@ -15,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("pynative_mode")
 
 
 def lines_of(model: str, num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> dict[str, Line]:
-    return {line.name: line for line in complexity_of(VARIANTS[model], num_classes, in_channels, image_size)}
+    return {
+        line.name: line for line in complexity_of(VARIANTS[model], num_classes, in_channels, (image_size, image_size))
+    }
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_an_output_depends_on_the_pixels_of_its_receptive_field_and_on_no_other(
         weight = cell.weight
         weight.set_data(Tensor(np.full(weight.shape, 1 / weight[0].size, np.float32)))
     image, middle = Tensor(np.ones((1, 3, 256, 256), np.float32)), 128
-    for number, line in enumerate(list(complexity_of(variant, 1, 3, 256))[:6]):  # the stem and 5 rows
+    for number, line in enumerate(list(complexity_of(variant, 1, 3, (256, 256)))[:6]):  # the stem and 5 rows
         cells = list(network.features)[: 3 + number]
         position = middle * line.output[-1] // 256
 

@@ -18,7 +18,7 @@ each_model = pytest.mark.parametrize("model", VARIANTS)
 
 
 def svg_of(model: str, num_classes: int = 1000, image: tuple[int, int, int] = (3, 224, 224)) -> str:
-    return drawing(model, image, list(complexity_of(VARIANTS[model], num_classes, image[0], image[1])))
+    return drawing(model, image, list(complexity_of(VARIANTS[model], num_classes, image[0], image[1:])))
 
 
 def groups_of(svg: str) -> list[ElementTree.Element]:
@@ -62,7 +62,7 @@ def test_each_row_of_the_table_stands_there_once_with_all_that_it_says(model):
 @pytest.mark.parametrize(("num_classes", "image"), [(1000, (3, 224, 224)), (1, (1, 97, 97))])
 @each_model
 def test_the_shapes_are_those_of_the_table(model, num_classes, image):
-    lines = complexity_of(VARIANTS[model], num_classes, image[0], image[1])
+    lines = complexity_of(VARIANTS[model], num_classes, image[0], image[1:])
     expected = [("image", image), *((line.name, line.output) for line in lines)]
     rows = drawn_rows(svg_of(model, num_classes, image))
     assert [(row["layer"], row["output"]) for row in rows] == [

@@ -19,23 +19,25 @@ QUANTILES = 15  # that stand for a distribution of magnitudes
 
 @dataclass(frozen=True)
 class Extent:
-    """How far the operations go at full strength: tangent, share of the side, degrees, factor 1 +- x, bits."""
+    """How far the operations go at full strength: tangent, shares of width and height, degrees, factor 1 +- x, bits."""
 
     shear: float
-    translate: float
+    translate: tuple[float, float]
     rotate: float
     enhance: float
     posterize: int
 
 
-def policy_of(option: AutoAugment, side: int, interpolation: Inter, fill: tuple[int, int, int]) -> list:
-    """The operators for images uint8 (side, side, 3); `fill` is the colour of what an operation leaves empty."""
+def policy_of(option: AutoAugment, size: tuple[int, int], interpolation: Inter, fill: tuple[int, int, int]) -> list:
+    """The operators for images uint8 (*size, 3); `fill` is the colour of what an operation leaves empty."""
     if option.policy == "autoaug":  # takes the levels of a colour in another order, so: a grey
         return [vision.AutoAugment(vision.AutoAugmentPolicy.IMAGENET, interpolation, sum(fill) // 3)]
     if option.policy == "randaug":  # Cubuk et al. 2020
-        extent, strengths = Extent(0.3, 150 / 331, 30, 0.9, 4), drawn_strengths(option)
+        extent, strengths = Extent(0.3, (150 / 331, 150 / 331), 30, 0.9, 4), drawn_strengths(option)
     else:  # TrivialAugment, wide (Mueller and Hutter 2021): one operation, of any strength
-        extent, strengths = Extent(0.99, min(1, 32 / side), 135, 0.99, 6), [step / 30 for step in range(31)]
+        height, width = size
+        extent = Extent(0.99, (min(1, 32 / width), min(1, 32 / height)), 135, 0.99, 6)
+        strengths = [step / 30 for step in range(31)]
     choices = [
         operation
         for strength in strengths
@@ -70,17 +72,14 @@ def operations_of(strength: float, sign: int, extent: Extent, interpolation: Int
         return vision.Affine(rotate, list(translate), 1.0, list(shear), interpolation, fill)
 
     signed = sign * strength
-    angle, distance, factor = (
-        degrees(atan(signed * extent.shear)),
-        signed * extent.translate,
-        1 + signed * extent.enhance,
-    )
+    angle, factor = degrees(atan(signed * extent.shear)), 1 + signed * extent.enhance
+    right, down = (signed * share for share in extent.translate)
     return [
         affine(),
         affine(shear=(angle, 0)),
         affine(shear=(0, angle)),
-        affine(translate=(distance, 0)),
-        affine(translate=(0, distance)),
+        affine(translate=(right, 0)),
+        affine(translate=(0, down)),
         affine(rotate=signed * extent.rotate),
         vision.AdjustBrightness(factor),
         vision.AdjustSaturation(factor),

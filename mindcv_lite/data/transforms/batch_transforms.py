@@ -30,8 +30,8 @@ class Preparation(nn.Cell):
     def construct(
         self, images: Tensor, labels: Tensor, drawn: tuple[Tensor, ...], seed: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """images uint8 (batch, side, side, channels), labels int32 (batch,), `drawn` of `pipeline.drawn_columns`, seed
-        int32 () -> float32 (batch, channels, side, side) and targets (batch, classes)."""
+        """images uint8 (batch, height, width, channels), labels int32 (batch,), `drawn` of `pipeline.drawn_columns`,
+        seed int32 () -> float32 (batch, channels, height, width) and targets (batch, classes)."""
         x, targets = self.normalize(images), soft_targets(labels, self.classes, self.label_smoothing)
         if self.erase is not None:
             x = self.erase(x, drawn[0], seed)

@@ -18,8 +18,8 @@ INTERPOLATIONS = {
 def training_transforms(augmentation: Augmentation, in_channels: int) -> list:
     """Random crop of random area and shape, flips, colour jitter or automatic augmentation."""
     interpolation = INTERPOLATIONS[augmentation.interpolation]
-    side = augmentation.image_resize
-    transforms = [vision.RandomCropDecodeResize(side, augmentation.scale, augmentation.ratio, interpolation)]
+    size = augmentation.input_size
+    transforms = [vision.RandomCropDecodeResize(size, augmentation.scale, augmentation.ratio, interpolation)]
     if augmentation.hflip > 0 or augmentation.vflip > 0:
         # One operator for both: MindSpore seeds all alike, and two would turn the same images over.
         flips = [(vision.HorizontalFlip(), augmentation.hflip), (vision.VerticalFlip(), augmentation.vflip)]
@@ -27,7 +27,7 @@ def training_transforms(augmentation: Augmentation, in_channels: int) -> list:
     if augmentation.auto_augment:
         mean = [round(min(max(level, 0), 255)) for level in augmentation.mean]
         red, green, blue = mean * (3 // len(mean))
-        transforms += policy_of(parse(augmentation.auto_augment), side, interpolation, (red, green, blue))
+        transforms += policy_of(parse(augmentation.auto_augment), size, interpolation, (red, green, blue))
     elif augmentation.color_jitter:
         jitter = augmentation.color_jitter
         transforms += [vision.RandomColorAdjust(brightness=jitter, contrast=jitter, saturation=jitter)]
@@ -39,7 +39,7 @@ def evaluation_transforms(augmentation: Augmentation, in_channels: int) -> list:
     interpolation = INTERPOLATIONS[augmentation.interpolation]
     side = augmentation.image_resize
     resize = vision.Resize(int(side / augmentation.crop_pct), interpolation)
-    return [vision.Decode(), resize, vision.CenterCrop(side), *_channels(in_channels)]
+    return [vision.Decode(), resize, vision.CenterCrop(augmentation.input_size), *_channels(in_channels)]
 
 
 def _channels(in_channels: int) -> list:

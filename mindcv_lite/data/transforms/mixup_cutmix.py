@@ -18,29 +18,29 @@ def draw_mix(random: np.random.Generator, augmentation: Augmentation) -> np.ndar
     A batch is mixed with probability `cutmix_prob`; where both ways are asked for, each is as likely. The shares are
     drawn from Beta(alpha, alpha), alpha being `mixup` or `cutmix`.
     """
-    side = augmentation.image_resize
+    size = np.array(augmentation.input_size)
     ways = [name for name in ("mixup", "cutmix") if getattr(augmentation, name) > 0]
     mixed, way = random.random() < augmentation.cutmix_prob, ways[random.integers(len(ways))]
-    share, centre = random.beta(*[getattr(augmentation, way)] * 2), random.integers(0, side, 2)
+    share, centre = random.beta(*[getattr(augmentation, way)] * 2), [random.integers(0, side) for side in size]
     if not mixed:
         return np.array([1, 1, 0, 0, 0, 0], np.float32)
     if way == "mixup":
         return np.array([share, share, 0, 0, 0, 0], np.float32)
-    half = int(side * np.sqrt(1 - share)) // 2
-    corners = np.clip([centre - half, centre + half], 0, side)  # the border may cut it off
-    own = 1 - np.prod(corners[1] - corners[0]) / side**2
+    half = (size * np.sqrt(1 - share)).astype(int) // 2
+    corners = np.clip([centre - half, centre + half], 0, size)  # the border may cut it off
+    own = 1 - np.prod(corners[1] - corners[0]) / size.prod()
     return np.array([own, 1, *corners.ravel()], np.float32)
 
 
 class Mix(nn.Cell):
-    """Images float32 (batch, channels, side, side) and targets (batch, classes) mixed as `draw_mix` says."""
+    """Images float32 (batch, channels, height, width) and targets (batch, classes) mixed as `draw_mix` says."""
 
     # pyrefly: ignore [bad-override]
     def construct(self, images: Tensor, targets: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
         rectangle = mix[2:].reshape(1, 4).astype(mindspore.int32)
         others = partners(images)
         mixed = images * mix[1] + others * (1.0 - mix[1])
-        images = ops.where(inside(rectangle, images.shape[2]), others, mixed)
+        images = ops.where(inside(rectangle, *images.shape[2:]), others, mixed)
         return images, targets * mix[0] + partners(targets) * (1.0 - mix[0])
 
 

@@ -15,27 +15,27 @@ def draw_rectangles(random: np.random.Generator, count: int, augmentation: Augme
     Of `re_max_attempts` rectangles, whose area is even over `re_scale` and whose height / width is log-even over
     `re_ratio`, the first that fits is taken, anywhere in the image.
     """
-    side, attempts = augmentation.image_resize, augmentation.re_max_attempts
+    size, attempts = np.array(augmentation.input_size), augmentation.re_max_attempts
     lowest, highest = np.log(augmentation.re_ratio)
-    area = random.uniform(*augmentation.re_scale, (count, attempts)) * side**2
+    area = random.uniform(*augmentation.re_scale, (count, attempts)) * size.prod()
     ratio = np.exp(random.uniform(lowest, highest, (count, attempts)))
     sizes = np.rint(np.sqrt([area * ratio, area / ratio])).astype(np.int32)  # (2, count, attempts)
-    fits = ((sizes > 0) & (sizes < side)).all(0)
+    fits = ((sizes > 0) & (sizes < size.reshape(2, 1, 1))).all(0)
     first = fits.argmax(1)
     sizes = sizes[:, np.arange(count), first].T  # (count, 2)
-    corners = random.integers(0, np.maximum(side - sizes + 1, 1))
+    corners = random.integers(0, np.maximum(size - sizes + 1, 1))
     erased = (random.random(count) < augmentation.re_prob) & fits.any(1)
     return np.where(erased[:, None], np.hstack([corners, corners + sizes]), 0).astype(np.int32)
 
 
-def inside(rectangles: Tensor, side: int) -> Tensor:
-    """bool (batch, 1, side, side): which pixels lie in the rectangle (top, left, bottom, right) of their image."""
-    position = Tensor(np.arange(side, dtype=np.int32))
+def inside(rectangles: Tensor, height: int, width: int) -> Tensor:
+    """bool (batch, 1, height, width): which pixels lie in the rectangle (top, left, bottom, right) of their image."""
+    y, x = Tensor(np.arange(height, dtype=np.int32)), Tensor(np.arange(width, dtype=np.int32))
     top, left, bottom, right = (rectangles[:, i : i + 1] for i in range(4))  # (batch, 1) each
-    rows = ops.logical_and(position >= top, position < bottom)  # (batch, side)
-    columns = ops.logical_and(position >= left, position < right)
+    rows = ops.logical_and(y >= top, y < bottom)  # (batch, height)
+    columns = ops.logical_and(x >= left, x < right)
     batch = rectangles.shape[0]
-    return ops.logical_and(rows.reshape(batch, 1, side, 1), columns.reshape(batch, 1, 1, side))
+    return ops.logical_and(rows.reshape(batch, 1, height, 1), columns.reshape(batch, 1, 1, width))
 
 
 class Erase(nn.Cell):
@@ -48,6 +48,6 @@ class Erase(nn.Cell):
             self.value = Tensor(np.array(augmentation.re_value, np.float32).reshape(1, -1, 1, 1))
 
     def construct(self, x: Tensor, rectangles: Tensor, seed: Tensor) -> Tensor:
-        """x float32 (batch, channels, side, side), rectangles int32 (batch, 4), seed int32 () -> like x."""
+        """x float32 (batch, channels, height, width), rectangles int32 (batch, 4), seed int32 () -> like x."""
         value = normal(x.shape[1:], bits((x.shape[0], 1, 1, 1), seed)) if self.noise else self.value
-        return ops.where(inside(rectangles, x.shape[2]), value, x)
+        return ops.where(inside(rectangles, *x.shape[2:]), value, x)

@@ -18,7 +18,7 @@ NAMES = (
     *("identity", "shear x", "shear y", "translate x", "translate y", "rotate", "brightness", "saturation"),
     *("contrast", "sharpness", "posterize", "solarize", "auto contrast", "equalize"),
 )
-EXTENT = Extent(0.3, 0.5, 30, 0.9, 4)
+EXTENT = Extent(0.3, (0.5, 0.5), 30, 0.9, 4)
 IMAGE = np.random.default_rng(0).integers(60, 200, (SIDE, SIDE, 3), np.uint8)
 
 
@@ -92,12 +92,12 @@ def test_solarize_inverts_what_is_bright(strength):
 
 @pytest.mark.parametrize("text", ["randaug-m10-n1", "randaug-m10-n3", "trivialaugwide", "autoaug"])
 def test_no_image_becomes_a_single_colour(text):
-    images = transformed(IMAGE, policy_of(parse(text), SIDE, Inter.NEAREST, FILL), 500)
+    images = transformed(IMAGE, policy_of(parse(text), (SIDE, SIDE), Inter.NEAREST, FILL), 500)
     assert images.std((1, 2)).max(1).min() > 0
 
 
 def test_each_operation_of_randaug_is_as_likely():
-    operators = policy_of(parse("randaug-m10-n1"), SIDE, Inter.NEAREST, FILL)
+    operators = policy_of(parse("randaug-m10-n1"), (SIDE, SIDE), Inter.NEAREST, FILL)
     images = transformed(IMAGE, operators, 1400)
     kinds = np.unique(images.reshape(len(images), -1), axis=0, return_counts=True)[1]
     # A direction has half an operation's share. 14 operations: identity, 9 with two directions, 4 without one.
@@ -115,20 +115,21 @@ def test_randaug_draws_its_strength_from_the_distribution_that_is_asked_for():
     assert (clipped.max(), (clipped == 10).mean()) == (10, pytest.approx(0.5, abs=0.05))
     assert (even.min(), even.max()) == (pytest.approx(0, abs=0.3), pytest.approx(8, abs=0.3))
     np.testing.assert_allclose(np.diff(even), 8 / len(even))
-    images = transformed(IMAGE, policy_of(parse("randaug-m7-mstd0.5"), SIDE, Inter.NEAREST, FILL), 1500)
+    images = transformed(IMAGE, policy_of(parse("randaug-m7-mstd0.5"), (SIDE, SIDE), Inter.NEAREST, FILL), 1500)
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) > 300
 
 
 def test_operations_in_a_row_are_drawn_independently():
     white = np.full((SIDE, SIDE, 3), 200, np.uint8)
     one, two = (
-        transformed(white, policy_of(parse(f"randaug-m10-n{n}"), SIDE, Inter.NEAREST, FILL), 1000) for n in (1, 2)
+        transformed(white, policy_of(parse(f"randaug-m10-n{n}"), (SIDE, SIDE), Inter.NEAREST, FILL), 1000)
+        for n in (1, 2)
     )
     untouched = [(images == 200).all((1, 2, 3)).mean() for images in (one, two)]
     assert untouched[1] == pytest.approx(untouched[0] ** 2, abs=0.08)  # were they the same, it would be untouched[0]
 
 
 def test_trivialaugwide_draws_its_strength():
-    operators = policy_of(parse("trivialaugwide"), SIDE, Inter.NEAREST, FILL)
+    operators = policy_of(parse("trivialaugwide"), (SIDE, SIDE), Inter.NEAREST, FILL)
     images = transformed(IMAGE, operators, 1500)
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) > 300
