@@ -12,7 +12,7 @@ from mindcv_lite.checkpoints.ckpt_file import read_entries
 from mindcv_lite.checkpoints.model_card import CARD_NAME, parsed_card
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Recipe, size_of
-from mindcv_lite.recipe.values import for_grey_images
+from mindcv_lite.recipe.values import checked_value, for_grey_images
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +70,12 @@ def with_image_size_of(weights: Weights, recipe: Recipe) -> Recipe:
     """The recipe with the image_resize of the card, unless it names one; where that is another, a line says so."""
     if not weights.card:
         return recipe
-    trained, wanted = weights.card["image_resize"], recipe.augmentation.image_resize
+    trained = checked_value("image_resize", weights.card["image_resize"], f"{weights.path}: {CARD_NAME}")
     if "image_resize" not in recipe.origin:
         return recipe.with_keys(image_resize=trained)
-    if wanted != trained:
+    if (wanted := recipe.augmentation.input_size) != size_of(trained):
         line = "%s was trained on images of %d x %d pixels, image_resize is %d x %d"
-        log.info(line, weights.path, *size_of(trained), *size_of(wanted))
+        log.info(line, weights.path, *size_of(trained), *wanted)
     return recipe
 
 

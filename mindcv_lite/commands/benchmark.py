@@ -111,6 +111,9 @@ def _comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | N
         raise UserError("command line: --latency: MindCV's files cannot be late; leave out --compare")
     if recipe.model.in_channels != 3:
         raise UserError("--compare: MindCV gives colour images only; --in_channels 3")
+    height, width = recipe.augmentation.input_size
+    if height != width:
+        raise UserError(f"--compare: it is of square images; --image_resize {height} or {width}")
     return folder
 
 

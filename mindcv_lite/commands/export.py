@@ -36,13 +36,17 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s CKPT [TARGET] --format onnx|mindir [--image_resize N] [--include_preprocess]"
+    usage = "%(prog)s CKPT [TARGET] --format onnx|mindir [--image_resize N|[H,W]] [--include_preprocess]"
     parser = CommandLine(usage=f"{usage} [--softmax]", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("source", type=Path, metavar="CKPT", help="checkpoint of this project or MindCV's; convert makes one of others")
     add("target", type=Path, nargs="?", metavar="TARGET", help="new file; default: CKPT with the suffix of the format")
     add("--format", choices=("onnx", "mindir"), required=True, help="of TARGET")
-    add("--image_resize", metavar="N", help="side of the images in pixels; default: that of the training, by the card")
+    add(
+        "--image_resize",
+        metavar="N|[H,W]",
+        help="side of the images in pixels, or height and width; default: that of the training, by the card",
+    )
     add(
         "--include_preprocess",
         action="store_true",

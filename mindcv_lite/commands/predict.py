@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s CKPT PATH... [--top K] [--csv FILE] [--batch_size N] [--image_resize N]"
+    usage = "%(prog)s CKPT PATH... [--top K] [--csv FILE] [--batch_size N] [--image_resize N|[H,W]]"
     usage += " [--device_target NAME] [--jit_level LEVEL] [--num_parallel_workers N]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument

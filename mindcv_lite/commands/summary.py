@@ -54,11 +54,15 @@ def main(arguments: list[str]) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s MODEL|CKPT [--image_resize N] [--num_classes N] [--in_channels 1|3] [--picture FILE.svg]"
+    usage = "%(prog)s MODEL|CKPT [--image_resize N|[H,W]] [--num_classes N] [--in_channels 1|3] [--picture FILE.svg]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("subject", metavar="MODEL|CKPT", help="name of a network, or checkpoint of this project or MindCV's")
-    add("--image_resize", metavar="N", help="side of the images in pixels; default: 224, of a checkpoint its card's")
+    add(
+        "--image_resize",
+        metavar="N|[H,W]",
+        help="side of the images in pixels, or height and width; default: 224, of a checkpoint its card's",
+    )
     add("--num_classes", metavar="N", help="outputs of MODEL; default: 1000")
     add("--in_channels", metavar="1|3", help="channels of the images of MODEL, 1: grey; default: 3")
     add("--picture", type=Path, metavar="FILE.svg", help="also draw the network, into this file")

@@ -6,7 +6,7 @@ their help texts the `--help` page. MindSpore is not imported here, so that a wr
 
 import dataclasses
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -102,16 +102,19 @@ class Data:
         return bool(self.data_dir) or self.dataset == "digits"
 
 
-def size_of(image_resize: int) -> tuple[int, int]:
+def size_of(image_resize: int | Sequence[int]) -> tuple[int, int]:
     """Height and width that the key `image_resize` means."""
-    return image_resize, image_resize
+    height, width = (image_resize, image_resize) if isinstance(image_resize, int) else image_resize
+    return height, width
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """augmentation and preprocessing"""
 
-    image_resize: int = key("side of the network's input, in pixels", 224, at_least=1, at_most=4096)
+    image_resize: int | tuple[int, int] = key(
+        "the network's input in pixels: its side, or its height and width", 224, at_least=1, at_most=4096
+    )
     scale: tuple[float, float] = key("random crop: range of its share of the area", (0.08, 1.0), above=0, at_most=1)
     ratio: tuple[float, float] = key("random crop: range of width / height", (0.75, 1.333), at_least=0.01, at_most=100)
     hflip: float = key("probability of a left-right flip", 0.5, at_least=0, at_most=1)
@@ -147,7 +150,7 @@ class Augmentation:
         "times an image comes in an epoch of as many images; 0 and 1: once", 0, at_least=0, at_most=100
     )
     interpolation: Literal["bilinear", "bicubic", "nearest", "area"] = key("resampling of all resizes", "bilinear")
-    crop_pct: float = key("evaluation: share of the resized shorter side that is kept", 0.875, at_least=0.1, at_most=1)
+    crop_pct: float = key("evaluation: share of the resized sides that is kept", 0.875, at_least=0.1, at_most=1)
     mean: tuple[float, ...] = key("per channel, on the 0 to 255 scale", (123.675, 116.28, 103.53))
     std: tuple[float, ...] = key("per channel, on the 0 to 255 scale", (58.395, 57.12, 57.375), above=0)
 

@@ -102,7 +102,9 @@ def describe(kind: Any) -> str:
         return choices[0] if len(choices) == 1 else "one of " + ", ".join(choices)
     if typing.get_origin(kind) is tuple:
         item = {int: "whole numbers", float: "numbers", str: "texts"}[arguments[0]]
-        return f"a list of {item}" if Ellipsis in arguments else f"a list of {len(arguments)} {item}, [low, high]"
+        if Ellipsis in arguments:
+            return f"a list of {item}"
+        return f"a list of 2 {item}, {'[height, width]' if arguments[0] is int else '[low, high]'}"
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "text", types.NoneType: "None"}
     return names[kind]
 

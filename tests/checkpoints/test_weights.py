@@ -414,6 +414,10 @@ def test_images_are_as_large_as_in_training_unless_the_recipe_says_otherwise(sav
     assert with_image_size_of(weights, recipe(image_resize=side + 1)).augmentation.image_resize == side + 1
     assert f"was trained on images of {side} x {side} pixels, image_resize is {side + 1} x {side + 1}" in log.text
     assert with_image_size_of(replace(weights, card=None), unsaid) == unsaid
+    wide = replace(weights, card=weights.card | {"image_resize": [48, 64]})  # as JSON holds it
+    assert with_image_size_of(wide, unsaid).augmentation.image_resize == (48, 64)
+    with_image_size_of(wide, recipe(image_resize="[48, 60]"))
+    assert "was trained on images of 48 x 64 pixels, image_resize is 48 x 60" in log.text
 
 
 def test_keys_that_bind_nothing_may_differ_from_the_card(tmp_path, card):

@@ -109,6 +109,9 @@ def test_a_checkpoint_is_shown_with_its_card(said, checkpoint):
     assert said(path, "--picture", path.with_suffix(".svg")) == lines
     image, *_, logits = drawn_rows(path.with_suffix(".svg").read_text())
     assert (image["output"], logits["output"]) == ("3 x 48 x 48", "7")
+    lines = said(path, "--image_resize", "[64, 96]", "--picture", path.with_suffix(".svg"))
+    assert "mobilenet_v3_small_100, 7 classes, images of 3 x 64 x 96" in lines
+    assert drawn_rows(path.with_suffix(".svg").read_text())[1]["output"] == "16 x 32 x 48"
 
 
 def test_a_grey_network_of_one_class(said, checkpoint):
@@ -147,7 +150,7 @@ def test_weights_that_are_not_those_of_the_cards_network_are_refused(refusal, ch
         ([str(ROOT / "README.md")], f"{ROOT}/README.md: the name of a checkpoint must end in .ckpt; `python -m "),
         (
             ["mobilenet_v3_small_100", "--image_resize", "0"],
-            "command line: key 'image_resize': expected a whole number, at least 1, at most 4096, got 0",
+            "command line: key 'image_resize': expected a whole number or a list of 2 whole numbers, [height, width], ",
         ),
         (
             ["mobilenet_v3_small_100", "--in_channels", "2"],

@@ -259,6 +259,15 @@ def test_grey_images_have_one_number_a_pixel(images, recipe, world):
         assert next(iter(batches))[0].shape == (4, 32, 32)
 
 
+def test_rectangles_are_batches_of_their_height_and_width(images, recipe, world):
+    given = recipe(image_resize="[32, 48]", mixup=0.5, cutmix=1.0, re_prob=1)
+    batches = TrainingBatches(images, given, world(given))
+    shape, *_ = batches.dataset().output_shapes()
+    assert shape == [4, 32, 48, 3]
+    for epoch in (batches.epoch(0), evaluation_batches(images, given, world(given))):
+        assert next(iter(epoch))[0].shape == (4, 32, 48, 3)
+
+
 def test_class_weights_count_in_the_loss_of_each_image(images, recipe, world):
     unbalanced = Split(images.paths, np.array([0] * 7 + [1] * 2 + [2], np.int32), ("a", "b", "c"))
 

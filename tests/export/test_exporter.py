@@ -24,7 +24,7 @@ from mindcv_lite.export.folding import fold_norms
 from mindcv_lite.export.mindir_files import mindir_file
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
-from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.keys import Recipe, size_of
 
 SMALLEST = "mobilenet_v3_small_075"
 CLASSES = ("cat", "Gänseblümchen", "<b>", "", "\udcff")
@@ -34,8 +34,9 @@ CLASSES = ("cat", "Gänseblümchen", "<b>", "", "\udcff")
 def random_network(recipe: Callable[..., Recipe], pynative_mode: None) -> Callable[..., Trained]:
     """A network of random numbers whose BatchNorms have the statistics of some images, so that images matter to it."""
 
-    def build(model: str = SMALLEST, side: int = 33, **keys: Any) -> Trained:
-        wanted = recipe(model=model, image_resize=side, num_classes=len(CLASSES), bn_momentum=0, drop_rate=0, **keys)
+    def build(model: str = SMALLEST, side: int | tuple[int, int] = 33, **keys: Any) -> Trained:
+        size = side if isinstance(side, int) else list(side)
+        wanted = recipe(model=model, image_resize=size, num_classes=len(CLASSES), bn_momentum=0, drop_rate=0, **keys)
         random, network = np.random.default_rng(0), build_network(wanted.model, "O0")
         for name, parameter in network.parameters_dict().items():
             shape, is_gain = parameter.shape, name.endswith(("gamma", "moving_variance"))
@@ -47,10 +48,10 @@ def random_network(recipe: Callable[..., Recipe], pynative_mode: None) -> Callab
     return build
 
 
-def random_images(random: np.random.Generator, count: int, channels: int, side: int) -> np.ndarray:
+def random_images(random: np.random.Generator, count: int, channels: int, side: int | tuple[int, int]) -> np.ndarray:
     """Normalised images of noise, unlike each other in brightness and contrast, float32."""
     brightness, contrast = random.normal(size=(2, count, channels, 1, 1))
-    return (brightness + contrast * random.normal(size=(count, channels, side, side))).astype(np.float32)
+    return (brightness + contrast * random.normal(size=(count, channels, *size_of(side)))).astype(np.float32)
 
 
 def run(path: Path, images: np.ndarray) -> np.ndarray:
@@ -75,7 +76,8 @@ CASES = [
     ("mobilenet_v3_small_075", "mindcv", 1),
     ("mobilenet_v3_large_100", "mindcv", 97),
     ("mobilenet_v3_large_075", "symmetric", 50),
-    ("mobilenet_v3_small_timm_050", "same", 40),
+    ("mobilenet_v3_small_timm_050", "same", (40, 97)),
+    ("mobilenet_v3_small_035", "mindcv", (97, 50)),
     ("mobilenet_v3_small_minimalistic_100", "same", 75),
     ("mobilenet_v3_large_minimalistic_100", "mindcv", 33),
 ]
@@ -229,12 +231,12 @@ def test_weights_whose_predictions_are_not_finite_are_the_users_to_mend(random_n
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("side", "channels"), [(1, 1), (97, 3)])
-def test_the_images_of_the_comparison_are_the_same_each_time_and_use_the_whole_range(side, channels):
-    images = sample_images((side, side), channels)
-    assert images.shape == (3, side, side, channels)
-    assert np.array_equal(images, sample_images((side, side), channels))
-    if side > 1:
+@pytest.mark.parametrize(("size", "channels"), [((1, 1), 1), ((97, 50), 3)])
+def test_the_images_of_the_comparison_are_the_same_each_time_and_use_the_whole_range(size, channels):
+    images = sample_images(size, channels)
+    assert images.shape == (3, *size, channels)
+    assert np.array_equal(images, sample_images(size, channels))
+    if min(size) > 1:
         assert all(np.ptp(image) > 200 for image in images)
         noise, smooth, _ = np.abs(np.diff(images.astype(int), axis=2)).mean(axis=(1, 2, 3))
         assert smooth < 10 < noise

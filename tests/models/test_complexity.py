@@ -14,10 +14,10 @@ from mindcv_lite.models.mobilenetv3 import Bottleneck, MobileNetV3
 pytestmark = pytest.mark.usefixtures("pynative_mode")
 
 
-def lines_of(model: str, num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> dict[str, Line]:
-    return {
-        line.name: line for line in complexity_of(VARIANTS[model], num_classes, in_channels, (image_size, image_size))
-    }
+def lines_of(
+    model: str, num_classes: int = 1000, in_channels: int = 3, image_size: tuple[int, int] = (224, 224)
+) -> dict[str, Line]:
+    return {line.name: line for line in complexity_of(VARIANTS[model], num_classes, in_channels, image_size)}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def layers_by_line(network: MobileNetV3) -> dict[str, list[nn.Cell]]:
     }
 
 
-CASES = [(1000, 3, 64, "mindcv"), (1, 1, 97, "symmetric"), (7, 3, 97, "same")]
+CASES = [(1000, 3, (64, 64), "mindcv"), (1, 1, (97, 64), "symmetric"), (7, 3, (50, 97), "same")]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_each_line_counts_what_the_network_has_and_does(model, num_classes, in_c
 
     for _, cell in network.cells_and_names():
         cell.register_forward_hook(remember)
-    network(Tensor(np.zeros((1, in_channels, image_size, image_size), np.float32)))
+    network(Tensor(np.zeros((1, in_channels, *image_size), np.float32)))
 
     lines = lines_of(model, num_classes, in_channels, image_size)
     parts = layers_by_line(network)

@@ -147,6 +147,8 @@ def test_without_a_recipe_the_advice_is_to_give_one():
         ("jit_level", "O1", "O1"),
         ("dataset", "''", ""),
         ("scale", "[0.35, 1]", (0.35, 1.0)),
+        ("image_resize", "192", 192),
+        ("image_resize", "[192, 256]", (192, 256)),
         ("scale", "[1e-3, 1.0]", (1e-3, 1.0)),
         ("multi_step_decay_milestones", "[5]", (5,)),
         ("multi_step_decay_milestones", "[5, 50, 500]", (5, 50, 500)),
@@ -191,6 +193,13 @@ WRONG_TYPES = [
     ("scale", "[0.3]", "a list of 2 numbers", "[0.3]"),
     ("scale", "[0.1, 0.2, 0.3]", "a list of 2 numbers", "[0.1, 0.2, 0.3]"),
     ("scale", "[0.1, a]", "a list of 2 numbers", "[0.1, 'a']"),
+    ("image_resize", "[192]", "a whole number or a list of 2 whole numbers, [height, width], at least 1,", "[192]"),
+    (
+        "image_resize",
+        "[0, 192]",
+        "a whole number or a list of 2 whole numbers, [height, width], at least 1,",
+        "[0, 192]",
+    ),
     ("mean", "[]", "a list of numbers", "[]"),
     ("multi_step_decay_milestones", "[1.5]", "a list of whole numbers, at least 1", "[1.5]"),
 ]

@@ -46,6 +46,11 @@ def test_grey_images_and_long_names_fit():
     assert sheet.getpixel((60, 60)) == (255, 255, 255)
 
 
+def test_rectangles_keep_their_shape():
+    assert contact_sheet(np.zeros((1, 60, 120, 3)), ["a"]).size == (124, 64 + 12)
+    assert contact_sheet(np.zeros((1, 20, 56, 3)), ["a"]).size == (116, 44 + 12)  # enlarged
+
+
 def test_of_a_large_batch_a_hundred_are_shown():
     assert contact_sheet(np.zeros((150, 112, 112, 3)), ["a"] * 150).size == (10 * 116, 10 * 128)
 

@@ -154,6 +154,12 @@ def resized(image: np.ndarray, side: int) -> np.ndarray:
     return rows[..., low] * (1 - share) + rows[..., high] * share
 
 
+def test_a_teacher_of_rectangles_sees_the_square_image_of_the_student_in_its_own_shape(recipe):
+    student, own = recipe(image_resize=8).augmentation, recipe(image_resize="[8, 12]")
+    x = Tensor(np.ones((2, 3, 8, 8), np.float32))
+    assert Teacher("", Nothing(), own, student)(x).shape == (2, 3, 8, 12)
+
+
 @pytest.mark.parametrize("side", [8, 12, 5, 16])
 def test_a_teacher_sees_the_pixels_of_the_student_by_its_own_mean_std_and_size(recipe, tmp_path, side):
     student, own = recipe(image_resize=8).augmentation, recipe(image_resize=side, **OTHER)

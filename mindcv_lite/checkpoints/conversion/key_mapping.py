@@ -264,7 +264,9 @@ def read_hub_config(weights: Path) -> HubConfig | None:
         settings = config.get("pretrained_cfg", config)
         images = {name: settings[name] for name in ("crop_pct", "interpolation") if name in settings}
         images |= {n: [round(255 * value, 3) for value in settings[n]] for n in ("mean", "std") if n in settings}
-        images |= {"image_resize": settings["input_size"][-1]} if "input_size" in settings else {}
+        if "input_size" in settings:
+            _, height, width = settings["input_size"]
+            images["image_resize"] = width if height == width else [height, width]
         names = config.get("label_names")
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise UserError(f"{path}: not a config.json of timm ({error}); mend it, or move it away") from None

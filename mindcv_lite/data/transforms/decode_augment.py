@@ -35,10 +35,19 @@ def training_transforms(augmentation: Augmentation, in_channels: int) -> list:
 
 
 def evaluation_transforms(augmentation: Augmentation, in_channels: int) -> list:
-    """Resize the shorter side to image_resize / crop_pct, then cut out the centre."""
+    """Resize so that the image just covers image_resize / crop_pct, then cut out the centre.
+
+    For a square this is a resize of the shorter side.
+    """
     interpolation = INTERPOLATIONS[augmentation.interpolation]
-    side = augmentation.image_resize
-    resize = vision.Resize(int(side / augmentation.crop_pct), interpolation)
+    height, width = (int(side / augmentation.crop_pct) for side in augmentation.input_size)
+    if height == width:
+        resize = vision.Resize(height, interpolation)
+    else:
+        # No operator covers a rectangle. A crop of twice the area of the image fits nowhere, and this one takes the
+        # largest part of the shape instead, from the centre; nothing of it is random.
+        shape = width / height
+        resize = vision.RandomResizedCrop((height, width), (2.0, 2.0), (shape, shape), interpolation, max_attempts=1)
     return [vision.Decode(), resize, vision.CenterCrop(augmentation.input_size), *_channels(in_channels)]
 
 

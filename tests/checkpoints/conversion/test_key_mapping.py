@@ -323,6 +323,8 @@ def test_config_json_says_what_images_the_weights_want(tmp_path):
     expected = IMAGENET | {"image_resize": 256, "crop_pct": 0.95, "interpolation": "bilinear"}
     assert images_of("tf", path, hub) == expected
     assert images_of("timm", path, hub) == images_of("timm", path, None)  # --origin timm: it is about other weights
+    wide = hub_file(tmp_path / "wide", {"architecture": "mobilenetv3_small_100", "input_size": [3, 192, 256]})
+    assert images_of("timm", wide, read_hub_config(wide))["image_resize"] == (192, 256)
     old = hub_file(tmp_path / "old", {"architecture": "mobilenetv3_small_100", **settings})
     assert images_of("timm", old, read_hub_config(old)) == expected
 

@@ -86,6 +86,32 @@ def test_evaluation_resizes_the_shorter_side_and_cuts_out_the_centre(height, wid
     np.testing.assert_allclose(image, expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64), (80, 80), (33, 300), (61, 97)])
+@pytest.mark.parametrize("size", [(24, 48), (48, 24)])
+def test_evaluation_of_a_rectangle_cuts_out_the_centre_of_what_just_covers_it(height, width, size, interpolation):
+    original = noise(height, width, 3)
+    settings = Augmentation(image_resize=size, crop_pct=0.75, interpolation=interpolation)
+    images = transformed(encoded(original), evaluation_transforms(settings, 3), copies=3)
+    assert images.shape == (3, *size, 3)
+    assert (images == images[0]).all()  # nothing is random
+    tall, wide = (int(side / 0.75) for side in size)
+    # The largest part of the image of that shape, from its centre.
+    rows, columns = min(height, int(width * tall / wide + 0.5)), min(width, int(height * wide / tall + 0.5))
+    top, left = (height - rows + 1) // 2, (width - columns + 1) // 2
+    image = resized(original[top : top + rows, left : left + columns], tall, interpolation)
+    image = resized(image.swapaxes(0, 1), wide, interpolation).swapaxes(0, 1)
+    top, left = (tall - size[0]) // 2, (wide - size[1]) // 2
+    expected = np.clip(image[top : top + size[0], left : left + size[1]], 0, 255)
+    np.testing.assert_allclose(images[0], expected, rtol=0, atol=0 if interpolation == "nearest" else 1.5)
+
+
+def test_training_crops_a_rectangle_and_auto_augment_keeps_its_shape():
+    for policy in (None, "randaug-m9-n2", "trivialaugwide", "autoaug"):
+        settings = Augmentation(image_resize=(24, 48), auto_augment=policy, ratio=(1.5, 2.5))
+        assert transformed(encoded(noise(60, 80, 3)), training_transforms(settings, 3), 3).shape == (3, 24, 48, 3)
+
+
 def test_area_interpolation_is_the_mean_of_the_pixels_that_become_one():
     original = noise(96, 96, 3)
     settings = Augmentation(image_resize=32, crop_pct=1.0, interpolation="area")

@@ -37,6 +37,15 @@ def test_cutmix_keeps_of_the_target_what_the_rectangle_leaves_of_the_image():
     assert {top.min(), left.min(), SIDE - bottom.max(), SIDE - right.max()} == {0}
 
 
+def test_cutmix_of_a_rectangle_cuts_out_its_shape_anywhere_in_it():
+    drawn = draws(cutmix=1.0, image_resize=(1000, 2000))
+    top, left, bottom, right = drawn[:, 2:].T
+    whole = (top > 0) & (left > 0) & (bottom < 1000) & (right < 2000)
+    assert np.abs(2 * (bottom - top) - (right - left))[whole].max() <= 2  # rounding
+    np.testing.assert_allclose(drawn[:, 0], 1 - (bottom - top) * (right - left) / 2e6, atol=1e-6)
+    assert (top.min(), left.min(), bottom.max(), right.max()) == (0, 0, 1000, 2000)
+
+
 def test_cutmix_cuts_out_squares_where_no_border_cuts():
     drawn = draws(cutmix=1.0, image_resize=2000)
     top, left, bottom, right = drawn[:, 2:].T
