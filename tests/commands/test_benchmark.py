@@ -273,6 +273,8 @@ def test_mindcv_is_not_given_what_it_cannot_read(monkeypatch, images):
     grey = ["--in_channels=1", "--mean=[0]", "--std=[1]"]
     with pytest.raises(UserError, match="MindCV gives colour images only"):
         main(["pipeline", *RECIPE, f"--data_dir={images}", "--compare=mindcv", *grey])
+    with pytest.raises(UserError, match="it is of square images; --image_resize 32 or 48"):
+        main(["pipeline", *RECIPE, f"--data_dir={images}", "--compare=mindcv", "--image_resize=[32, 48]"])
 
 
 @pytest.mark.parametrize("arguments", [["step", "--help"], ["step", "--rounds", "0"]])
