@@ -12,17 +12,17 @@ from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.checkpoints.trained import Trained
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.export.mindir_files import mindir_file, run_mindir
-from mindcv_lite.export.onnx_files import onnx_file, run_onnx
-from mindcv_lite.export.onnx_graph import network_graph
+from mindcv_lite.export.mindir_files import mindir_file, open_mindir
+from mindcv_lite.export.onnx_files import onnx_file, open_onnx
+from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, network_graph
 from mindcv_lite.files import written_whole
 from mindcv_lite.signals import take_signals_back
 
 log = logging.getLogger(__name__)
 
-# Largest difference from MindSpore, as a share of the largest number. Another order of summation gives about 1e-6, a
-# wrong epsilon or padding 1e-2 and more.
-TOLERANCE = 1e-3
+# Largest difference from MindSpore in float32, as a share of the largest number. In float32 another order of summation
+# gives about 1e-6, a wrong epsilon or padding 1e-2 and more.
+TOLERANCES = {"float32": 1e-3, "float16": 3e-2}
 
 
 class ExportedNetwork(nn.Cell):
@@ -41,42 +41,60 @@ class ExportedNetwork(nn.Cell):
         return ops.softmax(logits) if self.softmax else logits  # (batch, classes)
 
 
-def export(trained: Trained, target: Path, include_preprocess: bool = False, softmax: bool = False) -> None:
+def export(
+    trained: Trained,
+    target: Path,
+    include_preprocess: bool = False,
+    softmax: bool = False,
+    batch: int | None = None,
+    opset: int = DEFAULT_OPSET,
+    precision: str = "float32",
+) -> None:
     """Write a trained network as an ONNX or MINDIR file, by the suffix of `target`, if it predicts as in MindSpore.
 
-    `include_preprocess`: it takes uint8 images (batch, height, width, channels), and normalises them; else float32
-    (batch, channels, height, width), normalised already. `softmax`: it gives probabilities, not logits. Raises
-    `UserError` if the weights are not finite, `TrainingError` if the file's predictions are others.
+    `include_preprocess`: it takes uint8 images (batch, height, width, channels), and normalises them; else
+    (batch, channels, height, width) of `precision`, normalised already. `softmax`: it gives probabilities, not logits.
+    `batch`: how many images it takes at once; None: any number. `opset`, `precision` (float32 or float16): of ONNX
+    alone. Raises `UserError` if the weights are not finite, or too large for float16, `TrainingError` if the file's
+    predictions are others.
     """
     recipe, network = trained.recipe, trained.network()
     normalize = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
     images = sample_images(recipe.augmentation.input_size, recipe.model.in_channels)
     if not include_preprocess:
-        images = normalize(Tensor(images)).asnumpy()
+        images = normalize(Tensor(images)).asnumpy().astype(precision)
     exported = ExportedNetwork(network, normalize if include_preprocess else None, softmax).set_train(False)
-    expected = exported(Tensor(images)).asnumpy()
+    expected = exported(Tensor(images if include_preprocess else images.astype(np.float32))).asnumpy()
     take_signals_back()
     if not np.isfinite(expected).all():
         raise UserError(f"{trained.weights.path}: its predictions are not finite: the weights of a run that failed")
 
-    metadata = _metadata_of(trained)
+    metadata = metadata_of(trained)
     if target.suffix == ".onnx":
         parameters = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
-        content = onnx_file(network_graph(recipe, parameters, include_preprocess, softmax), images, metadata)
-        found = run_onnx(content, images)
+        graph = network_graph(recipe, parameters, include_preprocess, softmax, opset, precision)
+        content = onnx_file(graph, images, metadata, batch)
+        predict = open_onnx(content)
     else:
-        content = mindir_file(exported, images, metadata)
-        found = run_mindir(content, images)
-    require_same(found, expected, target)
+        content = mindir_file(exported, images, metadata, batch)
+        predict = open_mindir(content)
+    found = np.concatenate([predict(some) for some in _batches(images, batch)])[: len(images)]
+    require_same(found, expected, target, precision)
     take_signals_back()
     with written_whole(target) as unfinished:
         unfinished.write_bytes(content)
-    shape = ", ".join(map(str, images.shape[1:]))
+    shape = ", ".join(map(str, [batch or "batch", *images.shape[1:]]))
     kind = "probabilities" if softmax else "logits"
-    log.info("%s: %s (batch, %s) -> %s (batch, %d)", target, images.dtype, shape, kind, expected.shape[1])
+    log.info("%s: %s (%s) -> %s (%s, %d)", target, images.dtype, shape, kind, batch or "batch", expected.shape[1])
 
 
-def _metadata_of(trained: Trained) -> dict[str, str]:
+def _batches(images: np.ndarray, batch: int | None) -> np.ndarray:
+    """The images in batches of that many, the last one filled up from the first image on."""
+    size = batch or len(images)
+    return np.resize(images, (-(-len(images) // size), size, *images.shape[1:]))
+
+
+def metadata_of(trained: Trained) -> dict[str, str]:
     """The model card for a file's metadata: texts as they are, all else as JSON."""
     card = model_card(trained.recipe, trained.class_names, mindcv_lite=__version__)
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in card.items()}
@@ -91,10 +109,16 @@ def sample_images(size: tuple[int, int], channels: int) -> np.ndarray:
     return np.stack([noise, smooth, (noise + smooth) / 2]).round().astype(np.uint8)
 
 
-def require_same(found: np.ndarray, expected: np.ndarray, target: Path) -> None:
-    """Raise `TrainingError` if the predictions of a file are not those of MindSpore."""
+def require_same(found: np.ndarray, expected: np.ndarray, target: Path, precision: str = "float32") -> None:
+    """Raise `TrainingError` if the predictions of a file are not those of MindSpore in float32, `UserError` if float16
+    is to blame."""
     difference, largest = np.abs(found - expected).max(), np.abs(expected).max()
-    if not difference <= TOLERANCE * largest:  # a difference that is no number is too large
+    if not difference <= TOLERANCES[precision] * largest:  # a difference that is no number is too large
+        if precision == "float16":
+            raise UserError(
+                f"{target}: not written, because in float16 its predictions would differ from MindSpore's by "
+                f"{difference:.2g}, where the largest is {largest:.3g}: leave out --precision float16"
+            )
         raise TrainingError(
             f"{target}: not written, because its predictions would differ from MindSpore's by {difference:.2g}, where "
             f"the largest is {largest:.3g}; this is a defect"

@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from mindspore import Tensor, nn
 from mindcv_lite.errors import UserError
 
 
-def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str]) -> bytes:
+def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str], batch: int | None = None) -> bytes:
     """The content of a MINDIR file of `cell`.
 
-    `images`: a batch like those it is to take; the number of them is free. `metadata` becomes the file's `user_info`.
+    `images`: a batch like those it is to take. `batch`: how many it takes at once; None: any number. `metadata` becomes
+    the file's `user_info`.
     """
 
     def describe(model: Any) -> None:
@@ -26,7 +27,7 @@ def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str]) 
         else:
             model.user_info.update(metadata)
 
-    batch = Tensor(shape=[None, *images.shape[1:]], dtype=Tensor(images).dtype)
+    given = Tensor(shape=[batch, *images.shape[1:]], dtype=Tensor(images).dtype)
     # Not in the user's folder: MindSpore lets the owner alone read what it writes, and takes plain names only.
     with tempfile.TemporaryDirectory() as folder:
         if not re.fullmatch(r"[\w@./:-]+", folder, re.ASCII):
@@ -34,14 +35,14 @@ def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str]) 
                 f"{folder}: MindSpore takes no such name; set TMPDIR to a folder of plain letters and digits"
             )
         path = f"{folder}/network.mindir"
-        mindspore.export(cell, batch, file_name=path, file_format="MINDIR", custom_func=describe)
+        mindspore.export(cell, given, file_name=path, file_format="MINDIR", custom_func=describe)
         return Path(path).read_bytes()
 
 
-def run_mindir(content: bytes, images: np.ndarray) -> np.ndarray:
-    """What MindSpore predicts for `images`, by the content of a file."""
+def open_mindir(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    """What MindSpore predicts for a batch of images, by the content of a file."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/network.mindir"
         Path(path).write_bytes(content)
         cell: Any = nn.GraphCell(mindspore.load(path))
-        return cell(Tensor(images)).asnumpy()
+    return lambda images: cell(Tensor(images)).asnumpy()

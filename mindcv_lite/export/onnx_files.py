@@ -1,27 +1,35 @@
 """ONNX files: the only module that needs the packages onnx and onnxruntime."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from mindcv_lite.export.onnx_graph import INPUT, Graph
 
-# The first operator set that has HardSwish is 14. This one came with ONNX 1.12 in 2022, as did its file format;
-# onnxruntime reads both since 1.12.
-OPSET, IR_VERSION = 17, 8
+log = logging.getLogger(__name__)
 
 
-def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str]) -> bytes:
+def newest_opset() -> int:
+    """The newest operator set that the installed onnx can write."""
+    import onnx
+
+    return onnx.defs.onnx_opset_version()
+
+
+def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str], batch: int | None = None) -> bytes:
     """The content of an ONNX file, checked, with the shapes of all values in it.
 
-    `images`: a batch like those it is to take; the number of them is free. `metadata`: what onnxruntime gives back.
+    `images`: a batch like those it is to take. `batch`: how many it takes at once; None: any number. `metadata`: what
+    onnxruntime gives back.
     """
     import onnx
     from onnx import helper, numpy_helper
 
     def batch_of(name: str, like: np.ndarray) -> onnx.ValueInfoProto:
         kind = helper.np_dtype_to_tensor_dtype(like.dtype)
-        return helper.make_tensor_value_info(name, kind, ["batch", *like.shape[1:]])
+        return helper.make_tensor_value_info(name, kind, [batch or "batch", *like.shape[1:]])
 
     nodes = [
         helper.make_node(node.operator, node.inputs, [node.output], node.output, **node.attributes)
@@ -29,10 +37,11 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str]) -> 
     ]
     output = batch_of(graph.nodes[-1].output, graph.constants["classifier.3.bias"][None])
     constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
+    opsets = [helper.make_opsetid("", graph.opset)]
     model = helper.make_model(
         helper.make_graph(nodes, metadata["model"], [batch_of(INPUT, images)], [output], constants),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets),  # the oldest, which most programs read
         producer_name="mindcv_lite",
         producer_version=metadata["mindcv_lite"],
     )
@@ -42,10 +51,24 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str]) -> 
     return model.SerializeToString()
 
 
-def run_onnx(content: bytes, images: np.ndarray) -> np.ndarray:
-    """What onnxruntime predicts for `images`, by the content of a file."""
+def open_onnx(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    """What onnxruntime predicts for a batch of images, by the content of a file; onnx itself, where that is too new."""
     import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (predictions,) = session.run(None, {INPUT: images})
-    return np.asarray(predictions)
+    try:
+        session: Any = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except Fail:
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+
+        model = onnx.load_from_string(content)
+        opset, version = model.opset_import[0].version, onnxruntime.__version__
+        log.info("onnxruntime %s does not read operator set %d: onnx's own reference runs the file", version, opset)
+        session = ReferenceEvaluator(model)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        (predictions,) = session.run(None, {INPUT: images})
+        return np.asarray(predictions)
+
+    return predict

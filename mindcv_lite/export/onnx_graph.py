@@ -11,8 +11,10 @@ from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, Part
 from mindcv_lite.recipe.keys import Recipe
 
 INPUT = "images"
-OPERATORS = {"relu": "Relu", "hswish": "HardSwish"}
-FLOAT = 1  # float32, in ONNX's numbering
+NUMBER_FORMATS = {"float32": 1, "float16": 10}  # ONNX's numbers of them
+# Operator sets before 11 mean other things by the same operators. HardSwish came with 14; the default is older, because
+# MindSpore Lite's converter does not know it.
+OLDEST_OPSET, DEFAULT_OPSET, HARD_SWISH_OPSET = 11, 13, 14
 
 
 class Node(NamedTuple):
@@ -30,6 +32,7 @@ class Graph:
 
     constants: dict[str, np.ndarray]
     size: tuple[int, int]
+    opset: int = DEFAULT_OPSET
     nodes: list[Node] = field(default_factory=list)
 
     def add(self, operator: str, output: str, *inputs: str, **attributes: Any) -> str:
@@ -40,7 +43,20 @@ class Graph:
         """An operator with the weight and the bias of the layer `name`."""
         return self.add(operator, name, x, f"{name}.weight", f"{name}.bias", **attributes)
 
+    def activation(self, kind: str, output: str, x: str) -> str:
+        if kind == "relu":
+            return self.add("Relu", output, x)
+        if self.opset >= HARD_SWISH_OPSET:
+            return self.add("HardSwish", output, x)
+        return self.add("Mul", output, x, self.hard_sigmoid(f"{output}.gate", x))
+
+    def hard_sigmoid(self, output: str, x: str) -> str:
+        # ONNX's own slope is 0.2. Its offset is 0.5 already: OpenCV, where it is told so, takes any product with the
+        # result for a HardSwish, the one of squeeze-excite too, and is silently wrong (4.8 to 5.0).
+        return self.add("HardSigmoid", output, x, alpha=1 / 6)
+
     def convolution(self, name: str, x: str, stride: int = 1, group: int = 1, same: bool = False) -> str:
+        """All attributes are written: OpenCV before 5.0 and MindSpore Lite refuse a file without `kernel_shape`."""
         kernel = self.constants[f"{name}.weight"].shape[-1]
         around = [_same_padding(side, kernel, stride) if same else (kernel // 2, kernel // 2) for side in self.size]
         height, width = (
@@ -48,8 +64,8 @@ class Graph:
             for side, (before, after) in zip(self.size, around, strict=True)
         )
         self.size = height, width
-        pads = [before for before, _ in around] + [after for _, after in around]
-        shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads}
+        pads, ones = [before for before, _ in around] + [after for _, after in around], [1, 1]
+        shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads, "dilations": ones}
         return self.layer("Conv", name, x, **shape, group=group)
 
 
@@ -60,19 +76,29 @@ def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def network_graph(
-    recipe: Recipe, parameters: Mapping[str, np.ndarray], include_preprocess: bool, softmax: bool
+    recipe: Recipe,
+    parameters: Mapping[str, np.ndarray],
+    include_preprocess: bool,
+    softmax: bool,
+    opset: int = DEFAULT_OPSET,
+    precision: str = "float32",
 ) -> Graph:
     """The network of `recipe` in evaluation: `images`, (batch, channels, height, width), to `logits`, (batch, classes).
 
     `include_preprocess`: the images are uint8 (batch, height, width, channels), and normalised here. `softmax`: the
-    output is `probabilities`.
+    output is `probabilities`. `opset`: the number of ONNX's operator set. `precision`: float32 or float16, of weights,
+    logits and probabilities, and of the images unless they are uint8.
     """
-    graph = Graph(fold_norms(parameters, recipe.model.bn_eps), recipe.augmentation.input_size)
+    with np.errstate(over="ignore"):  # a weight beyond float16 is infinite then, and so are the predictions
+        folded = {name: value.astype(precision) for name, value in fold_norms(parameters, recipe.model.bn_eps).items()}
+    graph = Graph(folded, recipe.augmentation.input_size, opset)
     x = INPUT
     if include_preprocess:
         x = add_normalize(graph, x, recipe.augmentation.mean, recipe.augmentation.std)
+        if precision != "float32":
+            x = graph.add("Cast", "rounded", x, to=NUMBER_FORMATS[precision])
     x = _add_features(graph, x, recipe.model.model, recipe.model.conv_padding)
-    x = _add_classifier(graph, x, OPERATORS[VARIANTS[recipe.model.model].activation])
+    x = _add_classifier(graph, x, VARIANTS[recipe.model.model].activation)
     if softmax:
         graph.add("Softmax", "probabilities", x, axis=-1)
     return graph
@@ -83,7 +109,7 @@ def add_normalize(graph: Graph, x: str, mean: tuple[float, ...], std: tuple[floa
     for name, values in (("mean", mean), ("std", std)):
         graph.constants[name] = np.array(values, np.float32).reshape(-1, 1, 1)
     x = graph.add("Transpose", "transposed", x, perm=[0, 3, 1, 2])
-    x = graph.add("Cast", "floats", x, to=FLOAT)
+    x = graph.add("Cast", "floats", x, to=NUMBER_FORMATS["float32"])
     x = graph.add("Sub", "centred", x, "mean")
     return graph.add("Div", "normalised", x, "std")
 
@@ -91,16 +117,15 @@ def add_normalize(graph: Graph, x: str, mean: tuple[float, ...], std: tuple[floa
 def _add_features(graph: Graph, x: str, model: str, conv_padding: str) -> str:
     """Stem, rows and last convolution: (batch, channels, height, width) -> (batch, last, height / 32, width / 32)."""
     variant = VARIANTS[model]
-    activation = OPERATORS[variant.activation]
     x = graph.convolution("features.0", x, stride=2, same=conv_padding == "same")
-    x = graph.add(activation, "features.2", x)
+    x = graph.activation(variant.activation, "features.2", x)
     for index, (row, parts) in enumerate(variant.bottlenecks(), ROWS_BEGIN):
         y = _add_parts(graph, f"features.{index}", x, parts, conv_padding != "symmetric")
         has_shortcut = row.stride == 1 and parts[0].inputs == row.out
         x = graph.add("Add", f"features.{index}", x, y) if has_shortcut else y
     last = ROWS_BEGIN + len(variant.rows)
     x = graph.convolution(f"features.{last}", x)
-    return graph.add(activation, f"features.{last + 2}", x)
+    return graph.activation(variant.activation, f"features.{last + 2}", x)
 
 
 def _add_parts(graph: Graph, name: str, x: str, parts: list[Part], same: bool) -> str:
@@ -112,17 +137,16 @@ def _add_parts(graph: Graph, name: str, x: str, parts: list[Part], same: bool) -
         else:
             x = graph.convolution(layer, x, part.stride, part.group, same and part.name == "depthwise")
         if part.activation:
-            x = graph.add(OPERATORS[part.activation], f"{name}.layers.{part.index + 2}", x)
+            x = graph.activation(part.activation, f"{name}.layers.{part.index + 2}", x)
     return x
 
 
 def _add_squeeze_excite(graph: Graph, name: str, x: str) -> str:
     s = graph.add("GlobalAveragePool", f"{name}.mean", x)  # (batch, channels, 1, 1)
-    s = graph.layer("Conv", f"{name}.conv_reduce", s)
+    s = graph.convolution(f"{name}.conv_reduce", s)
     s = graph.add("Relu", f"{name}.relu", s)
-    s = graph.layer("Conv", f"{name}.conv_expand", s)
-    s = graph.add("HardSigmoid", f"{name}.gate", s, alpha=1 / 6, beta=0.5)  # ONNX's own slope is 0.2
-    return graph.add("Mul", name, x, s)
+    s = graph.convolution(f"{name}.conv_expand", s)
+    return graph.add("Mul", name, x, graph.hard_sigmoid(f"{name}.gate", s))
 
 
 def _add_classifier(graph: Graph, x: str, activation: str) -> str:
@@ -130,5 +154,5 @@ def _add_classifier(graph: Graph, x: str, activation: str) -> str:
     x = graph.add("GlobalAveragePool", "mean_of_features", x)
     x = graph.add("Flatten", "flattened", x)  # (batch, last)
     x = graph.layer("Gemm", "classifier.0", x, transB=1)
-    x = graph.add(activation, "classifier.1", x)
+    x = graph.activation(activation, "classifier.1", x)
     return graph.add("Gemm", "logits", x, "classifier.3.weight", "classifier.3.bias", transB=1)
