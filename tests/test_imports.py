@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "checkpoints": "errors program signals files recipe device models data",
     "evaluation": "errors program losses files text_tables recipe device models data checkpoints",
     "runs": "errors files program recipe data checkpoints",
-    "export": "errors signals files recipe models data checkpoints",
+    "export": "errors program signals files text_tables recipe models data checkpoints",
     "training": (
         "errors signals losses stateless_random files program text_tables recipe device models data checkpoints "
         "evaluation runs"
@@ -104,6 +104,9 @@ EXTRAS = {
     "mindcv": "benchmark.mindcv",
     "onnx": "export.onnx_files",
     "onnxruntime": "export.onnx_files",
+    "cv2": "export.readers",
+    "openvino": "export.readers",
+    "ncnn": "export.readers",
     "matplotlib": "runs.curves",
     "tensorboard": "runs.tensorboard",
     "scipy": "commands.sort",  # comes with MindSpore

@@ -1,29 +1,41 @@
 """Write the network of a checkpoint for other programs: an ONNX file, or MindSpore's own MINDIR. Both hold the network
-for one size of images and any number of them, and the model card. First, their predictions are compared with
-MindSpore's."""
+for one size of images, and the model card. First, their predictions are compared with MindSpore's."""
 
 import os
+import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.files import require_checkpoint, require_file
-from mindcv_lite.program import CommandLine, require_packages
+from mindcv_lite.program import CommandLine, progress_bar, require_packages, version_of
 from mindcv_lite.recipe.values import checked_value
 
 # The file is the same wherever it is made, and holds no operators that would have to be compiled first.
+LARGEST_BATCH = 1024  # the file is tried with that many images before it is written
 ON_THE_CPU = {"device_target": "CPU", "cpu_kernels": "off", "dataset_sink_mode": False}
 
 
 def main(arguments: list[str]) -> None:
-    flags = command_line().parse_args(arguments)
+    parser = command_line()
+    flags = parser.parse_args(arguments)
+    if flags.check_readers:
+        _check_readers(flags, parser)
+        return
+    if missing := [name for name, value in (("CKPT", flags.source), ("--format", flags.format)) if not value]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
     target = flags.target or flags.source.with_suffix(f".{flags.format}")
     require_paths(flags.source, target, flags.format)
     wanted: dict[str, Any] = {}
     if flags.image_resize is not None:
         wanted["image_resize"] = checked_value("image_resize", flags.image_resize, "command line", from_text=True)
+    options: dict[str, Any] = {"batch": batch_of(flags.batch)}
     if flags.format == "onnx":
         require_packages("--format onnx", "onnx", "onnxruntime")
+        options |= {"opset": opset_of(flags.opset), "precision": flags.precision or "float32"}
+    elif flags.opset or flags.precision:
+        parser.error("--opset and --precision are of ONNX files; leave them out with --format mindir")
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite.checkpoints.trained import read_trained
@@ -32,29 +44,92 @@ def main(arguments: list[str]) -> None:
 
     trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)
     start_device(trained.recipe)
-    export(trained, target, flags.include_preprocess, flags.softmax)
+    export(trained, target, flags.include_preprocess, flags.softmax, **options)
+
+
+def _check_readers(flags: Namespace, parser: CommandLine) -> None:
+    """Compare all readers that are installed; exit status 1 if one of them is wrong or cannot read a file."""
+    names = ("target", "format", "image_resize", "batch", "include_preprocess", "softmax")
+    if given := [name for name in names if getattr(flags, name)]:
+        words = " and ".join("TARGET" if name == "target" else f"--{name}" for name in given)
+        parser.error(f"--check_readers writes files of all kinds itself: leave out {words}")
+    if flags.source:
+        require_checkpoint(flags.source)
+    require_packages("--check_readers", "onnx", "onnxruntime")
+    opset = opset_of(flags.opset)
+
+    from mindcv_lite.checkpoints.trained import read_trained
+    from mindcv_lite.device.context import start_device
+    from mindcv_lite.export.readers import READERS, at_all_sides, check_readers, random_networks, report
+    from mindcv_lite.recipe.load import recipe_without_training
+
+    trained = read_trained(str(flags.source), **ON_THE_CPU) if flags.source else None
+    recipe = trained.recipe if trained else recipe_without_training(**ON_THE_CPU)
+    start_device(recipe)
+    networks = list(at_all_sides(trained) if trained else random_networks(recipe))
+    readers = [reader for reader in READERS if reader.is_installed]
+    networks = progress_bar(networks, desc="check_readers", unit="network")
+    findings = check_readers(networks, opset, flags.precision or "float32", readers)
+    print("\n".join(report(findings)), flush=True)
+    if any(found.faults for found in findings):
+        sys.exit(1)
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s CKPT [TARGET] --format onnx|mindir [--image_resize N|[H,W]] [--include_preprocess]"
-    parser = CommandLine(usage=f"{usage} [--softmax]", description=__doc__, allow_abbrev=False)
+    usage = "%(prog)s CKPT [TARGET] --format onnx|mindir [--image_resize N|[H,W]] [--include_preprocess] [--softmax]"
+    usage += " [--batch N|dynamic] [--opset N] [--precision float32|float16]\n"
+    usage += "       %(prog)s --check_readers [CKPT] [--opset N] [--precision float32|float16]"
+    parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("source", type=Path, metavar="CKPT", help="checkpoint of this project or MindCV's; convert makes one of others")
+    text = "checkpoint of this project or MindCV's; convert makes one of others"
+    add("source", type=Path, nargs="?", metavar="CKPT", help=text)
     add("target", type=Path, nargs="?", metavar="TARGET", help="new file; default: CKPT with the suffix of the format")
-    add("--format", choices=("onnx", "mindir"), required=True, help="of TARGET")
-    add(
-        "--image_resize",
-        metavar="N|[H,W]",
-        help="side of the images in pixels, or height and width; default: that of the training, by the card",
-    )
+    add("--format", choices=("onnx", "mindir"), help="of TARGET")
+    text = "side of the images in pixels, or height and width; default: that of the training, by the card"
+    add("--image_resize", metavar="N|[H,W]", help=text)
     add(
         "--include_preprocess",
         action="store_true",
         help="take uint8 images (batch, height, width, channels), RGB, and normalise them by mean and std in the file; "
-        "without it: float32 (batch, channels, height, width), normalised before",
+        "without it: (batch, channels, height, width) of the precision, normalised before",
     )
     add("--softmax", action="store_true", help="give probabilities; without it: logits")
+    add("--batch", metavar="N|dynamic", help="how many images the file takes at once; default: dynamic, any number")
+    text = "ONNX's operator set, from 11 to the newest of the installed onnx; default: 13, which all readers read"
+    add("--opset", metavar="N", help=text)
+    text = "of the weights and the arithmetic in an ONNX file; default: float32. With float16, images that are "
+    text += "normalised before are float16, too, and so are the logits"
+    add("--precision", choices=("float32", "float16"), help=text)
+    text = "write no file, but compare the programs that read ONNX files and are installed here with MindSpore, on "
+    text += "files of CKPT or, without it, of all networks with random weights; exit status 1 if one is wrong"
+    add("--check_readers", action="store_true", help=text)
     return parser
+
+
+def batch_of(text: str | None) -> int | None:
+    """The images that the file takes at once; None: any number. Raises `UserError`."""
+    if text in (None, "dynamic"):
+        return None
+    return _whole_number("--batch", text, 1, LARGEST_BATCH, ", or dynamic")
+
+
+def opset_of(text: str | None) -> int:
+    """The operator set that the user wants, or the default. Raises `UserError`."""
+    from mindcv_lite.export.onnx_files import newest_opset
+    from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, OLDEST_OPSET
+
+    if text is None:
+        return DEFAULT_OPSET
+    newest = newest_opset()
+    return _whole_number("--opset", text, OLDEST_OPSET, newest, f" (the newest of onnx {version_of('onnx')})")
+
+
+def _whole_number(flag: str, text: str, least: int, most: int, remark: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
+    if not least <= number <= most:
+        expected = f"expected a whole number from {least} to {most}{remark}"
+        raise UserError(f"command line: {flag}: {expected}, got {text!r}")
+    return number
 
 
 def require_paths(source: Path, target: Path, form: str) -> None:

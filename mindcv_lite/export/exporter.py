@@ -20,9 +20,9 @@ from mindcv_lite.signals import take_signals_back
 
 log = logging.getLogger(__name__)
 
-# Largest difference from MindSpore in float32, as a share of the largest number. In float32 another order of summation
-# gives about 1e-6, a wrong epsilon or padding 1e-2 and more.
-TOLERANCES = {"float32": 1e-3, "float16": 3e-2}
+# Largest difference from MindSpore in float32, as a share of the largest number. Another order of summation gives about
+# 1e-6, a wrong epsilon or padding 1e-2 and more. float16 gives up to 2e-2 with random weights.
+TOLERANCES = {"float32": 1e-3, "float16": 0.1}
 
 
 class ExportedNetwork(nn.Cell):
@@ -113,7 +113,9 @@ def require_same(found: np.ndarray, expected: np.ndarray, target: Path, precisio
     """Raise `TrainingError` if the predictions of a file are not those of MindSpore in float32, `UserError` if float16
     is to blame."""
     difference, largest = np.abs(found - expected).max(), np.abs(expected).max()
-    if not difference <= TOLERANCES[precision] * largest:  # a difference that is no number is too large
+    # float16 has no numbers near 0 for the logits of a network that was not trained, and they say nothing.
+    scale = largest if precision == "float32" else max(largest, 1)
+    if not difference <= TOLERANCES[precision] * scale:  # a difference that is no number is too large
         if precision == "float16":
             raise UserError(
                 f"{target}: not written, because in float16 its predictions would differ from MindSpore's by "

@@ -11,10 +11,14 @@ import onnxruntime
 import pytest
 
 from mindcv_lite.checkpoints.model_card import model_card
-from mindcv_lite.commands.export import main
+from mindcv_lite.commands.export import command_line, main
+from mindcv_lite.export import readers
+from mindcv_lite.export.onnx_graph import DEFAULT_OPSET
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.checkpoint_saver import save_weights
+
+NOT_INSTALLED = readers.Reader("ABC", ("no_such_module",), ("abc-headless",), lambda path, images: np.asarray)
 
 
 def export(*arguments: object) -> None:
@@ -69,6 +73,17 @@ def test_a_mindir_holds_operators_that_every_machine_has(recipe, tmp_path):
             "x.pth: the name of a checkpoint must end in .ckpt; `python -m mindcv_lite convert`",
         ),
         (["x.ckpt"], "command line: the following arguments are required: --format"),
+        ([], "command line: the following arguments are required: CKPT, --format"),
+        (["x.ckpt", "--format", "onnx", "--opset", "10"], "command line: --opset: expected a whole number from 11 to "),
+        (["x.ckpt", "--format", "onnx", "--opset", "99"], "command line: --opset: expected a whole number from 11 to "),
+        (["x.ckpt", "--format", "onnx", "--opset", "x"], "command line: --opset: expected a whole number from 11 to "),
+        (["x.ckpt", "--format", "onnx", "--batch", "0"], "command line: --batch: expected a whole number from 1 to "),
+        (["x.ckpt", "--format", "onnx", "--batch", "all"], "command line: --batch: expected a whole number from 1 to "),
+        (["x.ckpt", "--format", "onnx", "--precision", "int8"], "command line: argument --precision: invalid choice"),
+        (["x.ckpt", "--format", "mindir", "--opset", "13"], "command line: --opset and --precision are of ONNX files"),
+        (["x.ckpt", "--check_readers", "--softmax"], "command line: --check_readers writes files of all kinds itself"),
+        (["no.ckpt", "--check_readers"], "no.ckpt: no such checkpoint; expected a .ckpt file"),
+        (["--check_readers", "--opset", "99"], "command line: --opset: expected a whole number from 11 to "),
         (["x.ckpt", "--format", "tflite"], "command line: argument --format: invalid choice: 'tflite'"),
         (
             ["x.ckpt", "x.mindir", "--format", "onnx"],
@@ -95,3 +110,48 @@ def test_without_the_packages_the_pip_command_is_told(refused, tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     said = refused(tmp_path / "x.ckpt", "--format", "onnx")
     assert said == "--format onnx needs onnxruntime, missing here: pip install onnxruntime"
+
+
+def test_the_options_reach_the_file_and_the_log_names_its_shapes(recipe, tmp_path, capsys):
+    source, target = tmp_path / "x.ckpt", tmp_path / "x.onnx"
+    grey_checkpoint(recipe, source)
+    options = ("--batch", "2", "--opset", "11", "--precision", "float16")
+    export(source, "--format", "onnx", "--image_resize", "40", *options)
+    session = onnxruntime.InferenceSession(target.read_bytes())
+    (logits,) = session.run(["logits"], {"images": np.zeros((2, 1, 40, 40), np.float16)})
+    assert np.asarray(logits).dtype == np.float16
+    assert capsys.readouterr().out.rstrip().endswith("x.onnx: float16 (2, 1, 40, 40) -> logits (2, 2)")
+
+
+def test_the_help_page_names_the_default_operator_set():
+    assert f"default: {DEFAULT_OPSET}," in " ".join(command_line().format_help().split())
+
+
+def test_the_readers_are_compared_on_files_of_a_checkpoint(recipe, tmp_path, capsys, monkeypatch):
+    grey_checkpoint(recipe, tmp_path / "x.ckpt")
+    monkeypatch.setattr(readers, "SIDES", (33,))
+    monkeypatch.setattr(readers, "READERS", (readers.READERS[0], NOT_INSTALLED))
+    export(tmp_path / "x.ckpt", "--check_readers")
+    said = capsys.readouterr().out.splitlines()[-3:]
+    assert said[0].split() == ["reader", "version", "comparisons", "largest", "difference", "same", "best", "class"]
+    assert said[1].split()[:3] == ["onnxruntime", onnxruntime.__version__, "8"]
+    assert said[2] == "ABC: not installed: pip install abc-headless"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.ckpt"]
+
+
+def test_a_reader_that_is_wrong_or_reads_nothing_gives_exit_status_1(recipe, tmp_path, capsys, monkeypatch):
+    grey_checkpoint(recipe, tmp_path / "x.ckpt")
+    monkeypatch.setattr(readers, "SIDES", (33,))
+
+    def refuses(path, images):
+        raise ValueError("no such\noperator")
+
+    broken = [readers.READERS[0]._replace(name="refuses", open=refuses)]
+    broken.append(readers.READERS[0]._replace(name="zeros", open=lambda *_: lambda images: np.zeros((len(images), 2))))
+    monkeypatch.setattr(readers, "READERS", tuple(broken))
+    with pytest.raises(SystemExit) as end:
+        export(tmp_path / "x.ckpt", "--check_readers")
+    assert end.value.code == 1
+    said = capsys.readouterr().out
+    assert "refuses: mobilenet_v3_small_075, mindcv, 33, --softmax: not read: no such operator" in said
+    assert "zeros: mobilenet_v3_small_075, mindcv, 33, batch 7: off by 1.0e+00 of the largest number" in said

@@ -18,10 +18,12 @@ from mindcv_lite.checkpoints.weights import Weights
 from mindcv_lite.commands import convert
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.export import onnx_graph as graph
+from mindcv_lite.export import onnx_graph
 from mindcv_lite.export.exporter import export, require_same, sample_images
 from mindcv_lite.export.folding import fold_norms
 from mindcv_lite.export.mindir_files import mindir_file
+from mindcv_lite.export.onnx_files import newest_opset
+from mindcv_lite.export.onnx_graph import network_graph
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe, size_of
@@ -130,6 +132,76 @@ def test_the_graph_has_onnx_own_activations_and_no_batch_norm_and_all_shapes(ran
     assert (file.ir_version, [(entry.domain, entry.version) for entry in file.opset_import]) == (7, [("", 13)])
 
 
+@pytest.mark.parametrize("opset", [onnx_graph.DEFAULT_OPSET, 17])
+@pytest.mark.parametrize("model", ["mobilenet_v3_small_100", "mobilenet_v3_large_minimalistic_100"])
+def test_the_graph_has_what_the_pickiest_reader_wants_and_nothing_that_one_misreads(random_network, model, opset):
+    trained = random_network(model)
+    parameters = {name: value.asnumpy() for name, value in trained.weights.parameters.items()}
+    graph = network_graph(trained.recipe, parameters, False, False, opset)
+    convolutions = [node for node in graph.nodes if node.operator == "Conv"]
+    for node in convolutions:
+        assert set(node.attributes) == {"kernel_shape", "strides", "pads", "dilations", "group"}
+        assert node.attributes["kernel_shape"] == [*graph.constants[node.inputs[1]].shape[2:]]
+    for node in graph.nodes:  # with beta, OpenCV would take the Mul behind it for a HardSwish
+        if node.operator == "HardSigmoid":
+            assert node.attributes == {"alpha": 1 / 6}
+    assert len(convolutions) > 30
+
+
+@pytest.mark.parametrize("opset", [11, 13, 14, newest_opset()])
+def test_a_file_of_another_operator_set_gives_the_same_logits(random_network, tmp_path, caplog, opset):
+    trained = random_network()
+    with caplog.at_level("INFO"):
+        export(trained, tmp_path / "x.onnx", include_preprocess=True, opset=opset)  # compares
+    file = onnx.load(tmp_path / "x.onnx")
+    assert [(entry.domain, entry.version) for entry in file.opset_import] == [("", opset)]
+    assert file.ir_version == onnx.helper.find_min_ir_version_for(file.opset_import)
+    assert ("HardSwish" in {node.op_type for node in file.graph.node}) == (opset >= 14)
+    unread = f"does not read operator set {opset}: onnx's own reference runs the file"
+    assert (unread in caplog.text) == (opset > 23)  # onnxruntime 1.23
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_a_file_of_a_fixed_batch_takes_that_many_images(random_network, tmp_path, batch):
+    trained = random_network(side=64)
+    export(trained, tmp_path / "x.onnx", batch=batch)
+    images = random_images(np.random.default_rng(1), 7, 3, 64)[:batch]
+    require_close(run(tmp_path / "x.onnx", images), trained.network()(Tensor(images)).asnumpy())
+    (given,) = onnxruntime.InferenceSession(tmp_path / "x.onnx").get_inputs()
+    assert given.shape == [batch, 3, 64, 64]
+    with pytest.raises(Exception, match="Got invalid dimensions"):
+        run(tmp_path / "x.onnx", np.concatenate([images, images]))
+
+
+@pytest.mark.parametrize("include_preprocess", [False, True])
+def test_a_file_in_float16_is_half_as_large_and_nearly_the_same(random_network, tmp_path, include_preprocess):
+    trained = random_network()
+    for precision in ("float32", "float16"):
+        export(trained, tmp_path / f"{precision}.onnx", include_preprocess, precision=precision)
+    sizes = [(tmp_path / f"{precision}.onnx").stat().st_size for precision in ("float32", "float16")]
+    assert sizes[1] < 0.55 * sizes[0]
+    session = onnxruntime.InferenceSession(tmp_path / "float16.onnx")
+    kinds = [value.type for value in (*session.get_inputs(), *session.get_outputs())]
+    assert kinds == ["tensor(uint8)" if include_preprocess else "tensor(float16)", "tensor(float16)"]
+    images = sample_images((33, 33), 3)
+    if not include_preprocess:
+        normalize: Any = Normalize(trained.recipe.augmentation.mean, trained.recipe.augmentation.std)
+        images = normalize(Tensor(images)).asnumpy()
+    expected = run(tmp_path / "float32.onnx", images)
+    found = run(tmp_path / "float16.onnx", images if include_preprocess else images.astype(np.float16))
+    assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_weights_that_float16_cannot_hold_are_refused_by_a_sentence(random_network, tmp_path):
+    trained = random_network()
+    weight = trained.weights.parameters["classifier.3.weight"]
+    weight.set_data(weight * 1e5)
+    with pytest.raises(UserError, match=r"x\.onnx: not written, because in float16 .*: leave out --precision float16"):
+        export(trained, tmp_path / "x.onnx", precision="float16")
+    assert not list(tmp_path.iterdir())
+    export(trained, tmp_path / "x.onnx")
+
+
 @pytest.mark.parametrize("in_channels", [1, 3])
 def test_with_preprocessing_and_softmax_raw_images_give_the_same_classes(random_network, tmp_path, in_channels):
     mean, std = ([100.0, 120.0, 140.0], [50.0, 60.0, 70.0]) if in_channels == 3 else ([33.0], [78.0])
@@ -178,10 +250,11 @@ def test_a_mindir_file_takes_raw_images_of_any_number_and_has_the_metadata(rando
     require_close(cell(Tensor(images[:1])).asnumpy(), expected[:1])
 
 
-def test_a_mindir_file_without_additions_gives_the_networks_logits(random_network, tmp_path):
+@pytest.mark.parametrize("batch", [None, 2])
+def test_a_mindir_file_without_additions_gives_the_networks_logits(random_network, tmp_path, batch):
     trained = random_network(conv_padding="same")
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
-    export(trained, tmp_path / "x.mindir")
+    export(trained, tmp_path / "x.mindir", batch=batch)
     cell: Any = nn.GraphCell(mindspore.load(str(tmp_path / "x.mindir")))
     images = random_images(np.random.default_rng(1), 2, 3, 33)
     require_close(cell(Tensor(images)).asnumpy(), trained.network()(Tensor(images)).asnumpy())
@@ -204,7 +277,7 @@ def test_a_file_that_would_predict_otherwise_is_not_written(random_network, tmp_
         folded["features.6.layers.3.weight"] = folded["features.6.layers.3.weight"][..., ::-1].copy()
         return folded
 
-    monkeypatch.setattr(graph, "fold_norms", damaged)
+    monkeypatch.setattr(onnx_graph, "fold_norms", damaged)
     with pytest.raises(
         TrainingError, match=r"x\.onnx: not written, because its predictions would differ from MindSpore's"
     ):
@@ -250,7 +323,7 @@ def test_the_graph_normalises_as_the_cell_does_that_trains(pynative_mode):
     images = sample_images((5, 5), 3)
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     cell: Any = Normalize(mean, std)
-    found = graph.Graph({}, (5, 5))
-    graph.add_normalize(found, "images", mean, std)
+    found = onnx_graph.Graph({}, (5, 5))
+    onnx_graph.add_normalize(found, "images", mean, std)
     ours = (images.transpose(0, 3, 1, 2) - found.constants["mean"]) / found.constants["std"]
     np.testing.assert_allclose(cell(Tensor(images)).asnumpy(), ours, atol=1e-5)

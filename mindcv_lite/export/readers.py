@@ -1,0 +1,243 @@
+"""Programs that read ONNX files: each runs files of this project, and is compared with MindSpore's logits."""
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mindspore import Tensor, nn
+
+from mindcv_lite.checkpoints.trained import Trained
+from mindcv_lite.checkpoints.weights import Weights
+from mindcv_lite.data.transforms.normalize import Normalize
+from mindcv_lite.export.exporter import metadata_of, sample_images
+from mindcv_lite.export.onnx_files import onnx_file, open_onnx
+from mindcv_lite.export.onnx_graph import network_graph
+from mindcv_lite.models.block_tables import VARIANTS
+from mindcv_lite.models.build import build_network
+from mindcv_lite.program import is_installed, version_of
+from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.text_tables import aligned
+
+PADDINGS = ("mindcv", "symmetric", "same")
+SIDES = (64, 96, 224, 225)
+BATCHES = (1, 7)
+# Largest difference from MindSpore, as a share of the largest number. In float16 it is that of the logits: their
+# exponentials, the probabilities, differ by more.
+LIMITS = {"float32": 1e-4, "float16": 5e-2}
+
+Predict = Callable[[np.ndarray], np.ndarray]  # images of a batch to logits or probabilities
+
+
+class Reader(NamedTuple):
+    """A program that reads ONNX files. `open` takes a file and images like those that it is to predict."""
+
+    name: str
+    modules: tuple[str, ...]
+    packages: tuple[str, ...]  # what pip installs
+    open: Callable[[Path, np.ndarray], Predict]
+    float32_alone: bool = False  # no uint8 or float16 comes in
+
+    @property
+    def is_installed(self) -> bool:
+        return all(map(is_installed, self.modules))
+
+
+def _onnxruntime(path: Path, images: np.ndarray) -> Predict:
+    return open_onnx(path.read_bytes())
+
+
+def _opencv(path: Path, images: np.ndarray) -> Predict:
+    import cv2
+
+    network = cv2.dnn.readNetFromONNX(str(path))
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        network.setInput(images)
+        return network.forward()
+
+    return predict
+
+
+def _openvino(path: Path, images: np.ndarray) -> Predict:
+    import openvino
+
+    # By itself it computes in bfloat16 where the processor can.
+    network = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: network([images])[0]
+
+
+def _ncnn(path: Path, images: np.ndarray) -> Predict:
+    """pnnx converts the file, beside it. ncnn knows no batch: it takes the images one by one."""
+    import ncnn
+
+    package: Any = find_spec("pnnx")  # importing it takes PyTorch; the converter is a program of its own
+    shape = ",".join(map(str, (1, *images.shape[1:])))
+    command = [Path(package.origin).with_name("pnnx"), path.name, f"inputshape=[{shape}]f32", "fp16=0"]
+    subprocess.run(command, cwd=path.parent, check=True, capture_output=True)
+    network = ncnn.Net()
+    network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
+    network.load_param(str(path.with_suffix(".ncnn.param")))
+    network.load_model(str(path.with_suffix(".ncnn.bin")))
+
+    def predict_one(image: np.ndarray) -> np.ndarray:
+        extractor = network.create_extractor()
+        extractor.input("in0", ncnn.Mat(image))
+        return np.array(extractor.extract("out0")[1])
+
+    return lambda images: np.stack([predict_one(image) for image in images])
+
+
+READERS = (
+    Reader("onnxruntime", ("onnxruntime",), ("onnxruntime",), _onnxruntime),
+    Reader("OpenCV", ("cv2",), ("opencv-python-headless",), _opencv),
+    Reader("OpenVINO", ("openvino",), ("openvino",), _openvino),
+    Reader("ncnn", ("ncnn", "pnnx"), ("ncnn", "pnnx"), _ncnn, float32_alone=True),
+)
+OTHER_WHEELS = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")}
+
+
+@dataclass
+class Findings:
+    """What came of comparing one reader. `worst`: its largest difference, as a share of the largest number."""
+
+    reader: Reader
+    limit: float
+    comparisons: int = 0
+    images: int = 0
+    same_class: int = 0
+    worst: float = 0.0
+    faults: list[str] = field(default_factory=list)
+
+    def compare(self, what: str, found: np.ndarray, expected: np.ndarray) -> None:
+        """Count a batch; a difference above the limit is a fault, and so is another best class.
+
+        It is the same class where two are nearer to each other than the limit.
+        """
+        largest = np.abs(expected).max()
+        off = np.abs(found.astype(np.float64) - expected).max() / largest
+        at_best = np.take_along_axis(expected, found.argmax(1)[:, None], 1)[:, 0]
+        same = at_best >= expected.max(1) - self.limit * largest
+        self.comparisons += 1
+        self.images += len(found)
+        self.same_class += int(same.sum())
+        self.worst = max(self.worst, off)
+        if not (off <= self.limit and same.all()):
+            self.faults.append(f"{what}: off by {off:.1e} of the largest number, {same.sum()} of {len(found)} classes")
+
+
+class Case(NamedTuple):
+    """A file to read, and which images it takes: `images` -> `expected`, of MindSpore."""
+
+    path: Path
+    name: str
+    images: np.ndarray
+    expected: np.ndarray
+
+
+def check_readers(networks: Iterable[Trained], opset: int, precision: str, readers: Sequence[Reader]) -> list[Findings]:
+    """Let each reader run files of all networks: with and without preprocessing and softmax, one image and several."""
+    findings = [Findings(reader, LIMITS[precision]) for reader in readers]
+    for trained in networks:
+        with tempfile.TemporaryDirectory() as folder:
+            for case in _cases(trained, Path(folder), opset, precision):
+                for found in findings:
+                    if case.images.dtype == np.float32 or not found.reader.float32_alone:
+                        _run(found, case)
+    return findings
+
+
+def _run(findings: Findings, case: Case) -> None:
+    try:
+        predict = findings.reader.open(case.path, case.images[:1])
+        for count in BATCHES:
+            predictions = predict(case.images[:count])
+            findings.compare(f"{case.name}, batch {count}", predictions, case.expected[:count])
+    except Exception as error:  # each reader has its own
+        reason = " ".join(str(error).split())
+        findings.faults.append(f"{case.name}: not read: {reason[-200:]}")
+
+
+def _cases(trained: Trained, folder: Path, opset: int, precision: str) -> Iterator[Case]:
+    """The files of a network."""
+    recipe, network = trained.recipe, trained.network()
+    normalize: nn.Cell = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
+    raw = several_images(recipe.augmentation.input_size, recipe.model.in_channels)
+    normalised = normalize(Tensor(raw))
+    logits = network(normalised).asnumpy().astype(np.float64)
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    parameters = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
+    what = f"{recipe.model.model}, {recipe.model.conv_padding}, {recipe.augmentation.image_resize}"
+    for include_preprocess in (False, True):
+        images = raw if include_preprocess else normalised.asnumpy().astype(precision)
+        for softmax in (False, True):
+            graph = network_graph(recipe, parameters, include_preprocess, softmax, opset, precision)
+            path = folder / f"network_{include_preprocess:d}{softmax:d}.onnx"
+            path.write_bytes(onnx_file(graph, images, metadata_of(trained)))
+            name = what + ", --include_preprocess" * include_preprocess + ", --softmax" * softmax
+            yield Case(path, name, images, exponentials / exponentials.sum(1, keepdims=True) if softmax else logits)
+
+
+def several_images(size: tuple[int, int], channels: int) -> np.ndarray:
+    """The sample images, and these as negatives and darker: uint8 (7, *size, channels)."""
+    images = sample_images(size, channels)
+    return np.concatenate([images, 255 - images[1:], images[1:] // 3])
+
+
+def report(findings: Sequence[Findings]) -> list[str]:
+    """A table of the readers, what each did wrong, and how those are installed that are not."""
+    rows = [("reader", "version", "comparisons", "largest difference", "same best class")]
+    for found in findings:
+        versions = [version_of(name, *OTHER_WHEELS.get(name, ())) for name in found.reader.packages]
+        same = f"{found.same_class} of {found.images}"
+        rows.append((found.reader.name, " ".join(versions), str(found.comparisons), f"{found.worst:.1e}", same))
+    lines = [*aligned(rows, texts=2)]
+    for found in findings:
+        lines += [f"{found.reader.name}: {fault}" for fault in found.faults]
+        if found.reader.float32_alone:
+            lines.append(f"{found.reader.name} takes float32 alone: not tried with uint8 or float16 images")
+    tried = [found.reader for found in findings]
+    for reader in READERS:
+        if reader not in tried:
+            lines.append(f"{reader.name}: not installed: pip install {' '.join(reader.packages)}")
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------- networks to be read
+
+
+def at_all_sides(trained: Trained) -> Iterator[Trained]:
+    for side in SIDES:
+        yield replace(trained, recipe=trained.recipe.with_keys(image_resize=side))
+
+
+def random_networks(recipe: Recipe) -> Iterator[Trained]:
+    """Every network with every padding at every side, of random weights."""
+    for model in VARIANTS:
+        one = random_network(recipe.with_keys(model=model, num_classes=1000))
+        for conv_padding in PADDINGS:
+            yield from at_all_sides(replace(one, recipe=one.recipe.with_keys(conv_padding=conv_padding)))
+
+
+def random_network(recipe: Recipe) -> Trained:
+    """Random weights to which images matter: BatchNorms have the statistics of some, logits their mean at 0."""
+    random, classes = np.random.default_rng(0), tuple(map(str, range(recipe.model.num_classes or 0)))
+    network = build_network(recipe.with_keys(bn_momentum=0.0, drop_rate=0.0).model, "O0")
+    parameters = network.parameters_dict()
+    for name, parameter in parameters.items():
+        shape, is_gain = parameter.shape, name.endswith(("gamma", "moving_variance"))
+        value = random.uniform(0.5, 2, shape) if is_gain else random.normal(size=shape)
+        parameter.set_data(Tensor((value * np.prod(shape[1:], initial=1.0) ** -0.5).astype(np.float32)))
+    normalize: nn.Cell = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
+    images = normalize(Tensor(several_images((SIDES[1], SIDES[1]), recipe.model.in_channels)))
+    network.set_train(True)(images)
+    for name, parameter in parameters.items():
+        if name.endswith("moving_variance"):  # a channel that hardly varied here would blow up what it gets later
+            parameter.set_data(Tensor(np.maximum(parameter.asnumpy(), parameter.asnumpy().mean() / 10)))
+    bias = parameters["classifier.3.bias"]
+    bias.set_data(bias - network.set_train(False)(images).mean(0))
+    return Trained(Weights("random.ckpt", parameters, None), recipe, classes)
