@@ -12,8 +12,8 @@ from mindcv_lite.files import require_checkpoint, require_file
 from mindcv_lite.program import CommandLine, progress_bar, require_packages, version_of
 from mindcv_lite.recipe.values import checked_value
 
-# The file is the same wherever it is made, and holds no operators that would have to be compiled first.
 LARGEST_BATCH = 1024  # the file is tried with that many images before it is written
+# The file is the same wherever it is made, and holds no operators that would have to be compiled first.
 ON_THE_CPU = {"device_target": "CPU", "cpu_kernels": "off", "dataset_sink_mode": False}
 
 

@@ -240,4 +240,4 @@ def random_network(recipe: Recipe) -> Trained:
             parameter.set_data(Tensor(np.maximum(parameter.asnumpy(), parameter.asnumpy().mean() / 10)))
     bias = parameters["classifier.3.bias"]
     bias.set_data(bias - network.set_train(False)(images).mean(0))
-    return Trained(Weights("random.ckpt", parameters, None), recipe, classes)
+    return Trained(Weights(f"random weights of {recipe.model.model}", parameters, None), recipe, classes)

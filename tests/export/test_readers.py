@@ -70,7 +70,7 @@ def test_a_reader_gives_the_logits_of_real_weights(reader, shared, tmp_path, pyn
 def test_random_networks_tell_images_apart(network):
     trained = network("mobilenet_v3_large_minimalistic_100", "same", 64)
     normalize: Any = Normalize(trained.recipe.augmentation.mean, trained.recipe.augmentation.std)
-    logits = trained.network()(normalize(Tensor(several_images(64, 3)))).asnumpy()
+    logits = trained.network()(normalize(Tensor(several_images((64, 64), 3)))).asnumpy()
     assert np.ptp(logits, axis=0).max() > 0.1 * np.abs(logits).max()
     assert len(set(logits.argmax(1))) > 1
 
