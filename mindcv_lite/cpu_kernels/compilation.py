@@ -28,9 +28,9 @@ def compiled_library() -> Path | None:
     try:
         library = _found_or_compiled()
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        log.info("depthwise convolutions and BatchNorm are MindSpore's own, which are slower: %s", _reason_of(error))
+        log.info("CPU kernels are MindSpore's own, which are slower: %s", _reason_of(error))
         return None
-    log.info("depthwise convolutions and BatchNorm are those of %s", library)
+    log.info("CPU kernels are those of %s", library)
     return library
 
 

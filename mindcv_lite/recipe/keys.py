@@ -33,7 +33,7 @@ class System:
     jit_level: Literal["O0", "O1", "O2"] = key("graph compilation level; O2 compiles the whole graph on Ascend", "O2")
     dataset_sink_mode: bool = key("send a whole epoch to the device at a time, where the device can", True)
     cpu_kernels: Literal["auto", "off"] = key(
-        "auto: on a CPU, faster depthwise convolutions and BatchNorm, compiled here once; off: MindSpore's own",
+        "auto: on a CPU, kernels in C++ that are faster, compiled here once; off: MindSpore's own",
         "auto",
     )
     num_parallel_workers: int | Literal["auto"] = key(
