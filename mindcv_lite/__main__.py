@@ -5,7 +5,7 @@ import io
 import logging
 import sys
 
-from mindcv_lite.errors import UserError
+from mindcv_lite.errors import UserError, on_one_line
 from mindcv_lite.program import program_name, run_script
 
 # Each command is a module of mindcv_lite/commands, with what it is for.
@@ -54,6 +54,9 @@ def run() -> None:
 
 
 class _Lines(logging.StreamHandler):
+    def format(self, record: logging.LogRecord) -> str:
+        return on_one_line(super().format(record))
+
     def handleError(self, record: logging.LogRecord) -> None:
         """A full disk, or a reader that has seen enough, is not for logging to pass over."""
         raise

@@ -146,7 +146,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
 
 def evaluate(checkpoint: str | Path, data_dir: str | Path = "", **keys: Any) -> Score:
     """The score of a checkpoint over the validation split of `data_dir`, as `validate.py` computes it: its `top1`,
-    `top5` and `balanced_accuracy` (0 to 1), `loss` and the number of `images`."""
+    `top5` (None of five classes or fewer) and `balanced_accuracy`, 0 to 1; `loss` and the number of `images`."""
     from mindcv_lite.scripts.validate import validate
 
     require_checkpoint(checkpoint)

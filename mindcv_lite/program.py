@@ -51,11 +51,12 @@ def run_script(main: Callable[[], object], program: str = "") -> None:
     except (UserError, TrainingError) as error:
         _end(f"{program}: error: {on_one_line(str(error))}", 2 if isinstance(error, UserError) else 1)
     except Stopped as stop:
-        _end(f"{program}: {stop}", 128 + stop.number)
+        _end(f"{program}: {on_one_line(str(stop))}", 128 + stop.number)
     except BrokenPipeError:  # who reads our output has seen enough, as `head` does
         _end("", 128 + signal.SIGPIPE)
     except OSError as error:
-        _end(f"{program}: error: {error.filename or 'standard output, or a file'}: {error.strerror or error}", 2)
+        where = on_one_line(str(error.filename or "standard output, or a file"))
+        _end(f"{program}: error: {where}: {error.strerror or error}", 2)
     except ModuleNotFoundError as error:
         if not error.name or error.name.startswith("mindcv_lite"):
             raise

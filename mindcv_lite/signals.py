@@ -113,17 +113,20 @@ def take_sigterm_for_ctrl_c() -> None:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Signals that come in the block are answered after it, if `interrupt` does; processes that start in it have none.
+    """Signals that come in the block are answered after it, if `interrupt` does. Processes that start in it inherit the
+    mask, and hear none.
 
     The mask alone is not enough: a thread of a library may have the signal, and Python lets the main thread answer.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, CTRL_C, signal.SIGALRM))
-    _blocks.append(mask)
+    _blocks.append(True)
     try:
-        yield
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, CTRL_C, signal.SIGALRM))
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     finally:
         _blocks.pop()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-_blocks: list[set] = []  # of `signals_blocked` that are at work
+_blocks: list[bool] = []  # of `signals_blocked` that are at work

@@ -120,6 +120,8 @@ def _planned(folder: Path, labels: dict[str, str], where: Path) -> tuple[dict[Pa
     Raises `UserError` if one is missing, or there already under that name; `OSError`.
     """
     loose = _files_by_name(folder)
+    folders = {composed(entry.name): entry.name for entry in os.scandir(folder) if entry.is_dir()}
+    labels = {image: folders.get(name, name) for image, name in labels.items()}
     names = sorted(set(labels.values()))
     if taken := [name for name in names if (folder / name).exists() and not (folder / name).is_dir()]:
         raise UserError(f"{folder / taken[0]}: a file, where the folder of a class must be; rename it")

@@ -58,7 +58,7 @@ def balanced_order(labels: np.ndarray, seed: int, epoch: int, draws: int) -> np.
     present = np.flatnonzero(sizes)
     drawn = []
     for turn, label in enumerate(present.tolist()):
-        # Draw number `turn`, and every so many classes later, is of this class: so many of them come before an epoch.
+        # Of all draws of the run, numbers turn, turn + classes, turn + 2 * classes, ... are of this class.
         first, end = (-(-(number * draws - turn) // len(present)) for number in (epoch, epoch + 1))
         drawn += _passes(of_class[label], first, end, (seed, label))
     return np.random.default_rng(epoch_seed(seed, epoch)).permutation(np.concatenate(drawn))
@@ -68,7 +68,7 @@ def _passes(indices: np.ndarray, first: int, end: int, seed: tuple[int, int]) ->
     """Draws `first` to `end` of a stream that passes through `indices` again and again, in a new order each time."""
     block = np.tile(indices, (max(1, BLOCK // len(indices)), 1))  # passes that one generator orders
     for number in range(first // block.size, -(-end // block.size)):
-        # The last number sets it apart from the seeds of epochs.
+        # The 1 sets it apart from the seeds of epochs.
         order = np.random.default_rng((*seed, number, 1)).permuted(block, axis=1).ravel()
         yield order[max(0, first - number * block.size) : end - number * block.size]
 

@@ -25,6 +25,15 @@ SCALARS = {
 }
 
 
+def events_folder(run: Path) -> Path:
+    """The folder of a run's event files, whose name TensorBoard shows: the one that is there, or the run's name."""
+    folder = run / "tensorboard"
+    there = sorted(folder.iterdir()) if folder.exists() else []
+    if any(path.is_file() for path in there):  # of an earlier version
+        return folder
+    return there[0] if there else folder / run.resolve().name
+
+
 class EventFile:
     """A new event file in `folder`, all of whose files TensorBoard shows as one run.
 

@@ -24,7 +24,7 @@ from mindcv_lite.runs.curves import Curves
 from mindcv_lite.runs.folder import claim, start_run
 from mindcv_lite.runs.results import RESULTS, EpochResult, age_of_best, append_result, drop_results_after, read_results
 from mindcv_lite.runs.state import State, keep_as_last, save_state
-from mindcv_lite.runs.tensorboard import EventFile
+from mindcv_lite.runs.tensorboard import EventFile, events_folder
 from mindcv_lite.signals import name_of, take_signals_back
 from mindcv_lite.training.distillation import hashes_of
 from mindcv_lite.training.eval_copy import EvalCopy
@@ -134,8 +134,7 @@ class RunRecorder(Callback):
         log.info("going on with %s, after step %d", state.path, state.facts["step"])
 
     def _start_events(self) -> None:
-        step = self.step.steps_done
-        folder = self.folder / "tensorboard" / self.folder.resolve().name  # which TensorBoard shows as the run's name
+        folder, step = events_folder(self.folder), self.step.steps_done
         is_new = not folder.exists()
         self.events = EventFile(folder, step)
         if is_new:

@@ -76,9 +76,9 @@ def times_drawn(images: Split, draws: int) -> str:
     each = draws / len(present)
     times = [
         f"of '{images.class_names[label]}' ({sizes[label]}) {each / sizes[label]:.3g} times"
-        for label in (present[sizes[present].argmin()], present[sizes[present].argmax()])
+        for label in dict.fromkeys((present[sizes[present].argmin()], present[sizes[present].argmax()]))
     ]
-    return f"about {each:.0f} images an epoch of each of {len(present)} classes: an image {times[0]}, {times[1]}"
+    return f"about {each:.0f} images an epoch of each of {len(present)} classes: an image {', '.join(times)}"
 
 
 def _origin_of_peak(settings: Optimizer, global_batch: int, updates: int) -> str:

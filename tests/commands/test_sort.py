@@ -127,6 +127,15 @@ def test_class_names_may_have_blanks_in_csv_and_accents_written_in_two_ways(fold
     assert files_of(folder) == [f"café au lait/{image}" for image in IMAGES]
 
 
+def test_a_folder_whose_accents_are_written_in_another_way_is_the_folder_of_its_class(folder, tmp_path, capsys):
+    (folder / "cafe\u0301").mkdir()
+    (folder / IMAGES[0]).rename(folder / "cafe\u0301" / IMAGES[0])
+    (tmp_path / "labels.csv").write_text("".join(f"{image},café\n" for image in IMAGES))
+    sort(folder, tmp_path / "labels.csv")
+    assert files_of(folder) == [f"cafe\u0301/{image}" for image in IMAGES]
+    assert "5 images moved, 1 were in their folders already" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------- again, and what is refused
 
 

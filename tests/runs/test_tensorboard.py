@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mindcv_lite.runs.results import EpochResult
-from mindcv_lite.runs.tensorboard import EventFile
+from mindcv_lite.runs.tensorboard import EventFile, events_folder
 
 FIRST = EpochResult(1, 10, 2.25, 0.125, 0.5, 2.5, 0.05, 120.0, 0.25, 8.5, 54.5, balanced_accuracy=0.0625)
 SECOND = EpochResult(2, 20, 1.5, None, None, None, 0.1, 121.0, None, 9.0)  # not validated, on a sinking device
@@ -43,6 +43,17 @@ def test_the_numbers_of_an_epoch_are_scalars_at_its_step(tmp_path):
         "ms_per_step": [(10, 54.5)],
         "waited": [(10, 0.25), (30, 0.0)],
     }
+
+
+def test_a_run_is_called_by_its_folder_and_goes_on_where_its_events_are(tmp_path):
+    run = tmp_path / "run_1"
+    assert events_folder(run) == run / "tensorboard/run_1"
+    EventFile(events_folder(run), 0)
+    renamed = run.rename(tmp_path / "good")
+    assert events_folder(renamed) == renamed / "tensorboard/run_1"
+    earlier = tmp_path / "earlier"
+    EventFile(earlier / "tensorboard", 0)  # as versions before wrote them
+    assert events_folder(earlier) == earlier / "tensorboard"
 
 
 def test_what_a_run_makes_again_takes_the_place_of_what_it_made(tmp_path):

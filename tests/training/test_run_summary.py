@@ -12,3 +12,5 @@ def test_it_says_how_often_an_image_of_the_smallest_and_of_the_largest_class_is_
     assert times_drawn(images, 480) == (
         "about 160 images an epoch of each of 3 classes: an image of 'roses' (20) 8 times, of 'tulips' (400) 0.4 times"
     )
+    alike = Split(images.paths[:20], np.repeat([0, 1], 10).astype(np.int32), ("a", "b"))
+    assert times_drawn(alike, 20) == "about 10 images an epoch of each of 2 classes: an image of 'a' (10) 1 times"

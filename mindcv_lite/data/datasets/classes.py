@@ -40,9 +40,14 @@ WNID, INDEX, NAME = IMAGENET
 _BY_SYNONYM = _outputs_by_name((output, _plain(name)) for output, names in enumerate(_SYNONYMS) for name in names)
 
 
-def _meanings(folder: str, kind: str) -> set[int]:
-    """The outputs that a folder may stand for: none if no class is called so, several if several are."""
-    return IMAGENET[kind].get(folder) or (_BY_SYNONYM.get(_plain(folder), set()) if kind == NAME else set())
+def _meanings(folders: Sequence[str], kind: str) -> list[set[int]]:
+    """The outputs that each folder may stand for: none if no class is called so, several if several are.
+
+    Names that are all written as `predict` writes them mean what it means; else each may be any name in any case.
+    """
+    if kind == NAME and not set(folders) <= IMAGENET[NAME].keys():
+        return [_BY_SYNONYM.get(_plain(folder), set()) for folder in folders]
+    return [IMAGENET[kind].get(folder, set()) for folder in folders]
 
 
 def outputs_of(
@@ -93,7 +98,7 @@ def _are_imagenets(folders: Sequence[str], class_names: Sequence[str | None] | N
 
 def _are_names(folders: Sequence[str]) -> bool:
     """Whether all folders have names of ImageNet's classes, by which `predict` calls the outputs."""
-    return all(_meanings(folder, NAME) for folder in folders)
+    return all(_meanings(folders, NAME))
 
 
 def indices_of(
@@ -132,14 +137,15 @@ def indices_of(
 
 def _imagenet_outputs(folders: Sequence[str], kinds: list[str], where: Path) -> tuple[int, ...]:
     """The outputs of folders that are all named in one of these kinds; some of the 1000 may be missing."""
-    kind = max(kinds, key=lambda kind: sum(bool(_meanings(folder, kind)) for folder in folders))
-    if unknown := [folder for folder in folders if not _meanings(folder, kind)]:
+    kind = max(kinds, key=lambda kind: sum(map(bool, _meanings(folders, kind))))
+    meanings = _meanings(folders, kind)
+    if unknown := [folder for folder, outputs in zip(folders, meanings, strict=True) if not outputs]:
         raise UserError(f"{where}: class '{unknown[0]}' is unknown; name all classes by {', or all by '.join(kinds)}")
     folder_of: dict[int, str] = {}
-    for folder in folders:
-        output, *others = meanings = sorted(_meanings(folder, kind))
+    for folder, outputs in zip(folders, map(sorted, meanings), strict=True):
+        output, *others = outputs
         if others:
-            which = " or ".join(f"{NAMES[each]} ({WNIDS[each]})" for each in meanings)
+            which = " or ".join(f"{NAMES[each]} ({WNIDS[each]})" for each in outputs)
             raise UserError(f"{where}: '{folder}' may be {which}; name all classes by {WNID}, or all by {INDEX}")
         if other := folder_of.get(output):
             raise UserError(f"{where}: classes '{other}' and '{folder}' are both output {output}; keep one of them")

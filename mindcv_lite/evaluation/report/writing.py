@@ -73,7 +73,8 @@ def _per_class_rows(validation: Validation) -> Iterable[Sequence[object]]:
     yield "class", "images", "top1", "top5", "predicted", "precision", "most_confused_with", "times"
     for each in class_results(validation.predictions):
         other = "" if each.confused_with is None else validation.title(each.confused_with)
-        shares = (known(each.top1), known(each.top5), each.predicted, known(each.precision))
+        top5 = "" if validation.score.top5 is None else known(each.top5)
+        shares = (known(each.top1), top5, each.predicted, known(each.precision))
         yield validation.title(each.output), each.images, *shares, other, each.confused
 
 
@@ -85,7 +86,7 @@ def _confusion_rows(validation: Validation) -> Iterable[Sequence[object]]:
 
 
 def _prediction_rows(validation: Validation) -> Iterable[Sequence[object]]:
-    """A row for each image; top1 and top5 are 1 where the score counts it as right."""
+    """A row for each image; top1 and top5 are 1 where the score counts it as right, top5 of more than 5 classes."""
     predictions = validation.predictions
     ranks = range(2, predictions.outputs.shape[1] + 1)
     more = [name for rank in ranks for name in (f"predicted_{rank}", f"probability_{rank}")]
@@ -93,7 +94,7 @@ def _prediction_rows(validation: Validation) -> Iterable[Sequence[object]]:
     for index, path in enumerate(validation.images.paths):
         pairs = zip(predictions.outputs[index], predictions.probabilities[index].tolist(), strict=True)
         best = [cell for output, probability in pairs for cell in (validation.title(output), known(probability))]
-        right = int(predictions.top1[index]), int(predictions.top5[index])
+        right = int(predictions.top1[index]), "" if validation.score.top5 is None else int(predictions.top5[index])
         yield path, validation.title(predictions.labels[index]), *right, known(float(predictions.losses[index])), *best
 
 

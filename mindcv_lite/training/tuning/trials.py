@@ -23,7 +23,7 @@ from mindcv_lite.data.datasets.image_folder import Split
 from mindcv_lite.data.datasets.splits import require_classes, training_splits
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.files import lock, write_text
-from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.keys import KEYS, Recipe
 from mindcv_lite.recipe.yaml_io import plain
 from mindcv_lite.runs.results import RESULTS, EpochResult, read_results
 from mindcv_lite.text_tables import write_csv
@@ -173,10 +173,11 @@ def require_same_start(facts: Mapping[str, Any], path: Path) -> None:
         return
     try:
         said = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-        earlier = {RENAMED.get(name, name): value for name, value in said.items()}
+        defaults = {name: key.default for name, key in KEYS.items()}  # of keys that the version before did not have
+        earlier = defaults | {RENAMED.get(name, name): value for name, value in said.items()}
     except (ValueError, TypeError, yaml.YAMLError):
         raise UserError(f"{path}: damaged; give another --out") from None
-    if differing := [name for name in facts if earlier.get(name) != facts[name]]:
+    if differing := [name for name in facts if plain(earlier.get(name)) != plain(facts[name])]:
         name = differing[0]
         raise UserError(
             f"{path.parent}: holds another search, whose '{name}' is {plain(earlier.get(name))}, not "

@@ -63,6 +63,7 @@ def test_the_wnids_of_imagenet_are_sorted_and_its_names_are_unique_but_for_two()
         (["Tinca tinca", "goldfish"], NAMES, 1000, (0, 1)),  # other names of theirs, as people write them
         (["carassius_auratus", "great white shark"], None, 1000, (1, 2)),
         (["Cardigan", "cardigan"], NAMES, 1000, (264, 474)),  # a dog and a jacket, as predict calls them
+        (["Tench", "Jersey"], NAMES, 1000, (0, 610)),
         (["missile"], NAMES, 1000, (657,)),  # predict's name of one class, another name of another one
         # a checkpoint without names
         (["b", "a"], None, 2, (1, 0)),
@@ -99,6 +100,12 @@ def test_a_folder_stands_for_the_output_of_its_name(folders, class_names, num_ou
         (["007", "7"], None, 1000, "classes '007' and '7' are both output 7; keep one of them"),
         (["crane", "tench"], NAMES, 1000, f"'crane' may be crane (n02012849) or crane (n03126707); {NAMELESS}"),
         (["panther"], WNIDS, 1000, f"'panther' may be cougar (n02125311) or jaguar (n02128925); {NAMELESS}"),
+        (
+            ["Tench", "Cardigan"],
+            NAMES,
+            1000,
+            f"'Cardigan' may be Cardigan (n02113186) or cardigan (n02963159); {NAMELESS}",
+        ),
         (["tench", "Tinca tinca"], NAMES, 1000, "classes 'tench' and 'Tinca tinca' are both output 0; keep one of"),
         (["a", "b"], ["a", "b", "a"], 3, "the network has two classes 'a', outputs 0 and 2"),
         # not the classes of the checkpoint

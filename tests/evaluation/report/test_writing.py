@@ -107,7 +107,8 @@ def test_names_and_paths_are_text_whatever_they_hold(written):
 
 
 def test_a_page_of_few_classes_says_nothing_of_top5(written):
-    text, _ = written(random_predictions(100, 3), [*"abcd"])
+    text, tables = written(random_predictions(100, 3), [*"abcd"])
+    assert {row["top5"] for name in ("per_class", "predictions") for row in tables[name]} == {""}
     assert "Top-5" not in text
     assert {len(row) for row in Page(text).rows if row[0] in "abcd"} >= {6}
 

@@ -86,6 +86,16 @@ def test_a_folder_of_another_search_is_refused(asked, tmp_path):
         trainer_of(tmp_path, "--lr", 0.5)
 
 
+def test_a_search_of_the_version_before_goes_on_though_it_knew_fewer_keys(asked, tmp_path):
+    trainer_of(tmp_path)
+    (start,) = (path for path in (tmp_path / "search").iterdir() if "sampling" in path.read_text(errors="replace"))
+    lines = start.read_text().splitlines(keepends=True)
+    start.write_text("".join(line for line in lines if not line.startswith("sampling")))
+    trainer_of(tmp_path)
+    with pytest.raises(UserError, match="whose 'sampling' is natural, not balanced"):
+        trainer_of(tmp_path, "--sampling", "balanced")
+
+
 ZERO = b"candidate,epochs,fold,images,right,right_before,seconds,seconds_of_epochs\na,1,0,0,0,,1,1\n"
 
 
