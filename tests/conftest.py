@@ -42,8 +42,14 @@ SMALLEST = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole programs first: one that takes minutes then keeps no worker busy after the others have ended."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Give each worker whole programs first, and what takes milliseconds last: all workers then end together.
+
+    A worker begins with its share of the list, one piece of it, and takes from others when it is done.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    programs = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    items[:] = [item for first in range(workers) for item in (*programs[first::workers], *others[first::workers])]
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def msrun(workers: int, *command: object, cwd: Path, status: int = 0) -> list[st
 
 def scores(log: str) -> tuple[str, ...]:
     """top-1, of more than five classes top-5, and number of images of a validation."""
-    found = re.search(r"top-1 (\S+%)(?:, top-5 (\S+%))?, loss \S+, (\d+) images", log)
+    found = re.search(r"top-1 (\S+%)(?:, top-5 (\S+%))?, loss \S+?(?:, balanced \S+ \S+)?, (\d+) images", log)
     assert found, log
     return tuple(filter(None, found.groups()))
 

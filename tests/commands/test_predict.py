@@ -108,7 +108,7 @@ def test_classes_and_probabilities_are_those_of_the_network_in_the_order_of_the_
     pairs = [(path, rank) for path in example.paths for rank in (1, 2, 3)]
     assert [(row["path"], int(row["rank"])) for row in rows] == pairs
     assert [int(row["output"]) for row in rows] == order.flatten().tolist()
-    assert [row["class"] for row in rows] == [CLASSES[output] for output in order.flatten()]
+    assert [row["class"] for row in rows] == [SHOWN[output] for output in order.flatten()]
     probabilities = np.array([float(row["probability"]) for row in rows]).reshape(-1, 3)
     np.testing.assert_allclose(probabilities, np.take_along_axis(expected, order, 1), atol=1e-5)
     shown = []
@@ -256,7 +256,7 @@ def test_of_a_folder_of_odd_files_each_has_a_line_or_a_reason(example, odd, tmp_
     ]
     assert os.listdir(tmp_path / "work") == ["table.csv"]
     paths = [row["path"].removeprefix(f"{odd}/") for row in rows_of(tmp_path / "work/table.csv")]
-    assert paths[::3] == [*names, "turn\\udce9d \n<b>.jpg"]
+    assert paths[::3] == [*names, "turn\\udce9d \\n<b>.jpg"]
 
 
 @pytest.mark.parametrize("names", [["cut.jpg"], ["wrong_sum.png"], ["cut.jpg", "wrong_sum.png", "page.jpg"]], ids=str)
