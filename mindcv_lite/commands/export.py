@@ -59,13 +59,14 @@ def _check_readers(flags: Namespace, parser: CommandLine) -> None:
     opset = opset_of(flags.opset)
 
     from mindcv_lite.checkpoints.trained import read_trained
-    from mindcv_lite.device.context import start_device
+    from mindcv_lite.device.context import compute_at_once, start_device
     from mindcv_lite.export.readers import READERS, at_all_sides, check_readers, random_networks, report
     from mindcv_lite.recipe.load import recipe_without_training
 
     trained = read_trained(str(flags.source), **ON_THE_CPU) if flags.source else None
     recipe = trained.recipe if trained else recipe_without_training(**ON_THE_CPU)
     start_device(recipe)
+    compute_at_once()
     networks = list(at_all_sides(trained) if trained else random_networks(recipe))
     readers = [reader for reader in READERS if reader.is_installed]
     networks = progress_bar(networks, desc="check_readers", unit="network")

@@ -91,6 +91,11 @@ def evaluating(world: World, recipe: Recipe, images: int) -> Iterator[None]:
         mindspore.set_context(jit_config={"jit_level": world.settings.jit_level})
 
 
+def compute_at_once() -> None:
+    """Compute operator by operator from now on: a graph that runs once takes longer to compile."""
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+
+
 def keep_graphs(world: World, recipe: Recipe, **facts: object) -> World:
     """The world in which graphs are kept, if the recipe that they are built of asks for it; every rank must call it.
 

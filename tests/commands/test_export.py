@@ -127,6 +127,7 @@ def test_the_help_page_names_the_default_operator_set():
     assert f"default: {DEFAULT_OPSET}," in " ".join(command_line().format_help().split())
 
 
+@pytest.mark.usefixtures("pynative_mode")  # which the command sets: it is put back
 def test_the_readers_are_compared_on_files_of_a_checkpoint(recipe, tmp_path, capsys, monkeypatch):
     grey_checkpoint(recipe, tmp_path / "x.ckpt")
     monkeypatch.setattr(readers, "SIDES", (33,))
@@ -139,6 +140,7 @@ def test_the_readers_are_compared_on_files_of_a_checkpoint(recipe, tmp_path, cap
     assert [path.name for path in tmp_path.iterdir()] == ["x.ckpt"]
 
 
+@pytest.mark.usefixtures("pynative_mode")  # which the command sets: it is put back
 def test_a_reader_that_is_wrong_or_reads_nothing_gives_exit_status_1(recipe, tmp_path, capsys, monkeypatch):
     grey_checkpoint(recipe, tmp_path / "x.ckpt")
     monkeypatch.setattr(readers, "SIDES", (33,))
