@@ -142,7 +142,7 @@ def understand(command: Command) -> None:
         arguments = ["--config", "mobilenet_v3_small_finetune", *arguments]
     if own is None or not own.add_help:  # the program takes the keys of a recipe, too
         load_recipe([_existing(word) for word in arguments], "", own)
-    elif name == "predict":
+    elif name in ("predict", "export"):
         own.parse_intermixed_args(arguments)
     else:
         own.parse_args(arguments)

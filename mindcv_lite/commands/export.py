@@ -1,5 +1,6 @@
-"""Write the network of a checkpoint for other programs: an ONNX file, or MindSpore's own MINDIR. Both hold the network
-for one size of images, and the model card. First, their predictions are compared with MindSpore's."""
+"""Write the network of a checkpoint for other programs: an ONNX file, MindSpore's own MINDIR, or a folder with a page
+that runs the network in a browser. They hold the network for one size of images, and the model card. First, their
+predictions are compared with MindSpore's."""
 
 import os
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.files import require_checkpoint, require_file
+from mindcv_lite.files import require_checkpoint, require_file, require_folder
 from mindcv_lite.program import CommandLine, progress_bar, require_packages, version_of
 from mindcv_lite.recipe.values import checked_value
 
@@ -19,7 +20,7 @@ ON_THE_CPU = {"device_target": "CPU", "cpu_kernels": "off", "dataset_sink_mode":
 
 def main(arguments: list[str]) -> None:
     parser = command_line()
-    flags = parser.parse_args(arguments)
+    flags = parser.parse_intermixed_args(arguments)
     if flags.check_readers:
         _check_readers(flags, parser)
         return
@@ -31,8 +32,11 @@ def main(arguments: list[str]) -> None:
     if flags.image_resize is not None:
         wanted["image_resize"] = checked_value("image_resize", flags.image_resize, "command line", from_text=True)
     options: dict[str, Any] = {"batch": batch_of(flags.batch)}
-    if flags.format == "onnx":
-        require_packages("--format onnx", "onnx", "onnxruntime")
+    if flags.format != "mindir":
+        require_packages(f"--format {flags.format}", "onnx", "onnxruntime")
+    if flags.format == "web":
+        _require_no_options(flags, parser)
+    elif flags.format == "onnx":
         options |= {"opset": opset_of(flags.opset), "precision": flags.precision or "float32"}
     elif flags.opset or flags.precision:
         parser.error("--opset and --precision are of ONNX files; leave them out with --format mindir")
@@ -41,10 +45,22 @@ def main(arguments: list[str]) -> None:
     from mindcv_lite.checkpoints.trained import read_trained
     from mindcv_lite.device.context import start_device
     from mindcv_lite.export.exporter import export
+    from mindcv_lite.export.web_page import export_page
 
     trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)
     start_device(trained.recipe)
-    export(trained, target, flags.include_preprocess, flags.softmax, **options)
+    if flags.format == "web":
+        export_page(trained, target)
+    else:
+        export(trained, target, flags.include_preprocess, flags.softmax, **options)
+
+
+def _require_no_options(flags: Namespace, parser: CommandLine) -> None:
+    """Refuse what the page of `--format web` does not leave open."""
+    names = ("include_preprocess", "softmax", "batch", "opset", "precision")
+    if given := [name for name in names if getattr(flags, name)]:
+        words = " and ".join(f"--{name}" for name in given)
+        parser.error(f"--format web settles for its page what the file takes and gives: leave out {words}")
 
 
 def _check_readers(flags: Namespace, parser: CommandLine) -> None:
@@ -77,15 +93,24 @@ def _check_readers(flags: Namespace, parser: CommandLine) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = "%(prog)s CKPT [TARGET] --format onnx|mindir [--image_resize N|[H,W]] [--include_preprocess] [--softmax]"
+    usage = (
+        "%(prog)s CKPT [TARGET] --format onnx|mindir|web [--image_resize N|[H,W]] [--include_preprocess] [--softmax]"
+    )
     usage += " [--batch N|dynamic] [--opset N] [--precision float32|float16]\n"
     usage += "       %(prog)s --check_readers [CKPT] [--opset N] [--precision float32|float16]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     text = "checkpoint of this project or MindCV's; convert makes one of others"
     add("source", type=Path, nargs="?", metavar="CKPT", help=text)
-    add("target", type=Path, nargs="?", metavar="TARGET", help="new file; default: CKPT with the suffix of the format")
-    add("--format", choices=("onnx", "mindir"), help="of TARGET")
+    add(
+        "target",
+        type=Path,
+        nargs="?",
+        metavar="TARGET",
+        help="new file, or folder; default: CKPT with the suffix of the format",
+    )
+    text = "of TARGET; web: a folder with a page on which people drop photos, for any web server"
+    add("--format", choices=("onnx", "mindir", "web"), help=text)
     text = "side of the images in pixels, or height and width; default: that of the training, by the card"
     add("--image_resize", metavar="N|[H,W]", help=text)
     add(
@@ -136,8 +161,19 @@ def _whole_number(flag: str, text: str, least: int, most: int, remark: str) -> i
 def require_paths(source: Path, target: Path, form: str) -> None:
     """Raise `UserError` on a wrong file name; this needs no MindSpore."""
     require_checkpoint(source)
+    if form == "web":
+        _require_empty_folder(target)
+        return
     if target.suffix != f".{form}":
         raise UserError(f"{target}: with --format {form} the name of TARGET must end in .{form}")
     if os.path.lexists(target):
         raise UserError(f"{target}: stands there already; remove it, or give another TARGET")
     require_file(target)
+
+
+def _require_empty_folder(target: Path) -> None:
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"{target}: stands there already and is no empty folder; remove it, or give another TARGET")
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"{target.parent}: no such folder; give another path")
+    require_folder(target)
