@@ -1,7 +1,7 @@
 // classify small.onnx image.jpg ...
 //
-// The best class of each image and its probability, by a file of `export --include_preprocess --softmax`. It needs
-// OpenCV 4.8 or newer and nothing of this project:
+// The best class of each image and its probability, by a file of `export --include_preprocess --softmax`. It was
+// tried with OpenCV 4.6 and needs nothing of this project:
 //   g++ -std=c++17 -O2 classify.cc -o classify $(pkg-config --cflags --libs opencv4)
 
 #include <algorithm>

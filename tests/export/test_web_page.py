@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mindcv_lite.commands.export import main, require_paths
 from mindcv_lite.data.images.decoding import for_mindspore
@@ -14,6 +15,7 @@ from mindcv_lite.data.transforms.decode_augment import evaluation_transforms
 from mindcv_lite.errors import TrainingError
 from mindcv_lite.export import web_page
 from mindcv_lite.export.web_page import FILES, RUNTIME, add_runtime, export_page, page
+from mindcv_lite.recipe.keys import Recipe
 from tests.browser import CHROMIUM, value_of
 
 CARD = {
@@ -49,8 +51,11 @@ def test_the_page_shows_what_predict_says(photos, tmp_path):
     export_page(photos.trained, tmp_path / "page")
     if not (tmp_path / "page" / FILES[0]).exists():
         pytest.skip("npm is not installed, or does not fetch onnxruntime-web")
-    script = DROP_PHOTOS.replace("PHOTOS", str(len(photos.paths)))
-    shown = value_of(script, tmp_path / "page", photos.paths, tmp_path / "profile")
+    (tmp_path / "broken").write_text("no photo")
+    paths = [tmp_path / "broken", *photos.paths]
+    script = DROP_PHOTOS.replace("PHOTOS", str(len(paths)))
+    broken, *shown = value_of(script, tmp_path / "page", paths, tmp_path / "profile")
+    assert broken[0].startswith("photo 0: the browser cannot read this image. ")
     assert [name for name, *_ in shown] == photos.names
     percents = [float(percent.removesuffix(" %")) for _, percent, *_ in shown]
     assert percents == pytest.approx([100 * best for best in photos.probabilities], abs=2)  # by another decoder
@@ -79,7 +84,7 @@ def test_the_page_prepares_images_as_validation_does(photos, recipe, tmp_path):
     for (let number = 0; number < CASES; number++) {
       const page = await opened(number + ".html");
       for (let index = 0; index < PHOTOS; index++)
-        all.push(Array.from(page.pixelsOf(await createImageBitmap(await photo(index)))));
+        all.push(Array.from(page.pixelsOf(await page.decoded(await photo(index)))));
     }
     return all;
     """.replace("CASES", str(len(CASES))).replace("PHOTOS", str(len(paths)))
@@ -88,12 +93,33 @@ def test_the_page_prepares_images_as_validation_does(photos, recipe, tmp_path):
         grey = {"mean": [33.0], "std": [78.0]} if channels == 1 else {}
         keys = recipe(interpolation=interpolation, image_resize=SIZES[shape], in_channels=channels, **grey)
         for path in paths:
-            expected = for_mindspore(np.fromfile(path, np.uint8))
-            for transform in evaluation_transforms(keys.augmentation, channels):
-                expected = transform(expected)
-            difference = np.abs(np.array(next(given)) - expected.ravel().astype(int))
+            difference = np.abs(np.array(next(given)) - prepared(path, keys).ravel().astype(int))
             assert difference.max() <= 1, (interpolation, shape, channels)
             assert (difference > 0).mean() < 0.05, (interpolation, shape, channels)
+
+
+@needs_chromium
+@pytest.mark.parametrize("follow_exif", [False, True])
+def test_the_page_turns_photos_if_validation_does(photos, recipe, tmp_path, follow_exif):
+    path = next(path for path in photos.paths if path.suffix == ".jpg" and Image.open(path).getexif())
+    (tmp_path / "index.html").write_text(page(CARD | {"follow_exif": follow_exif}))
+    script = """
+    const page = await opened("index.html"), image = await page.decoded(await page.asTrained(await photo(0)));
+    return Array.from(page.pixelsOf(image));
+    """
+    given = np.array(value_of(script, tmp_path, [path], tmp_path / "profile"))
+    keys = recipe(image_resize=48)
+    right, wrong = (prepared(path, keys, follow).ravel() for follow in (follow_exif, not follow_exif))
+    assert np.abs(given - right).mean() < 2  # another decoder
+    assert np.abs(given - wrong).mean() > 10
+
+
+def prepared(path: Path, recipe: Recipe, follow_exif: bool = True) -> np.ndarray:
+    """What validation makes of an image: uint8 (height, width, channels)."""
+    image = for_mindspore(np.fromfile(path, np.uint8), follow_exif)
+    for transform in evaluation_transforms(recipe.augmentation, recipe.model.in_channels):
+        image = transform(image)
+    return image
 
 
 @needs_chromium
