@@ -1,4 +1,4 @@
-"""The programs in examples/, which show how others use an exported file: they say what `predict` says."""
+"""The programs in docs/examples/, which show how others use an exported file: they say what `predict` says."""
 
 import os
 import shutil
@@ -34,13 +34,13 @@ def said_by(command: Sequence[object], paths: Sequence[Path]) -> tuple[list[str]
 
 
 def test_the_python_example_says_what_predict_says(photos, network):
-    names, probabilities = said_by([sys.executable, ROOT / "examples/classify.py", network], photos.paths)
+    names, probabilities = said_by([sys.executable, ROOT / "docs/examples/classify.py", network], photos.paths)
     assert names == photos.names
     np.testing.assert_allclose(probabilities, photos.probabilities, atol=1e-4)  # four digits are said
 
 
 def test_the_cpp_example_says_what_predict_says(photos, network, tmp_path):
-    names, probabilities = said_by([compiled(ROOT / "examples/classify.cc", tmp_path), network], photos.paths)
+    names, probabilities = said_by([compiled(ROOT / "docs/examples/classify.cc", tmp_path), network], photos.paths)
     assert names == photos.names
     np.testing.assert_allclose(
         probabilities, photos.probabilities, atol=0.02
