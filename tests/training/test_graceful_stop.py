@@ -1,7 +1,6 @@
 """A signal is a request, the second one an order, and afterwards the handlers are those of before."""
 
 import ctypes
-import os
 import signal
 from contextlib import suppress
 
@@ -50,7 +49,7 @@ def test_a_signal_is_noted_and_said(alone, log, number):
     stop = StopRequest(alone)
     with stop.listen():
         assert stop.of_any_rank() == 0
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stop.of_any_rank() == stop.number == number
     assert f"{name_of(number)}: stopping after this step; once more to stop at once" in log.text
 
@@ -58,7 +57,7 @@ def test_a_signal_is_noted_and_said(alone, log, number):
 def test_a_log_that_nobody_reads_after_ctrl_c_is_no_second_signal(alone):
     stop = StopRequest(alone)
     with stop.listen():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         handler = signal.getsignal(signal.SIGTERM)
         assert callable(handler)
         handler(signal.SIGPIPE, None)  # as the log does
@@ -68,9 +67,9 @@ def test_a_log_that_nobody_reads_after_ctrl_c_is_no_second_signal(alone):
 @pytest.mark.parametrize(("first", "second"), [SIGNALS[:2], SIGNALS[1::-1], SIGNALS[:1] * 2, SIGNALS[2:]])
 def test_a_second_signal_stops_at_once(alone, first, second):
     with StopRequest(alone).listen():
-        os.kill(os.getpid(), first)
+        signal.raise_signal(first)
         with pytest.raises(Interrupted) as stopped:
-            os.kill(os.getpid(), second)
+            signal.raise_signal(second)
     assert stopped.value.number == second
 
 
@@ -89,7 +88,7 @@ def test_signals_that_another_took_are_taken_back(alone):
     with stop.listen():
         ctypes.CDLL(None).signal(signal.SIGINT, signal.SIG_IGN)  # behind Python's back, as MindSpore's compiler does
         take_signals_back()
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert stop.of_any_rank() == signal.SIGINT
 
 

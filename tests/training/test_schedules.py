@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindcv_lite.recipe.keys import Schedule
@@ -178,12 +178,14 @@ def runs(draw: st.DrawFn) -> tuple[Schedule, float, int]:
     return schedule, lr, draw(st.integers(1, 9))
 
 
+@settings(deadline=None)
 @given(runs())
 def test_every_rate_is_finite_and_between_zero_and_the_peak(run):
     _, lr, _ = run
     assert all(0 <= rate <= lr * (1 + 1e-15) for rate in rates(*run))  # one rounding of float64; nan fails too
 
 
+@settings(deadline=None)
 @given(runs())
 def test_the_rates_of_many_updates_at_once_are_those_of_each(run):
     schedule, _, steps_per_epoch = run
@@ -191,6 +193,7 @@ def test_the_rates_of_many_updates_at_once_are_those_of_each(run):
     assert many.tolist() == rates(*run)
 
 
+@settings(deadline=None)
 @given(runs())
 def test_a_staircase_is_the_per_step_rate_at_the_first_step_of_the_epoch(run):
     schedule, lr, steps_per_epoch = run
