@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "checkpoints": "errors program signals files recipe device models data",
     "evaluation": "errors program losses files text_tables recipe device models data checkpoints",
     "runs": "errors files program recipe data checkpoints",
-    "export": "errors program signals files text_tables recipe models data checkpoints",
+    "export": "errors program signals files text_tables recipe device models data checkpoints",
     "training": (
         "errors signals losses stateless_random files program text_tables recipe device models data checkpoints "
         "evaluation runs"
@@ -57,6 +57,9 @@ WITHOUT_MINDSPORE = (
     "signals",
     "processes",
     "export.folding",
+    "export.onnx_graph",
+    "export.qdq_graph",
+    "export.quantisation",
     "models.block_tables",
     "models.complexity",
     "models.drawing",

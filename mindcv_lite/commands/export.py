@@ -14,6 +14,8 @@ from mindcv_lite.program import CommandLine, progress_bar, require_packages, ver
 from mindcv_lite.recipe.values import checked_value
 
 LARGEST_BATCH = 1024  # the file is tried with that many images before it is written
+QDQ_OPSET = 13  # the first with a scale for each channel
+MAX_DROP = 1.0
 # The file is the same wherever it is made, and holds no operators that would have to be compiled first.
 ON_THE_CPU = {"device_target": "CPU", "cpu_kernels": "off", "dataset_sink_mode": False}
 
@@ -38,8 +40,9 @@ def main(arguments: list[str]) -> None:
         _require_no_options(flags, parser)
     elif flags.format == "onnx":
         options |= {"opset": opset_of(flags.opset), "precision": flags.precision or "float32"}
-    elif flags.opset or flags.precision:
-        parser.error("--opset and --precision are of ONNX files; leave them out with --format mindir")
+    elif flags.opset or flags.precision or flags.int8:
+        parser.error("--opset, --precision and --int8 are of ONNX files; leave them out with --format mindir")
+    max_drop = _require_int8(flags, options, parser)
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite.checkpoints.trained import read_trained
@@ -48,24 +51,52 @@ def main(arguments: list[str]) -> None:
     from mindcv_lite.export.web_page import export_page
 
     trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)
-    start_device(trained.recipe)
+    world = start_device(trained.recipe)
     if flags.format == "web":
         export_page(trained, target)
-    else:
-        export(trained, target, flags.include_preprocess, flags.softmax, **options)
+        return
+    if flags.int8:
+        from mindcv_lite.export.int8 import read_calibration
+
+        options["calibration"] = read_calibration(flags.calibrate, trained, world, max_drop)
+    export(trained, target, flags.include_preprocess, flags.softmax, **options)
 
 
 def _require_no_options(flags: Namespace, parser: CommandLine) -> None:
     """Refuse what the page of `--format web` does not leave open."""
-    names = ("include_preprocess", "softmax", "batch", "opset", "precision")
+    names = ("include_preprocess", "softmax", "batch", "opset", "precision", "int8", "calibrate", "max_drop")
     if given := [name for name in names if getattr(flags, name)]:
         words = " and ".join(f"--{name}" for name in given)
         parser.error(f"--format web settles for its page what the file takes and gives: leave out {words}")
 
 
+def _require_int8(flags: Namespace, options: dict[str, Any], parser: CommandLine) -> float:
+    """The points that may be lost, by the flags of --int8. Raises `UserError` on what does not go together."""
+    if not flags.int8:
+        if flags.calibrate or flags.max_drop:
+            parser.error("--calibrate and --max_drop go with --int8")
+        return MAX_DROP
+    if not flags.calibrate:
+        parser.error("--int8 needs --calibrate FOLDER, photos like those that the network will see")
+    if flags.precision:
+        parser.error("--int8 and --precision exclude each other; leave one out")
+    if options["opset"] < QDQ_OPSET:
+        parser.error(f"--int8 needs --opset {QDQ_OPSET} or newer, got {options['opset']}")
+    if not flags.calibrate.is_dir():
+        raise UserError(f"{flags.calibrate}: no such folder; --calibrate names a folder of photos")
+    try:
+        points = float(flags.max_drop or MAX_DROP)
+    except ValueError:
+        points = -1.0
+    if not 0 <= points <= 100:
+        parser.error(f"--max_drop: expected points from 0 to 100, got {flags.max_drop!r}")
+    return points
+
+
 def _check_readers(flags: Namespace, parser: CommandLine) -> None:
     """Compare all readers that are installed; exit status 1 if one of them is wrong or cannot read a file."""
     names = ("target", "format", "image_resize", "batch", "include_preprocess", "softmax")
+    names += ("int8", "calibrate", "max_drop")
     if given := [name for name in names if getattr(flags, name)]:
         words = " and ".join("TARGET" if name == "target" else f"--{name}" for name in given)
         parser.error(f"--check_readers writes files of all kinds itself: leave out {words}")
@@ -96,7 +127,8 @@ def command_line() -> CommandLine:
     usage = (
         "%(prog)s CKPT [TARGET] --format onnx|mindir|web [--image_resize N|[H,W]] [--include_preprocess] [--softmax]"
     )
-    usage += " [--batch N|dynamic] [--opset N] [--precision float32|float16]\n"
+    usage += " [--batch N|dynamic] [--opset N] [--precision float32|float16]"
+    usage += " [--int8 --calibrate FOLDER [--max_drop POINTS]]\n"
     usage += "       %(prog)s --check_readers [CKPT] [--opset N] [--precision float32|float16]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
@@ -126,6 +158,16 @@ def command_line() -> CommandLine:
     text = "of the weights and the arithmetic in an ONNX file; default: float32. With float16, images that are "
     text += "normalised before are float16, too, and so are the logits"
     add("--precision", choices=("float32", "float16"), help=text)
+    text = "quantise an ONNX file after training: weights int8, what flows between the layers uint8"
+    add("--int8", action="store_true", help=text)
+    text = "photos that --int8 chooses the ranges on, in class folders or not: 12 or more, a few hundred are good"
+    add("--calibrate", type=Path, metavar="FOLDER", help=text)
+    text = "by how much --int8 may lower top-1 on photos that it did not calibrate on, or the share of equal best "
+    text += (
+        "classes where it does not know their labels; layers stay in float32 until that holds, with at most a tenth "
+    )
+    text += f"of the multiply-adds; default: {MAX_DROP}"
+    add("--max_drop", metavar="POINTS", help=text)
     text = "write no file, but compare the programs that read ONNX files and are installed here with MindSpore, on "
     text += "files of CKPT or, without it, of all networks with random weights; exit status 1 if one is wrong"
     add("--check_readers", action="store_true", help=text)

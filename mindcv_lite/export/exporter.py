@@ -12,9 +12,10 @@ from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.checkpoints.trained import Trained
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.export.int8 import Calibration, int8_file, predictions
 from mindcv_lite.export.mindir_files import mindir_file, open_mindir
 from mindcv_lite.export.onnx_files import onnx_file, open_onnx
-from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, network_graph
+from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, Graph, network_graph
 from mindcv_lite.files import written_whole
 from mindcv_lite.signals import take_signals_back
 
@@ -49,27 +50,31 @@ def export(
     batch: int | None = None,
     opset: int = DEFAULT_OPSET,
     precision: str = "float32",
+    calibration: Calibration | None = None,
 ) -> None:
     """Write a trained network as an ONNX or MINDIR file, by the suffix of `target`, if it predicts as in MindSpore.
 
     `include_preprocess`: it takes uint8 images (batch, height, width, channels), and normalises them; else
     (batch, channels, height, width) of `precision`, normalised already. `softmax`: it gives probabilities, not logits.
     `batch`: how many images it takes at once; None: any number. `opset`, `precision` (float32 or float16): of ONNX
-    alone. Raises `UserError` if the weights are not finite, or too large for float16, `TrainingError` if the file's
-    predictions are others.
+    alone. `calibration`: make an ONNX file of int8, and choose its ranges on these images. Raises `UserError` if the
+    weights are not finite, or too large for float16, `TrainingError` if the file's predictions are others.
     """
     recipe, network = trained.recipe, trained.network()
     normalize = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
-    images = sample_images(recipe.augmentation.input_size, recipe.model.in_channels)
-    if not include_preprocess:
-        images = normalize(Tensor(images)).asnumpy().astype(precision)
+    samples = sample_images(recipe.augmentation.input_size, recipe.model.in_channels)
+
+    def normalised(images: np.ndarray) -> np.ndarray:
+        return normalize(Tensor(images)).asnumpy()
+
+    images = samples if include_preprocess else normalised(samples).astype(precision)
     exported = ExportedNetwork(network, normalize if include_preprocess else None, softmax).set_train(False)
     expected = exported(Tensor(images if include_preprocess else images.astype(np.float32))).asnumpy()
     take_signals_back()
     if not np.isfinite(expected).all():
         raise UserError(f"{trained.weights.path}: its predictions are not finite: the weights of a run that failed")
 
-    metadata = metadata_of(trained)
+    metadata, graph = metadata_of(trained), None
     if target.suffix == ".onnx":
         parameters = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
         graph = network_graph(recipe, parameters, include_preprocess, softmax, opset, precision)
@@ -78,20 +83,22 @@ def export(
     else:
         content = mindir_file(exported, images, metadata, batch)
         predict = open_mindir(content)
-    found = np.concatenate([predict(some) for some in _batches(images, batch)])[: len(images)]
-    require_same(found, expected, target, precision)
+    require_same(predictions(predict, images, batch), expected, target, precision)
+    if calibration and graph:
+
+        def to_file(graph: Graph) -> bytes:
+            return onnx_file(graph, images, metadata, batch)
+
+        def given(images: np.ndarray) -> np.ndarray:
+            return images if include_preprocess else normalised(images)
+
+        content = int8_file(graph, content, calibration, normalised, given, to_file, batch)
     take_signals_back()
     with written_whole(target) as unfinished:
         unfinished.write_bytes(content)
     shape = ", ".join(map(str, [batch or "batch", *images.shape[1:]]))
     kind = "probabilities" if softmax else "logits"
     log.info("%s: %s (%s) -> %s (%s, %d)", target, images.dtype, shape, kind, batch or "batch", expected.shape[1])
-
-
-def _batches(images: np.ndarray, batch: int | None) -> np.ndarray:
-    """The images in batches of that many, the last one filled up from the first image on."""
-    size = batch or len(images)
-    return np.resize(images, (-(-len(images) // size), size, *images.shape[1:]))
 
 
 def metadata_of(trained: Trained) -> dict[str, str]:

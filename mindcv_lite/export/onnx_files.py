@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mindcv_lite.export.onnx_graph import INPUT, Graph
+from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, INPUT, NUMBER_FORMATS, Graph, Node
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +27,21 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str], bat
     import onnx
     from onnx import helper, numpy_helper
 
-    def batch_of(name: str, like: np.ndarray) -> onnx.ValueInfoProto:
-        kind = helper.np_dtype_to_tensor_dtype(like.dtype)
-        return helper.make_tensor_value_info(name, kind, [batch or "batch", *like.shape[1:]])
+    def batch_of(name: str, kind: int, *shape: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, [batch or "batch", *shape])
 
     nodes = [
         helper.make_node(node.operator, node.inputs, [node.output], node.output, **node.attributes)
         for node in graph.nodes
     ]
-    output = batch_of(graph.nodes[-1].output, graph.constants["classifier.3.bias"][None])
+    given = batch_of(INPUT, helper.np_dtype_to_tensor_dtype(images.dtype), *images.shape[1:])
+    output = batch_of(
+        graph.nodes[-1].output, NUMBER_FORMATS[graph.precision], len(graph.constants["classifier.3.bias"])
+    )
     constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
     opsets = [helper.make_opsetid("", graph.opset)]
     model = helper.make_model(
-        helper.make_graph(nodes, metadata["model"], [batch_of(INPUT, images)], [output], constants),
+        helper.make_graph(nodes, metadata["model"], [given], [output], constants),
         opset_imports=opsets,
         ir_version=helper.find_min_ir_version_for(opsets),  # the oldest, which most programs read
         producer_name="mindcv_lite",
@@ -72,3 +74,20 @@ def open_onnx(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
         return np.asarray(predictions)
 
     return predict
+
+
+def compute_node(node: Node, weights: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """What a convolution or a dense layer gives for x (batch, channels, ...), float32, by onnxruntime."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    used = [numpy_helper.from_array(weights[name], name) for name in node.inputs[1:]]
+    given = helper.make_tensor_value_info(node.inputs[0], TensorProto.FLOAT, None)
+    output = helper.make_tensor_value_info(node.output, TensorProto.FLOAT, None)
+    alone = helper.make_node(node.operator, node.inputs, [node.output], **node.attributes)
+    opsets = [helper.make_opsetid("", DEFAULT_OPSET)]
+    graph = helper.make_graph([alone], "layer", [given], [output], used)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
+    session: Any = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {node.inputs[0]: x})
+    return np.asarray(found)

@@ -33,6 +33,7 @@ class Graph:
     constants: dict[str, np.ndarray]
     size: tuple[int, int]
     opset: int = DEFAULT_OPSET
+    precision: str = "float32"  # of the output
     nodes: list[Node] = field(default_factory=list)
 
     def add(self, operator: str, output: str, *inputs: str, **attributes: Any) -> str:
@@ -91,7 +92,7 @@ def network_graph(
     """
     with np.errstate(over="ignore"):  # a weight beyond float16 is infinite then, and so are the predictions
         folded = {name: value.astype(precision) for name, value in fold_norms(parameters, recipe.model.bn_eps).items()}
-    graph = Graph(folded, recipe.augmentation.input_size, opset)
+    graph = Graph(folded, recipe.augmentation.input_size, opset, precision)
     x = INPUT
     if include_preprocess:
         x = add_normalize(graph, x, recipe.augmentation.mean, recipe.augmentation.std)
