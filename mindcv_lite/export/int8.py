@@ -17,7 +17,7 @@ from mindcv_lite.errors import UserError
 from mindcv_lite.export.onnx_files import compute_node, open_onnx
 from mindcv_lite.export.onnx_graph import Graph
 from mindcv_lite.export.qdq_graph import qdq_graph
-from mindcv_lite.export.quantisation import Quantised, Wiring, quantise
+from mindcv_lite.export.quantisation import Quantised, Wiring, quantise, quantised_weight
 from mindcv_lite.signals import take_signals_back
 from mindcv_lite.text_tables import aligned
 
@@ -103,7 +103,7 @@ def int8_file(
     costs = costs_of(quantised, Wiring(graph))
 
     def file_of(in_float: Collection[str]) -> bytes:
-        return to_file(qdq_graph(graph, without(quantised, in_float, Wiring(graph))))
+        return to_file(qdq_graph(graph, without(quantised, in_float, graph)))
 
     def drop(content: bytes) -> float:
         return drop_of(outputs_of_file(content, calibration.held_out), expected, calibration.labels)
@@ -111,7 +111,7 @@ def int8_file(
     in_float = fewest_in_float(costs, quantised.multiply_adds, lambda names: drop(file_of(names)), calibration.max_drop)
     if in_float:  # the corrections of the biases depend on what is rounded before
         quantised = quantise(graph, images, compute_node, in_float)
-    content = file_of(())
+    content = to_file(qdq_graph(graph, quantised))
     for line in aligned(list(_table(costs, quantised, in_float)), texts=2):
         log.info(line)
     found = outputs_of_file(content, calibration.held_out)
@@ -133,12 +133,16 @@ def predictions(predict: Predict, images: np.ndarray, batch: int | None) -> np.n
     return np.concatenate([predict(some) for some in filled])[: len(images)]
 
 
-def without(quantised: Quantised, in_float: Collection[str], wiring: Wiring) -> Quantised:
-    """The same numbers for the others, where some layers stay in float32."""
+def without(quantised: Quantised, in_float: Collection[str], graph: Graph) -> Quantised:
+    """The same numbers for the others, where some layers compute in float32."""
+    wiring, layers = Wiring(graph), dict(quantised.layers)
     exact = wiring.exact_tensors(in_float)
+    for name in in_float:
+        source, weight, _ = wiring.nodes[name].inputs
+        if source in exact:  # and has no factors any more
+            layers[name] = quantised_weight(graph.constants[weight])
     activations = {name: value for name, value in quantised.activations.items() if name not in exact}
-    layers = {name: layer for name, layer in quantised.layers.items() if name not in in_float}
-    return replace(quantised, activations=activations, layers=layers)
+    return replace(quantised, activations=activations, layers=layers, in_float=frozenset(in_float))
 
 
 def costs_of(quantised: Quantised, wiring: Wiring) -> dict[str, float]:
@@ -197,7 +201,7 @@ def _report(
     total = sum(quantised.multiply_adds.values())
     share = sum(quantised.multiply_adds[name] for name in in_float) / total
     count, layers = len(calibration.held_out), len(quantised.multiply_adds)
-    yield f"{len(in_float)} of {layers} layers in float32, {100 * share:.1f} % of the multiply-adds"
+    yield f"{len(in_float)} of {layers} layers compute in float32, {100 * share:.1f} % of the multiply-adds"
     same = (found.argmax(1) == expected.argmax(1)).mean()
     yield f"the best class is that of float32 for {100 * same:.1f} % of {count} images that were not calibrated on"
     if calibration.labels is not None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mindcv_lite.export.onnx_graph import Graph, Node
-from mindcv_lite.export.quantisation import LAYERS, Activation, Quantised, Wiring, by_input
+from mindcv_lite.export.quantisation import LAYERS, Activation, Quantised, Wiring
 
 
 def qdq_graph(graph: Graph, quantised: Quantised) -> Graph:
@@ -62,22 +62,18 @@ class _Builder:
     def _layer(self, node: Node) -> None:
         """A layer whose weight takes over the factors of its input, and the division by those of its output."""
         name, (source, weight, bias) = node.output, node.inputs
-        given, stored = (self.quantised.activations.get(tensor) for tensor in (source, self.wiring.stored_as(name)))
+        stored = self.quantised.activations.get(self.wiring.stored_as(name))
         division = stored.factors if stored else np.ones(1)
         divided = self.quantised.biases[name] / division
-        if name in self.quantised.layers:
-            assert given
-            layer = self.quantised.layers[name]
-            scales = (layer.scales / division).astype(np.float32)
-            bias_scales = (given.scale * scales).astype(np.float32)
-            units = np.rint(divided / bias_scales.astype(np.float64)).astype(np.int32)
-            weight = self._dequantised(weight, layer.weight, scales)
-            bias = self._dequantised(bias, units, bias_scales)
-        else:
-            value = self.source.constants[weight]
-            value = value * by_input(value, given.factors) if given else value
-            self._constant(weight, (value / division.reshape(-1, *[1] * (value.ndim - 1))).astype(np.float32))
+        layer = self.quantised.layers[name]
+        scales = (layer.scales / division).astype(np.float32)
+        weight = self._dequantised(weight, layer.weight, scales)
+        if name in self.quantised.in_float:
             self._constant(bias, divided.astype(np.float32))
+        else:
+            bias_scales = (self.quantised.activations[source].scale * scales).astype(np.float32)
+            units = np.rint(divided / bias_scales.astype(np.float64)).astype(np.int32)
+            bias = self._dequantised(bias, units, bias_scales)
         self.graph.add(node.operator, name, self._read(source), weight, bias, **node.attributes)
 
     def _dequantised(self, name: str, whole: np.ndarray, scales: np.ndarray) -> str:

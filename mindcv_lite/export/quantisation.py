@@ -34,7 +34,7 @@ class Activation(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A layer in integers. `weight`: int8, of the weights times the factors of the input; `scales`: (out,)."""
+    """A layer's weight in int8, of the weights times the factors of the input, and its scales (out,)."""
 
     weight: np.ndarray
     scales: np.ndarray
@@ -42,14 +42,15 @@ class Layer(NamedTuple):
 
 @dataclass
 class Quantised:
-    """What is rounded, by the names of tensors and layers. `biases`: of all layers, corrected, (out,) float64.
-    `multiply_adds`: of all layers, for one image."""
+    """What is rounded, by the names of tensors and layers. `biases`: corrected, (out,) float64. `in_float`: layers that
+    compute in float32; their weights are int8 too, which costs hardly anything. `multiply_adds`: for one image."""
 
     activations: dict[str, Activation]
     layers: dict[str, Layer]
     biases: dict[str, np.ndarray]
     multiply_adds: dict[str, int]
     noise: dict[str, float]  # for each tensor, what its rounding adds to the variance of the logits, estimated
+    in_float: frozenset[str]
     logits: np.ndarray  # of the calibration images, computed with all that is rounded
 
 
@@ -163,30 +164,31 @@ def best_range(x: np.ndarray, gain: np.ndarray) -> tuple[np.float32, int]:
     return best.scale, best.zero
 
 
-def quantised_weight(weight: np.ndarray, least_scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantised_weight(weight: np.ndarray, least_scales: np.ndarray | float = 1e-10) -> Layer:
     """int8 weights, symmetric, and their scales (out,), none of them below `least_scales`."""
     largest = np.abs(weight.reshape(len(weight), -1)).max(1)
-    scales = np.maximum(np.maximum(largest / 127, 1e-10), least_scales).astype(np.float32)
-    return np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8), scales
+    scales = np.maximum(largest / 127, np.maximum(least_scales, 1e-10)).astype(np.float32)
+    return Layer(np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8), scales)
 
 
 def quantise(graph: Graph, images: np.ndarray, compute: Compute, in_float: Collection[str] = ()) -> Quantised:
     """Choose what everything is rounded to, by what normalised images (batch, channels, height, width) become.
 
-    `graph`: the network in float32, its BatchNorms folded. `compute`: what one node gives. `in_float`: layers that are
-    not rounded. The network is walked through once, with each tensor as it is in float32 and as it is with all that was
-    rounded before. The bias of a layer takes up what the mean of its channels is off by (bias correction, as above).
+    `graph`: the network in float32, its BatchNorms folded. `compute`: what one node gives. `in_float`: layers that
+    compute in float32. The network is walked through once, with each tensor as it is in float32 and as it is with all
+    that was rounded before. A layer's bias takes up what the means of its channels are off by (bias correction, Nagel
+    et al. 2019, as above).
     """
     return _Walk(graph, compute, frozenset(in_float)).through(images)
 
 
 class _Walk:
     def __init__(self, graph: Graph, compute: Compute, in_float: frozenset[str]):
-        self.weights, self.compute, self.in_float = graph.constants, compute, in_float
+        self.weights, self.compute = graph.constants, compute
         self.wiring = Wiring(graph)
         self.exact = self.wiring.exact_tensors(in_float)
         self.gains = importance(self.wiring.network, graph.constants)
-        self.found = Quantised({}, {}, {}, {}, {}, np.zeros(0))
+        self.found = Quantised({}, {}, {}, {}, {}, in_float, np.zeros(0))
 
     def through(self, images: np.ndarray) -> Quantised:
         entry, network = self.wiring.entry, self.wiring.network
@@ -230,23 +232,23 @@ class _Walk:
         around = (0, 2, 3)[: 1 if exact.ndim == 2 else 3]
         wanted = self.compute(node, self.weights, exact)
         self.found.multiply_adds[name] = self.weights[weight].size * int(np.prod(wanted.shape[2:]))
-        used = self.weights[weight]
-        if name not in self.in_float:
-            largest = np.abs(self.weights[bias]) + np.abs(wanted).max(around)
-            used = self._weight_in_integers(name, used, self.found.activations[source], largest)
+        largest = np.abs(self.weights[bias]) + np.abs(wanted).max(around)
+        used = self._rounded_weight(name, self.weights[weight], self.found.activations.get(source), largest)
         found = self.compute(node, {**self.weights, weight: used}, rounded)
         correction = (wanted - found).mean(around, dtype=np.float64)
         self.found.biases[name] = self.weights[bias] + correction
         return wanted, self._before_activation(name, found + by_channel(correction, found))
 
-    def _weight_in_integers(
-        self, name: str, weight: np.ndarray, given: Activation, largest_outputs: np.ndarray
+    def _rounded_weight(
+        self, name: str, weight: np.ndarray, given: Activation | None, largest_outputs: np.ndarray
     ) -> np.ndarray:
-        """What the weight of a layer is, rounded."""
-        factors = by_input(weight, given.factors)
-        # A dead channel has hardly a weight, but a bias, which must fit into int32 all the same.
-        whole, scales = quantised_weight(weight * factors, largest_outputs / (given.scale * LARGEST_BIAS))
-        self.found.layers[name] = Layer(whole, scales)
+        """What the weight of a layer is, rounded. `given`: how its input is rounded, if it is."""
+        factors, least = np.ones(1, np.float32), np.full(len(weight), 1e-10)
+        if given:
+            factors = by_input(weight, given.factors)
+            # A dead channel has hardly a weight, but a bias, which must fit into int32 all the same.
+            least = largest_outputs / (given.scale * LARGEST_BIAS)
+        whole, scales = self.found.layers[name] = quantised_weight(weight * factors, least)
         return (whole * scales.reshape(-1, *[1] * (whole.ndim - 1)) / factors).astype(np.float32)
 
     def _before_activation(self, name: str, x: np.ndarray) -> np.ndarray:

@@ -20,6 +20,8 @@ from mindcv_lite.runs.checkpoint_saver import save_weights
 
 NOT_INSTALLED = readers.Reader("ABC", ("no_such_module",), ("abc-headless",), lambda path, images: np.asarray)
 
+INT8 = ("x.ckpt", "--format", "onnx", "--int8", "--calibrate")
+
 
 def export(*arguments: object) -> None:
     main([str(argument) for argument in arguments])
@@ -80,7 +82,10 @@ def test_a_mindir_holds_operators_that_every_machine_has(recipe, tmp_path):
         (["x.ckpt", "--format", "onnx", "--batch", "0"], "command line: --batch: expected a whole number from 1 to "),
         (["x.ckpt", "--format", "onnx", "--batch", "all"], "command line: --batch: expected a whole number from 1 to "),
         (["x.ckpt", "--format", "onnx", "--precision", "int8"], "command line: argument --precision: invalid choice"),
-        (["x.ckpt", "--format", "mindir", "--opset", "13"], "command line: --opset and --precision are of ONNX files"),
+        (
+            ["x.ckpt", "--format", "mindir", "--opset", "13"],
+            "command line: --opset, --precision and --int8 are of ONNX",
+        ),
         (["x.ckpt", "--check_readers", "--softmax"], "command line: --check_readers writes files of all kinds itself"),
         (["no.ckpt", "--check_readers"], "no.ckpt: no such checkpoint; expected a .ckpt file"),
         (["--check_readers", "--opset", "99"], "command line: --opset: expected a whole number from 11 to "),
@@ -94,6 +99,15 @@ def test_a_mindir_holds_operators_that_every_machine_has(recipe, tmp_path):
         (["x.ckpt", "dangling.mindir", "--format", "mindir"], "dangling.mindir: stands there already; remove it"),
         (["x.ckpt", "--format", "onnx", "--image_resize", "0"], "command line: key 'image_resize': expected a whole"),
         (["x.ckpt", "--format", "onnx", "--image_resize", "a"], "command line: key 'image_resize': expected a whole"),
+        (["x.ckpt", "--format", "onnx", "--int8"], "command line: --int8 needs --calibrate FOLDER"),
+        (["x.ckpt", "--format", "onnx", "--calibrate", "."], "command line: --calibrate and --max_drop go with --int8"),
+        (["x.ckpt", "--format", "onnx", "--max_drop", "1"], "command line: --calibrate and --max_drop go with --int8"),
+        ([*INT8, "no"], "no: no such folder; --calibrate names a folder of photos"),
+        ([*INT8, ".", "--opset", "12"], "command line: --int8 needs --opset 13 or newer, got 12"),
+        ([*INT8, ".", "--precision", "float16"], "command line: --int8 and --precision exclude each other"),
+        ([*INT8, ".", "--max_drop", "x"], "command line: --max_drop: expected points from 0 to 100, got 'x'"),
+        ([*INT8, ".", "--max_drop", "nan"], "command line: --max_drop: expected points from 0 to 100, got 'nan'"),
+        (["x.ckpt", "--format", "mindir", "--int8"], "command line: --opset, --precision and --int8 are of ONNX files"),
         (["x.ckpt", "--format", "mindir"], "x.ckpt: not a MindSpore checkpoint, or damaged"),
     ],
 )
@@ -121,6 +135,42 @@ def test_the_options_reach_the_file_and_the_log_names_its_shapes(recipe, tmp_pat
     (logits,) = session.run(["logits"], {"images": np.zeros((2, 1, 40, 40), np.float16)})
     assert np.asarray(logits).dtype == np.float16
     assert capsys.readouterr().out.rstrip().endswith("x.onnx: float16 (2, 1, 40, 40) -> logits (2, 2)")
+
+
+@pytest.mark.usefixtures("pynative_mode")
+@pytest.mark.parametrize("options", [(), ("--include_preprocess", "--softmax", "--batch", "4", "--opset", "17")])
+def test_a_file_in_int8_is_small_and_the_log_compares_it(recipe, image_folder, tmp_path, capsys, options):
+    source, target = tmp_path / "x.ckpt", tmp_path / "x.onnx"
+    grey_checkpoint(recipe, source)
+    photos = image_folder({"val": {"<b>": 9, "ü": 9}}) / "val"
+    export(source, "--format", "onnx", "--image_resize", "40", "--int8", "--calibrate", photos, *options)
+    said = capsys.readouterr().out
+    assert f"{photos}: 18 images: calibrated on 12, compared on 6 others" in said
+    assert "features.3.layers.3.conv_reduce" in said
+    assert "% of 6 images that were not calibrated on" in said
+    assert "top-1 of these images: " in said
+    assert "MB, " in said
+    assert target.stat().st_size < 2_000_000  # 6 MB in float32
+    session = onnxruntime.InferenceSession(target.read_bytes())
+    images = np.zeros((4, 40, 40, 1), np.uint8) if options else np.zeros((4, 1, 40, 40), np.float32)
+    (outputs,) = session.run(None, {"images": images})
+    assert np.asarray(outputs).shape == (4, 2)
+
+
+@pytest.mark.usefixtures("pynative_mode")
+def test_photos_that_cannot_be_calibrated_on_are_refused_and_no_file_is_left(recipe, image_folder, refused, tmp_path):
+    source, target = tmp_path / "x.ckpt", tmp_path / "x.onnx"
+    grey_checkpoint(recipe, source)
+    photos = image_folder({"val": {"a": 14}}) / "val"
+    (tmp_path / "empty").mkdir()
+    command = (source, "--format", "onnx", "--int8", "--image_resize", "40", "--calibrate")
+    assert refused(*command, tmp_path / "empty").startswith(f"{tmp_path / 'empty'}: no image (JPEG")
+    (photos / "a" / "3.jpg").write_bytes(b"no photo")
+    assert refused(*command, photos).startswith(f"{photos / 'a' / '3.jpg'}: this image cannot be decoded")
+    for name in range(4, 7):
+        (photos / "a" / f"{name}.jpg").unlink()
+    assert "--calibrate needs 12 images or more, there are 11" in refused(*command, photos)
+    assert not target.exists()
 
 
 def test_the_help_page_names_the_default_operator_set():
