@@ -119,7 +119,7 @@ def int8_file(
         log.info(line)
     one = given(calibration.held_out[:1])
     speeds = images_per_second([in_float32, content], one if batch is None else np.resize(one, (batch, *one.shape[1:])))
-    text = "%s: %.2f MB, %.0f images/s by onnxruntime on this CPU, %d at once"
+    text = "%s: %.2f MB, %.0f images/s by onnxruntime on one core of this CPU, %d at once"
     for name, file, speed in zip(("float32", "int8"), (in_float32, content), speeds, strict=True):
         log.info(text, name, len(file) / 1e6, speed, batch or 1)
     return content
@@ -210,8 +210,8 @@ def _report(
 
 
 def images_per_second(contents: list[bytes], images: np.ndarray) -> list[float]:
-    """How many images files compute in a second: the median of rounds in turn."""
-    predicts, seconds = [open_onnx(content) for content in contents], np.zeros((ROUNDS, len(contents)))
+    """How many images files compute in a second on one core: the median of rounds in turn."""
+    predicts, seconds = [open_onnx(content, threads=1) for content in contents], np.zeros((ROUNDS, len(contents)))
     for predict in predicts:
         predict(images)
     for spent in seconds:

@@ -8,6 +8,8 @@ import numpy as np
 
 from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, INPUT, NUMBER_FORMATS, Graph, Node
 
+CHUNK = 32  # images at once in a single layer
+
 log = logging.getLogger(__name__)
 
 
@@ -53,13 +55,18 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str], bat
     return model.SerializeToString()
 
 
-def open_onnx(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """What onnxruntime predicts for a batch of images, by the content of a file; onnx itself, where that is too new."""
+def open_onnx(content: bytes, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+    """What onnxruntime predicts for a batch of images, by the content of a file; onnx itself, where that is too new.
+
+    `threads`: how many compute; 0: one for each core.
+    """
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     try:
-        session: Any = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Fail:
         import onnx
         from onnx.reference import ReferenceEvaluator
@@ -89,5 +96,5 @@ def compute_node(node: Node, weights: Mapping[str, np.ndarray], x: np.ndarray) -
     graph = helper.make_graph([alone], "layer", [given], [output], used)
     model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
     session: Any = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {node.inputs[0]: x})
-    return np.asarray(found)
+    chunks = np.array_split(x, -(-len(x) // CHUNK))  # onnxruntime takes several times the memory of what it is given
+    return np.concatenate([session.run(None, {node.inputs[0]: chunk})[0] for chunk in chunks])

@@ -30,7 +30,10 @@ class Activation(NamedTuple):
 
     def rounded(self, x: np.ndarray) -> np.ndarray:
         step = by_channel(self.scale * self.factors, x)
-        return ((np.clip(np.rint(x / step) + self.zero, 0, 255) - self.zero) * step).astype(np.float32)
+        whole = np.divide(x, step, dtype=np.float32)  # the same array from here on: x may have hundreds of megabytes
+        np.rint(whole, out=whole)
+        np.clip(whole, -self.zero, 255 - self.zero, out=whole)
+        return np.multiply(whole, step, out=whole)
 
 
 class Layer(NamedTuple):
