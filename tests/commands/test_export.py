@@ -107,6 +107,10 @@ def test_a_mindir_holds_operators_that_every_machine_has(recipe, tmp_path):
         ([*INT8, ".", "--precision", "float16"], "command line: --int8 and --precision exclude each other"),
         ([*INT8, ".", "--max_drop", "x"], "command line: --max_drop: expected points from 0 to 100, got 'x'"),
         ([*INT8, ".", "--max_drop", "nan"], "command line: --max_drop: expected points from 0 to 100, got 'nan'"),
+        (
+            ["x.ckpt", "--format", "web", "--int8", "--calibrate", "."],
+            "command line: --format web settles for its page",
+        ),
         (["x.ckpt", "--format", "mindir", "--int8"], "command line: --opset, --precision and --int8 are of ONNX files"),
         (["x.ckpt", "--format", "mindir"], "x.ckpt: not a MindSpore checkpoint, or damaged"),
     ],
