@@ -29,6 +29,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 MOST_CALIBRATED, MOST_HELD_OUT, FEWEST = 256, 512, 12
 CHUNK = 32  # images at once in a file that takes any number
 LARGEST_FLOAT_SHARE = 0.1  # of the multiply-adds
+LEAST_COST = 0.01  # of the whole error: a layer that costs less stays in int8
 ROUNDS = 30  # of timing
 
 
@@ -146,9 +147,12 @@ def without(quantised: Quantised, in_float: Collection[str], graph: Graph) -> Qu
 
 
 def costs_of(quantised: Quantised, wiring: Wiring) -> dict[str, float]:
-    """What the logits' variance would be spared, by estimate, if a layer alone stayed in float32."""
+    """Which share of the logits' error would be spared, by estimate, if a layer alone computed in float32."""
+    total = sum(quantised.noise.values()) or 1.0
     exact = {name: wiring.exact_tensors((name,)) for name in quantised.layers}
-    return {name: sum(quantised.noise.get(tensor, 0.0) for tensor in tensors) for name, tensors in exact.items()}
+    return {
+        name: sum(quantised.noise.get(tensor, 0.0) for tensor in tensors) / total for name, tensors in exact.items()
+    }
 
 
 def drop_of(found: np.ndarray, expected: np.ndarray, labels: np.ndarray | None) -> float:
@@ -167,7 +171,7 @@ def fewest_in_float(
     """
     in_float: list[str] = []
     room = LARGEST_FLOAT_SHARE * sum(multiply_adds.values())
-    remaining = sorted((name for name, cost in costs.items() if cost > 0), key=lambda name: -costs[name])
+    remaining = sorted((name for name, cost in costs.items() if cost > LEAST_COST), key=lambda name: -costs[name])
     while (found := drop(in_float)) > max_drop:
         fitting = [name for name in remaining if multiply_adds[name] <= room]
         if not fitting:
@@ -184,11 +188,11 @@ def fewest_in_float(
 
 
 def _table(costs: dict[str, float], quantised: Quantised, in_float: Collection[str]) -> Iterator[tuple[str, ...]]:
-    multiply_adds, noise = sum(quantised.multiply_adds.values()), sum(quantised.noise.values()) or 1.0
+    multiply_adds = sum(quantised.multiply_adds.values())
     yield "layer", "computed in", "multiply-adds", "error that float32 would spare"
     for name, cost in costs.items():
         kind, share = "float32" if name in in_float else "int8", quantised.multiply_adds[name] / multiply_adds
-        yield name, kind, f"{100 * share:.1f} %", f"{100 * cost / noise:.1f} %"
+        yield name, kind, f"{100 * share:.1f} %", f"{100 * cost:.1f} %"
 
 
 def _report(
