@@ -175,10 +175,8 @@ def fewest_in_float(
     while (found := drop(in_float)) > max_drop:
         fitting = [name for name in remaining if multiply_adds[name] <= room]
         if not fitting:
-            text = (
-                "warning: a drop of %.2f points, above --max_drop %g, but more layers in float32 would have more than "
-            )
-            text += "%.0f %% of the multiply-adds"
+            text = "warning: a drop of %.2f points, above --max_drop %g, and "
+            text += "no other layer spares much in float32 within %.0f %% of the multiply-adds"
             log.warning(text, found, max_drop, 100 * LARGEST_FLOAT_SHARE)
             break
         in_float.append(fitting[0])
