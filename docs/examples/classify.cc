@@ -66,6 +66,10 @@ std::vector<string> texts(const string& json) {
 }
 
 int main(int count, char** arguments) {
+  if (count < 3) {
+    std::fprintf(stderr, "usage: classify small.onnx image.jpg ...\n");
+    return 1;
+  }
   std::ifstream stream(arguments[1], std::ios::binary);
   const string file{std::istreambuf_iterator<char>(stream), {}};
   const auto names = texts(entry(file, "class_names"));
@@ -81,6 +85,10 @@ int main(int count, char** arguments) {
 
   for (int number = 2; number < count; ++number) {
     cv::Mat image = cv::imread(arguments[number], cv::IMREAD_COLOR | as_stored);
+    if (image.empty()) {
+      std::fprintf(stderr, "%s: no image that OpenCV reads\n", arguments[number]);
+      return 1;
+    }
     cv::Size size(columns, rows);
     if (rows == columns) {  // the shorter side becomes that long
       const double scale = static_cast<double>(rows) / std::min(image.rows, image.cols);

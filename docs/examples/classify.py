@@ -15,6 +15,8 @@ RESIZES = {
     "nearest": cv2.INTER_NEAREST,
     "area": cv2.INTER_AREA,
 }
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 session = onnxruntime.InferenceSession(sys.argv[1])
 card = session.get_modelmeta().custom_metadata_map  # every value is text
 names, side, crop_pct = (json.loads(card[key]) for key in ("class_names", "image_resize", "crop_pct"))
@@ -28,7 +30,10 @@ def rounded(number):
 
 
 for path in sys.argv[2:]:
-    image = cv2.cvtColor(cv2.imread(path, cv2.IMREAD_COLOR | as_stored), cv2.COLOR_BGR2RGB)
+    image = cv2.imread(path, cv2.IMREAD_COLOR | as_stored)
+    if image is None:
+        sys.exit(f"{path}: no image that OpenCV reads")
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     high, wide = image.shape[:2]
     if rows == columns:  # the shorter side becomes that long
         scale = rows / min(high, wide)

@@ -66,24 +66,24 @@ def blots(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 def random_network(recipe: Recipe) -> "Trained":
     """A network whose BatchNorms have the statistics of such photos, and no class of which comes always."""
+    import mindspore
     from mindspore import Tensor
 
     from mindcv_lite.checkpoints.trained import Trained
     from mindcv_lite.checkpoints.weights import Weights
     from mindcv_lite.data.transforms.normalize import Normalize
+    from mindcv_lite.export import readers
     from mindcv_lite.models.build import build_network
 
-    random, network = np.random.default_rng(0), build_network(recipe.model, "O0")
-    parameters = network.parameters_dict()
-    for name, parameter in parameters.items():
-        shape, is_gain = parameter.shape, name.endswith(("gamma", "moving_variance"))
-        value = random.uniform(0.5, 2, shape) if is_gain else random.normal(size=shape)
-        parameter.set_data(Tensor((value * np.prod(shape[1:], initial=1.0) ** -0.5).astype(np.float32)))
-    size = recipe.augmentation.input_size
+    random, size = np.random.default_rng(0), recipe.augmentation.input_size
+    parameters = readers.random_network(recipe).weights.parameters
+    network = build_network(recipe.model, "O0")
+    mindspore.load_param_into_net(network, parameters)
     images = Tensor(np.stack([np.asarray(blots(random, size)) for _ in range(32)]))
     normalised = Normalize(recipe.augmentation.mean, recipe.augmentation.std)(images)
     network.set_train(True)(normalised)
     logits = network.set_train(False)(normalised).asnumpy()
+    parameters = network.parameters_dict()
     weight, bias = (parameters[f"classifier.3.{name}"] for name in ("weight", "bias"))
     scale = (2 / logits.std(0)).astype(np.float32)
     bias.set_data(Tensor((bias.asnumpy() - logits.mean(0)) * scale))

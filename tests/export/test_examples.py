@@ -33,18 +33,29 @@ def said_by(command: Sequence[object], paths: Sequence[Path]) -> tuple[list[str]
     return [name for _, name, _ in rows], [float(probability) for _, _, probability in rows]
 
 
+REFUSED = "no.jpg: no image that OpenCV reads"
+
+
+def refusal(command: Sequence[object]) -> str:
+    """The last line of a program that ends with status 1."""
+    run = subprocess.run([str(word) for word in command], capture_output=True, encoding="utf-8")
+    assert run.returncode == 1
+    return run.stderr.splitlines()[-1]
+
+
 def test_the_python_example_says_what_predict_says(photos, network):
     names, probabilities = said_by([sys.executable, ROOT / "docs/examples/classify.py", network], photos.paths)
     assert names == photos.names
     np.testing.assert_allclose(probabilities, photos.probabilities, atol=1e-4)  # four digits are said
+    assert refusal([sys.executable, ROOT / "docs/examples/classify.py", network, "no.jpg"]) == REFUSED
 
 
 def test_the_cpp_example_says_what_predict_says(photos, network, tmp_path):
     names, probabilities = said_by([compiled(ROOT / "docs/examples/classify.cc", tmp_path), network], photos.paths)
     assert names == photos.names
-    np.testing.assert_allclose(
-        probabilities, photos.probabilities, atol=0.02
-    )  # OpenCV's decoder and resize may be of any version
+    # OpenCV's decoder and resize may be of any version.
+    np.testing.assert_allclose(probabilities, photos.probabilities, atol=0.02)
+    assert refusal([tmp_path / "classify", network, "no.jpg"]) == REFUSED
 
 
 def compiled(source: Path, folder: Path) -> Path:
