@@ -50,6 +50,8 @@ def sentence_of(stderr: str, script: str) -> str:
 def told(work, monkeypatch, capfd) -> Callable[..., str]:
     """What a script, run in this process, says of a mistake."""
     monkeypatch.setattr(program, "_owner", [])
+    monkeypatch.setattr(program, "keep_ctrl_c", lambda: None)  # the signals stay those of the test run
+    monkeypatch.setattr(program, "handle_signals", lambda handler: None)
     monkeypatch.setattr(logging.getLogger("mindcv_lite"), "handlers", [])
 
     def told(script: str, *flags: object) -> str:
