@@ -10,7 +10,12 @@ from mindcv_lite.cpu_kernels.stem import StemConv2d
 from mindcv_lite.models.build import build_network, moving_statistics
 from mindcv_lite.models.mobilenetv3 import Bottleneck
 
-PADDINGS = ["mindcv", "symmetric", "same"]
+NETWORKS = [
+    ("mobilenet_v3_large_100", "mindcv"),
+    ("mobilenet_v3_small_100", "mindcv"),
+    ("mobilenet_v3_small_100", "symmetric"),
+    ("mobilenet_v3_small_100", "same"),
+]
 
 
 @pytest.fixture
@@ -52,8 +57,7 @@ def gradients_of(cell: nn.Cell, x: Tensor, dy: np.ndarray) -> list[np.ndarray]:
     return [gradient.asnumpy() for gradient in (by_x, *by_parameters)]
 
 
-@pytest.mark.parametrize("conv_padding", PADDINGS)
-@pytest.mark.parametrize("model", ["mobilenet_v3_small_100", "mobilenet_v3_large_100"])
+@pytest.mark.parametrize(("model", "conv_padding"), NETWORKS)
 def test_gradients_of_each_layer_are_those_of_the_stock_layer(pair, model, conv_padding):
     random = np.random.default_rng(0)
     x = Tensor(random.standard_normal((2, 3, 224, 224)).astype(np.float32))
@@ -74,8 +78,7 @@ def test_gradients_of_each_layer_are_those_of_the_stock_layer(pair, model, conv_
         x = y
 
 
-@pytest.mark.parametrize("conv_padding", PADDINGS)
-@pytest.mark.parametrize("model", ["mobilenet_v3_small_100", "mobilenet_v3_large_100"])
+@pytest.mark.parametrize(("model", "conv_padding"), NETWORKS)
 def test_logits_and_all_gradients_are_those_of_the_stock_network(pair, model, conv_padding):
     random = np.random.default_rng(0)
     images = Tensor(random.standard_normal((4, 3, 70, 75)).astype(np.float32))
