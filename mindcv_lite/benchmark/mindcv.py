@@ -1,11 +1,14 @@
-"""MindCV's training pipeline, built by its own functions from our recipe's values."""
+"""MindCV's training pipeline and network, built by its own functions from our recipe's values."""
 
 import contextlib
 import io
 import warnings
 from collections.abc import Callable
 
-from mindcv_lite.benchmark.rounds import Work
+import numpy as np
+from mindspore import Tensor, nn
+
+from mindcv_lite.benchmark.rounds import OF_A_BATCH, OF_ONE, STEP, Work
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Recipe
 
@@ -54,3 +57,37 @@ def pipeline(recipe: Recipe, data_dir: str, workers: int) -> Callable[[], Work]:
                 yield len(images)
 
     return batches
+
+
+def works(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> dict[str, Work]:
+    """Its network, in training with the cells that its train.py puts around it in float32.
+
+    `images`: normalised, float32 (batch, channels, height, width); `labels`: int32 (batch,). Raises `UserError` if it
+    does not have the recipe's network.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # pyrefly: ignore [missing-import]
+        from mindcv.models import create_model, is_model
+    model = recipe.model
+    if not is_model(model.model):
+        raise UserError(f"MindCV has no {model.model}")
+    training, network = (
+        create_model(model.model, num_classes=model.num_classes, in_channels=model.in_channels) for _ in range(2)
+    )
+    loss = nn.CrossEntropyLoss(label_smoothing=recipe.loss.label_smoothing)
+    optimizer = nn.Momentum(training.trainable_params(), learning_rate=0.0, momentum=0.9)
+    train_step = nn.TrainOneStepCell(nn.WithLossCell(training, loss), optimizer).set_train()
+    network.set_train(False)
+
+    def calls(cell: nn.Cell, *arrays: np.ndarray) -> Work:
+        tensors = [Tensor(array) for array in arrays]
+        while True:
+            cell(*tensors).asnumpy()
+            yield len(arrays[0])
+
+    return {
+        STEP: calls(train_step, images, labels),
+        OF_A_BATCH: calls(network, images),
+        OF_ONE: calls(network, images[:1]),
+    }

@@ -22,6 +22,8 @@ ROWS = {
     "waited_share":              ("time waiting for data",        "{:.1%}"),
     "first_step_seconds":        ("s to the first training step", "{:.2f}"),
     "first_evaluation_seconds":  ("s to the first evaluation",    "{:.2f}"),
+    "program_seconds":           ("s from start to end",          "{:.1f}"),
+    "times_ours":                ("time, ours = 1",               "{:.2f}"),
     "peak_memory_mb":            ("peak host memory, MB",         "{:.0f}"),
 }
 # fmt: on

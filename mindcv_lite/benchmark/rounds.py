@@ -12,6 +12,7 @@ from mindcv_lite.data.waiting import Waiting
 
 Round = dict[str, float]  # what was measured, by the names of `report.ROWS` and more
 RATIO = "ratio"  # how the first of two compares to the second
+STEP, OF_A_BATCH, OF_ONE = "training step", "inference of a batch", "inference of one image"  # what is compared
 Work = Generator[int, None, None]  # does a batch each time it is asked, without end, and says how many images it had
 
 

@@ -1,7 +1,9 @@
 """Measure what a recipe costs on this machine: with `pipeline` the training input alone; with `step` the training
 step on random data, and if there is a data_dir on its images too; with `validate` the evaluation of the validation
 split, by the weights of ckpt_path or by random ones; with `compile` the first training step and the first evaluation
-batch, in a new process for each round. The others begin with a round that does not count."""
+batch, in a new process for each round; with `compare` ours beside PyTorch's, onnxruntime's and MindCV's in turn, as far
+as they are installed, and if there is a data_dir a whole training too. All but `compile` begin with a round that does
+not count."""
 
 import contextlib
 import json
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SUBJECTS = ("pipeline", "step", "validate", "compile")
+SUBJECTS = ("pipeline", "step", "validate", "compile", "compare")
 ROUNDS, SECONDS = 5, 5.0
 
 
@@ -43,8 +45,8 @@ def main(arguments: list[str]) -> None:
 
     # stdout has the report alone. All else that we or MindCV print goes to stderr.
     with contextlib.redirect_stdout(sys.stderr):
-        report = measure(what, recipe, flags, compare_dir)
-    write_report(report, flags.json)
+        reports = measure(what, recipe, flags, compare_dir)
+    write_reports(reports, flags.json)
 
 
 def command_line() -> CommandLine:
@@ -55,8 +57,8 @@ def command_line() -> CommandLine:
     )
     add = parser.add_argument_group("benchmark").add_argument
     add("--rounds", type=int, default=ROUNDS, metavar="R", help=f"rounds that count; default {ROUNDS}")
-    add("--seconds", type=float, metavar="S", help=f"pipeline, step: length of a round; default {SECONDS:g}")
-    add("--batches", type=int, metavar="N", help="pipeline, step: length of a round, in place of --seconds")
+    add("--seconds", type=float, metavar="S", help=f"pipeline, step, compare: length of a round; default {SECONDS:g}")
+    add("--batches", type=int, metavar="N", help="pipeline, step, compare: length of a round, in place of --seconds")
     late = "pipeline: milliseconds that each file of a folder takes to come, beside those of this disk; default 0"
     add("--latency", type=float, default=0.0, metavar="MS", help=late)
     add("--json", metavar="FILE", help="write the numbers as JSON, those of each round too; -: to stdout, no table")
@@ -89,6 +91,9 @@ def _require_subject(what: str, recipe: Recipe) -> None:
     images = what != "compile" and recipe.data.has_images
     if not images and recipe.model.num_classes is None:
         raise UserError("num_classes is not set, and there are no images whose classes to count: --num_classes 1000")
+    if what == "compare" and images:
+        for split in (recipe.data.train_split, recipe.data.val_split):
+            _require_class_folders(recipe.data.data_dir, split, "timm's loader")
 
 
 def _comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | None:
@@ -102,11 +107,7 @@ def _comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | N
     if not is_installed("mindcv"):
         raise UserError("--compare mindcv needs MindCV's package: pip install mindcv")
     folder = flags.compare_dir or recipe.data.data_dir
-    if not any(Path(folder, recipe.data.train_split).glob("*/")):
-        raise UserError(
-            f"{folder}: no {recipe.data.train_split}/<class>/ in it, and MindCV reads class folders only; "
-            "--compare_dir names such a folder"
-        )
+    _require_class_folders(folder, recipe.data.train_split, "MindCV", "; --compare_dir names such a folder")
     if flags.latency:
         raise UserError("command line: --latency: MindCV's files cannot be late; leave out --compare")
     if recipe.model.in_channels != 3:
@@ -117,6 +118,11 @@ def _comparable_folder(what: str, flags: "Namespace", recipe: Recipe) -> str | N
     return folder
 
 
+def _require_class_folders(folder: str, split: str, reader: str, advice: str = "") -> None:
+    if not any(Path(folder, split).glob("*/")):
+        raise UserError(f"{folder}: no {split}/<class>/ in it, and {reader} reads class folders only{advice}")
+
+
 def _require_json_file(path: str | None) -> None:
     if path == "":
         raise UserError("command line: --json: expected a file to write, or -, got ''")
@@ -124,10 +130,11 @@ def _require_json_file(path: str | None) -> None:
         require_file(Path(path))
 
 
-def measure(what: str, recipe: Recipe, flags: "Namespace", compare_dir: str | None) -> dict[str, Any]:
-    """The report of `what`."""
+def measure(what: str, recipe: Recipe, flags: "Namespace", compare_dir: str | None) -> list[dict[str, Any]]:
+    """The report of `what`; of compare, one for each subject that is compared."""
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite.benchmark import subjects
+    from mindcv_lite.benchmark.compare import compare
     from mindcv_lite.benchmark.first_steps import first_steps
     from mindcv_lite.benchmark.report import report_of
     from mindcv_lite.benchmark.rounds import Plan
@@ -146,19 +153,22 @@ def measure(what: str, recipe: Recipe, flags: "Namespace", compare_dir: str | No
         results = subjects.step(recipe, world, plan)
     elif what == "validate":
         results = subjects.validate(recipe, world, plan)
-    else:
+    elif what == "compile":
         results = first_steps(recipe, plan)
-    return report_of(what, recipe, world.settings, load, results)
+    else:
+        found = compare(recipe, plan)
+        return [report_of(subject, recipe, world.settings, load, rounds) for subject, rounds in found.items()]
+    return [report_of(what, recipe, world.settings, load, results)]
 
 
-def write_report(report: dict[str, Any], path: str | None) -> None:
-    """The table on stdout, or the JSON there; or both, the JSON into a file."""
+def write_reports(reports: list[dict[str, Any]], path: str | None) -> None:
+    """The tables on stdout, or the JSON there; or both, the JSON into a file."""
     from mindcv_lite.benchmark.report import table
 
-    text = json.dumps(report, indent=2) + "\n"
+    text = json.dumps(reports if len(reports) > 1 else reports[0], indent=2) + "\n"
     if path == "-":
         print(text, end="")
         return
-    print("\n".join(table(report)))
+    print("\n\n".join("\n".join(table(report)) for report in reports))
     if path:
         write_text(Path(path), text)

@@ -229,7 +229,7 @@ def test_ratios_are_of_pairs_and_the_spread_is_of_rounds():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("network", "expected one of pipeline, step, validate, compile after benchmark, got 'network'"),
+        ("network", "expected one of pipeline, step, validate, compile, compare after benchmark, got 'network'"),
         ("pipeline --round 3", "unknown key 'round'; did you mean 'rounds'?"),
         ("pipeline --batch_sise 3", "unknown key 'batch_sise'; did you mean 'batch_size'?"),
         ("pipeline --rounds 0", "--rounds: expected a finite number above 0, got 0"),
@@ -241,6 +241,7 @@ def test_ratios_are_of_pairs_and_the_spread_is_of_rounds():
         ("pipeline", "data_dir is not set: --data_dir names the folder whose images pipeline reads"),
         ("validate", "data_dir is not set: --data_dir names the folder whose images validate reads"),
         ("pipeline --data_dir none", "none: no such folder"),
+        ("compare --data_dir .", ".: no train/<class>/ in it, and timm's loader reads class folders only"),
         ("step --num_classes None", "num_classes is not set, and there are no images whose classes to count"),
         ("compile --data_dir . --num_classes None", "num_classes is not set"),
         ("step --json none/there.json", "none: no such folder; give another path"),

@@ -48,7 +48,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
-        import torch  # pyrefly: ignore [missing-import]  (the user's own)
+        import torch  # the user's own
     except ImportError:
         raise UserError(
             f"{path}: reading this format needs PyTorch: pip install torch, or give the weights as .safetensors"

@@ -1,0 +1,74 @@
+"""Ours beside other projects': turns, what is left out, and the time of a whole program."""
+
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from mindcv_lite.benchmark import compare as compared
+from mindcv_lite.benchmark.rounds import OF_A_BATCH, OF_ONE, STEP, Plan
+from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.program import is_installed
+
+
+@pytest.fixture
+def turns(monkeypatch) -> list[str]:
+    """Whose turn it was; a second for each image by theirs, half a second by ours."""
+    names = []
+
+    @contextmanager
+    def in_processes(function, arguments, doing, or_threads):
+        ((name, _, _),) = arguments
+        names.append(name)
+        measured = {"seconds": 5.0 if name == "mindcv_lite" else 10.0, "images": 10}
+        yield [SimpleNamespace(result=lambda: {STEP: dict(measured)})]
+
+    monkeypatch.setattr(compared, "in_processes", in_processes)
+    return names
+
+
+def test_those_that_are_installed_are_measured_in_turn_and_beside_ours(turns, monkeypatch, recipe, log):
+    monkeypatch.setattr(compared, "is_installed", lambda name: name not in ("timm", "mindcv"))
+    results = compared.compare(recipe(num_classes=2), Plan(3, 1, None))
+    assert turns == ["mindcv_lite", "onnxruntime", "onnxruntime", "mindcv_lite", "mindcv_lite", "onnxruntime"]
+    assert list(results) == [STEP]
+    assert [each["times_ours"] for each in results[STEP]["onnxruntime"]] == [2, 2, 2]
+    assert "PyTorch channels_last is left out, because timm is not installed" in log.text
+    assert "MindCV is left out, because mindcv is not installed" in log.text
+
+
+def rounds_of(name: str, recipe) -> dict[str, dict[str, float]]:
+    if missing := next(each.missing for each in compared.CONTESTANTS if each.name == name):
+        pytest.skip(f"{missing} is not installed")
+    return compared._rounds_here((name, recipe(num_classes=2), Plan(1, 1, 2)))
+
+
+@pytest.mark.usefixtures("pynative_mode")
+def test_onnxruntime_computes_the_exported_network(recipe):
+    measured = rounds_of("onnxruntime", recipe)
+    assert {subject: each["images"] for subject, each in measured.items()} == {OF_A_BATCH: 8, OF_ONE: 2}
+
+
+@pytest.mark.parametrize("name", ["PyTorch", "PyTorch channels_last"])
+def test_pytorch_trains_and_infers_by_timms_network(recipe, name):
+    measured = rounds_of(name, recipe)
+    assert [(subject, each["images"]) for subject, each in measured.items()] == [
+        (STEP, 8),
+        (OF_A_BATCH, 8),
+        (OF_ONE, 2),
+    ]
+
+
+@pytest.mark.skipif(not is_installed("timm"), reason="timm is not installed")
+def test_a_network_that_timm_does_not_have_is_named(recipe):
+    with pytest.raises(UserError, match="timm has no mobilenetv3_small_125"):
+        rounds_of("PyTorch", lambda **keys: recipe(**keys, model="mobilenet_v3_small_125"))
+
+
+def test_a_program_is_timed_with_its_memory_and_its_failure_is_told():
+    measured = compared._program("json.tool", "--help")
+    assert 0 < measured["program_seconds"] < 60
+    assert 1 < measured["peak_memory_mb"] < 100
+    with pytest.raises(TrainingError, match=f"no_such_module: {sys.executable}: No module named no_such_module"):
+        compared._program("no_such_module")
