@@ -43,6 +43,14 @@ class Calibration:
     max_drop: float
 
 
+class Photos(Split):
+    """Images to calibrate on: a broken one is not replaced, whatever a recipe says."""
+
+    def fault(self, index: int) -> str:
+        text = "{}: this image {}; mend or remove it, or give --calibrate a folder without it"
+        return text.format(self.paths[index], self.flaw(index))
+
+
 def read_calibration(folder: Path, trained: Trained, world: World, max_drop: float) -> Calibration:
     """The photos to calibrate on and those held out, in the ratio 2 to 1, of a folder with or without class folders.
 
@@ -56,7 +64,7 @@ def read_calibration(folder: Path, trained: Trained, world: World, max_drop: flo
     chosen = [paths[index] for index in order[: calibrated + MOST_HELD_OUT]]
     text = "%s: %d images: calibrated on %d, compared on %d others"
     log.info(text, folder, len(paths), calibrated, len(chosen) - calibrated)
-    split = Split(chosen, np.zeros(len(chosen), np.int32), ("image",))
+    split = Photos(chosen, np.zeros(len(chosen), np.int32), ("image",))
     batches = evaluation_batches(split, trained.recipe, world)
     images = np.concatenate([images[weights > 0] for images, _, weights in batches])
     images = images.reshape(*images.shape[:3], -1)  # grey ones come without channels

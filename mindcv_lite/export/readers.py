@@ -1,5 +1,6 @@
 """Programs that read ONNX files: each runs files of this project, and is compared with MindSpore's logits."""
 
+import logging
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -142,12 +143,16 @@ class Case(NamedTuple):
 def check_readers(networks: Iterable[Trained], opset: int, precision: str, readers: Sequence[Reader]) -> list[Findings]:
     """Let each reader run files of all networks: with and without preprocessing and softmax, one image and several."""
     findings = [Findings(reader, LIMITS[precision]) for reader in readers]
-    for trained in networks:
-        with tempfile.TemporaryDirectory() as folder:
-            for case in _cases(trained, Path(folder), opset, precision):
-                for found in findings:
-                    if case.images.dtype == np.float32 or not found.reader.float32_alone:
-                        _run(found, case)
+    logging.disable(logging.INFO)  # how many parameters each network took
+    try:
+        for trained in networks:
+            with tempfile.TemporaryDirectory() as folder:
+                for case in _cases(trained, Path(folder), opset, precision):
+                    for found in findings:
+                        if case.images.dtype == np.float32 or not found.reader.float32_alone:
+                            _run(found, case)
+    finally:
+        logging.disable(logging.NOTSET)
     return findings
 
 
