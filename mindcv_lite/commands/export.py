@@ -15,6 +15,7 @@ from mindcv_lite.recipe.values import checked_value
 
 LARGEST_BATCH = 1024  # the file is tried with that many images before it is written
 QDQ_OPSET = 13  # the first with a scale for each channel
+RESIZE_OPSET = 13  # the first that resizes to a size without a region to cut out
 MAX_DROP = 1.0
 # The file is the same wherever it is made, and holds no operators that would have to be compiled first.
 ON_THE_CPU = {"device_target": "CPU", "cpu_kernels": "off", "dataset_sink_mode": False}
@@ -42,7 +43,11 @@ def main(arguments: list[str]) -> None:
         options |= {"opset": opset_of(flags.opset), "precision": flags.precision or "float32"}
     elif flags.opset or flags.precision or flags.int8:
         parser.error("--opset, --precision and --int8 are of ONNX files; leave them out with --format mindir")
+    elif flags.include_resize:
+        parser.error("--include_resize is of ONNX files; leave it out with --format mindir")
     max_drop = _require_int8(flags, options, parser)
+    if flags.include_resize:
+        _require_resize(flags, options, parser)
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite.checkpoints.trained import read_trained
@@ -59,12 +64,23 @@ def main(arguments: list[str]) -> None:
         from mindcv_lite.export.int8 import read_calibration
 
         options["calibration"] = read_calibration(flags.calibrate, trained, world, max_drop)
-    export(trained, target, flags.include_preprocess, flags.softmax, **options)
+    include_preprocess = flags.include_preprocess or flags.include_resize
+    export(trained, target, include_preprocess, flags.softmax, include_resize=flags.include_resize, **options)
 
 
 def _require_no_options(flags: Namespace, parser: CommandLine) -> None:
     """Refuse what the page of `--format web` does not leave open."""
-    names = ("include_preprocess", "softmax", "batch", "opset", "precision", "int8", "calibrate", "max_drop")
+    names = (
+        "include_preprocess",
+        "include_resize",
+        "softmax",
+        "batch",
+        "opset",
+        "precision",
+        "int8",
+        "calibrate",
+        "max_drop",
+    )
     if given := [name for name in names if getattr(flags, name)]:
         words = " and ".join(f"--{name}" for name in given)
         parser.error(f"--format web settles for its page what the file takes and gives: leave out {words}")
@@ -93,9 +109,16 @@ def _require_int8(flags: Namespace, options: dict[str, Any], parser: CommandLine
     return points
 
 
+def _require_resize(flags: Namespace, options: dict[str, Any], parser: CommandLine) -> None:
+    if flags.int8:
+        parser.error("--int8 and --include_resize exclude each other; leave one out")
+    if options["opset"] < RESIZE_OPSET:
+        parser.error(f"--include_resize needs --opset {RESIZE_OPSET} or newer, got {options['opset']}")
+
+
 def _check_readers(flags: Namespace, parser: CommandLine) -> None:
     """Compare all readers that are installed; exit status 1 if one of them is wrong or cannot read a file."""
-    names = ("target", "format", "image_resize", "batch", "include_preprocess", "softmax")
+    names = ("target", "format", "image_resize", "batch", "include_preprocess", "include_resize", "softmax")
     names += ("int8", "calibrate", "max_drop")
     if given := [name for name in names if getattr(flags, name)]:
         words = " and ".join("TARGET" if name == "target" else f"--{name}" for name in given)
@@ -127,7 +150,7 @@ def command_line() -> CommandLine:
     usage = (
         "%(prog)s CKPT [TARGET] --format onnx|mindir|web [--image_resize N|[H,W]] [--include_preprocess] [--softmax]"
     )
-    usage += " [--batch N|dynamic] [--opset N] [--precision float32|float16]"
+    usage += " [--include_resize] [--batch N|dynamic] [--opset N] [--precision float32|float16]"
     usage += " [--int8 --calibrate FOLDER [--max_drop POINTS]]\n"
     usage += "       %(prog)s --check_readers [CKPT] [--opset N] [--precision float32|float16]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
@@ -151,6 +174,9 @@ def command_line() -> CommandLine:
         help="take uint8 images (batch, height, width, channels), RGB, and normalise them by mean and std in the file; "
         "without it: (batch, channels, height, width) of the precision, normalised before",
     )
+    text = "take images of any height and width, and resize and crop them in the ONNX file as in validation; with "
+    text += "it, --include_preprocess goes without saying. The images of a batch have one size"
+    add("--include_resize", action="store_true", help=text)
     add("--softmax", action="store_true", help="give probabilities; without it: logits")
     add("--batch", metavar="N|dynamic", help="how many images the file takes at once; default: dynamic, any number")
     text = "ONNX's operator set, from 11 to the newest of the installed onnx; default: 13, which all readers read"

@@ -10,13 +10,15 @@ from mindspore import Tensor, nn, ops
 from mindcv_lite import __version__
 from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.checkpoints.trained import Trained
+from mindcv_lite.data.transforms.decode_augment import evaluation_transforms
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.export.int8 import Calibration, int8_file, predictions
+from mindcv_lite.export.int8 import Calibration, Predict, int8_file, predictions
 from mindcv_lite.export.mindir_files import mindir_file, open_mindir
 from mindcv_lite.export.onnx_files import onnx_file, open_onnx
-from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, Graph, network_graph
+from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, PREPARED, RESIZES, Graph, network_graph
 from mindcv_lite.files import written_whole
+from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.signals import take_signals_back
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 # Largest difference from MindSpore in float32, as a share of the largest number. Another order of summation gives about
 # 1e-6, a wrong epsilon or padding 1e-2 and more. float16 gives up to 2e-2 with random weights.
 TOLERANCES = {"float32": 1e-3, "float16": 0.1}
+RESIZED_TOLERANCE = 1  # of 255 levels: OpenCV resizes by whole numbers, ONNX in float32
 
 
 class ExportedNetwork(nn.Cell):
@@ -51,25 +54,31 @@ def export(
     opset: int = DEFAULT_OPSET,
     precision: str = "float32",
     calibration: Calibration | None = None,
+    include_resize: bool = False,
 ) -> None:
     """Write a trained network as an ONNX or MINDIR file, by the suffix of `target`, if it predicts as in MindSpore.
 
     `include_preprocess`: it takes uint8 images (batch, height, width, channels), and normalises them; else
     (batch, channels, height, width) of `precision`, normalised already. `softmax`: it gives probabilities, not logits.
     `batch`: how many images it takes at once; None: any number. `opset`, `precision` (float32 or float16): of ONNX
-    alone. `calibration`: make an ONNX file of int8, and choose its ranges on these images. Raises `UserError` if the
-    weights are not finite, or too large for float16, `TrainingError` if the file's predictions are others.
+    alone. `calibration`: make an ONNX file of int8, and choose its ranges on these images. `include_resize`: with
+    `include_preprocess`, an ONNX file takes images of any height and width. Raises `UserError` if the weights are not
+    finite, or too large for float16, `TrainingError` if the file's predictions are others.
     """
     recipe, network = trained.recipe, trained.network()
+    if include_resize and recipe.augmentation.interpolation not in RESIZES:
+        text = "its images are resized by {}, which no ONNX file can do alike: leave out --include_resize"
+        raise UserError(f"{trained.weights.path}: {text.format(recipe.augmentation.interpolation)}")
     normalize = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
-    samples = sample_images(recipe.augmentation.input_size, recipe.model.in_channels)
+    size, channels = recipe.augmentation.input_size, recipe.model.in_channels
+    samples = sample_images(recipe.augmentation.resized_size if include_resize else size, channels)
 
     def normalised(images: np.ndarray) -> np.ndarray:
         return normalize(Tensor(images)).asnumpy()
 
     images = samples if include_preprocess else normalised(samples).astype(precision)
     exported = ExportedNetwork(network, normalize if include_preprocess else None, softmax).set_train(False)
-    expected = exported(Tensor(images if include_preprocess else images.astype(np.float32))).asnumpy()
+    expected = exported(Tensor(centre(images, size) if include_preprocess else images.astype(np.float32))).asnumpy()
     take_signals_back()
     if not np.isfinite(expected).all():
         raise UserError(f"{trained.weights.path}: its predictions are not finite: the weights of a run that failed")
@@ -77,13 +86,15 @@ def export(
     metadata, graph = metadata_of(trained), None
     if target.suffix == ".onnx":
         parameters = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
-        graph = network_graph(recipe, parameters, include_preprocess, softmax, opset, precision)
+        graph = network_graph(recipe, parameters, include_preprocess, softmax, opset, precision, include_resize)
         content = onnx_file(graph, images, metadata, batch)
         predict = open_onnx(content)
     else:
         content = mindir_file(exported, images, metadata, batch)
         predict = open_mindir(content)
     require_same(predictions(predict, images, batch), expected, target, precision)
+    if include_resize:
+        require_same_pixels(open_onnx(content, output=PREPARED), recipe, batch, target)
     if calibration and graph:
 
         def to_file(graph: Graph) -> bytes:
@@ -96,7 +107,8 @@ def export(
     take_signals_back()
     with written_whole(target) as unfinished:
         unfinished.write_bytes(content)
-    shape = ", ".join(map(str, [batch or "batch", *images.shape[1:]]))
+    sides = ["height", "width", channels] if include_resize else images.shape[1:]
+    shape = ", ".join(map(str, [batch or "batch", *sides]))
     kind = "probabilities" if softmax else "logits"
     log.info("%s: %s (%s) -> %s (%s, %d)", target, images.dtype, shape, kind, batch or "batch", expected.shape[1])
 
@@ -114,6 +126,34 @@ def sample_images(size: tuple[int, int], channels: int) -> np.ndarray:
     y, x = np.mgrid[: size[0], : size[1], :1][:2] / np.reshape(size, (2, 1, 1, 1))  # (height, width, 1)
     smooth = 127.5 + 127.5 * np.sin(x * random.uniform(-9, 9, channels) + y * random.uniform(-9, 9, channels))
     return np.stack([noise, smooth, (noise + smooth) / 2]).round().astype(np.uint8)
+
+
+def centre(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The centre, height and width of `size`, of images (batch, height, width, channels)."""
+    top, left = ((side - wanted) // 2 for side, wanted in zip(images.shape[1:3], size, strict=True))
+    return images[:, top : top + size[0], left : left + size[1]]
+
+
+def resized_and_cropped(images: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Decoded images (batch, height, width, channels) as validation prepares them."""
+    _decode, resize, crop, *_grey = evaluation_transforms(recipe.augmentation, recipe.model.in_channels)
+    prepared = np.stack([crop(resize(image)) for image in images])
+    return prepared.reshape(*prepared.shape[:3], -1)
+
+
+def require_same_pixels(predict: Predict, recipe: Recipe, batch: int | None, target: Path) -> None:
+    """Raise `TrainingError` if a file resizes and crops images in another way than validation does. `predict`: what it
+    makes of images (batch, height, width, channels), (batch, channels, height, width)."""
+    height, width = recipe.augmentation.resized_size
+    images = sample_images((2 * height + 5, 3 * width + 1), recipe.model.in_channels)
+    found = predictions(predict, images, batch).transpose(0, 2, 3, 1)
+    levels = np.abs(found - resized_and_cropped(images, recipe)).max()
+    if not levels <= RESIZED_TOLERANCE:
+        raise TrainingError(
+            f"{target}: not written, because the images that it resizes would differ from MindSpore's by {levels:.3g} "
+            "of 255 levels; this is a defect"
+        )
+    log.info("the images that it resizes differ from MindSpore's by at most %d of 255 levels", levels)
 
 
 def require_same(found: np.ndarray, expected: np.ndarray, target: Path, precision: str = "float32") -> None:

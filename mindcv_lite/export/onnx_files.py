@@ -29,14 +29,15 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str], bat
     import onnx
     from onnx import helper, numpy_helper
 
-    def batch_of(name: str, kind: int, *shape: int) -> onnx.ValueInfoProto:
+    def batch_of(name: str, kind: int, *shape: int | str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, [batch or "batch", *shape])
 
     nodes = [
         helper.make_node(node.operator, node.inputs, [node.output], node.output, **node.attributes)
         for node in graph.nodes
     ]
-    given = batch_of(INPUT, helper.np_dtype_to_tensor_dtype(images.dtype), *images.shape[1:])
+    shape = ["height", "width", *images.shape[3:]] if graph.takes_any_size else images.shape[1:]
+    given = batch_of(INPUT, helper.np_dtype_to_tensor_dtype(images.dtype), *shape)
     output = batch_of(
         graph.nodes[-1].output, NUMBER_FORMATS[graph.precision], len(graph.constants["classifier.3.bias"])
     )
@@ -55,20 +56,25 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str], bat
     return model.SerializeToString()
 
 
-def open_onnx(content: bytes, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+def open_onnx(content: bytes, threads: int = 0, output: str = "") -> Callable[[np.ndarray], np.ndarray]:
     """What onnxruntime predicts for a batch of images, by the content of a file; onnx itself, where that is too new.
 
-    `threads`: how many compute; 0: one for each core.
+    `threads`: how many compute; 0: one for each core. `output`: what it computes on the way, float32, in place of its
+    predictions.
     """
+    import onnx
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
+    if output:
+        model = onnx.load_from_string(content)
+        model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+        content = model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
         session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Fail:
-        import onnx
         from onnx.reference import ReferenceEvaluator
 
         model = onnx.load_from_string(content)

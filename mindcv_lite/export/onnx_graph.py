@@ -8,13 +8,20 @@ import numpy as np
 
 from mindcv_lite.export.folding import fold_norms
 from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, Part
-from mindcv_lite.recipe.keys import Recipe
+from mindcv_lite.recipe.keys import Augmentation, Recipe
 
 INPUT = "images"
+PREPARED = "prepared"  # the images that a file has resized and cropped
 NUMBER_FORMATS = {"float32": 1, "float16": 10}  # ONNX's numbers of them
 # Operator sets before 11 mean other things by the same operators. HardSwish came with 14; the default is older, because
 # MindSpore Lite's converter does not know it.
 OLDEST_OPSET, DEFAULT_OPSET, HARD_SWISH_OPSET = 11, 13, 14
+# How ONNX resizes as OpenCV does, and MindSpore by it. It has no mean over an area. For `nearest`, onnxruntime computes
+# in float32 what OpenCV does in float64, and takes another pixel for 1.6 % of them.
+RESIZES = {
+    "bilinear": {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
+    "bicubic": {"mode": "cubic", "coordinate_transformation_mode": "half_pixel", "cubic_coeff_a": -0.75},
+}
 
 
 class Node(NamedTuple):
@@ -34,6 +41,7 @@ class Graph:
     size: tuple[int, int]
     opset: int = DEFAULT_OPSET
     precision: str = "float32"  # of the output
+    takes_any_size: bool = False  # images of any height and width, the same for a batch
     nodes: list[Node] = field(default_factory=list)
 
     def add(self, operator: str, output: str, *inputs: str, **attributes: Any) -> str:
@@ -83,18 +91,23 @@ def network_graph(
     softmax: bool,
     opset: int = DEFAULT_OPSET,
     precision: str = "float32",
+    include_resize: bool = False,
 ) -> Graph:
     """The network of `recipe` in evaluation: `images`, (batch, channels, height, width), to `logits`, (batch, classes).
 
     `include_preprocess`: the images are uint8 (batch, height, width, channels), and normalised here. `softmax`: the
     output is `probabilities`. `opset`: the number of ONNX's operator set. `precision`: float32 or float16, of weights,
-    logits and probabilities, and of the images unless they are uint8.
+    logits and probabilities, and of the images unless they are uint8. `include_resize`: with `include_preprocess`, the
+    images are of any height and width, and resized and cropped here as in validation.
     """
     with np.errstate(over="ignore"):  # a weight beyond float16 is infinite then, and so are the predictions
         folded = {name: value.astype(precision) for name, value in fold_norms(parameters, recipe.model.bn_eps).items()}
-    graph = Graph(folded, recipe.augmentation.input_size, opset, precision)
+    graph = Graph(folded, recipe.augmentation.input_size, opset, precision, include_resize)
     x = INPUT
     if include_preprocess:
+        x = add_floats(graph, x)
+        if include_resize:
+            x = _add_resize(graph, x, recipe.augmentation, recipe.model.in_channels)
         x = add_normalize(graph, x, recipe.augmentation.mean, recipe.augmentation.std)
         if precision != "float32":
             x = graph.add("Cast", "rounded", x, to=NUMBER_FORMATS[precision])
@@ -105,14 +118,63 @@ def network_graph(
     return graph
 
 
+def add_floats(graph: Graph, x: str) -> str:
+    """uint8 (batch, height, width, channels) -> float32 (batch, channels, height, width), from 0 to 255."""
+    x = graph.add("Transpose", "transposed", x, perm=[0, 3, 1, 2])
+    return graph.add("Cast", "floats", x, to=NUMBER_FORMATS["float32"])
+
+
 def add_normalize(graph: Graph, x: str, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
-    """uint8 (batch, height, width, channels) -> float32 (batch, channels, height, width), by mean and deviation."""
+    """(batch, channels, height, width), by the mean and the deviation of each channel."""
     for name, values in (("mean", mean), ("std", std)):
         graph.constants[name] = np.array(values, np.float32).reshape(-1, 1, 1)
-    x = graph.add("Transpose", "transposed", x, perm=[0, 3, 1, 2])
-    x = graph.add("Cast", "floats", x, to=NUMBER_FORMATS["float32"])
     x = graph.add("Sub", "centred", x, "mean")
     return graph.add("Div", "normalised", x, "std")
+
+
+def _add_resize(graph: Graph, x: str, augmentation: Augmentation, channels: int) -> str:
+    """(batch, channels, any height, any width) -> (batch, channels, *input_size), as validation prepares images."""
+    wanted, resized = augmentation.input_size, augmentation.resized_size
+
+    def whole(name: str, *numbers: int) -> str:
+        graph.constants[name] = np.array(numbers, np.int64)
+        return name
+
+    shape = graph.add("Shape", "shape", x)  # (batch, channels, height, width)
+    sides = graph.add("Slice", "sides", shape, whole("two", 2), whole("four", 4))
+    if resized[0] == resized[1]:  # the shorter side becomes that long
+        shorter = graph.add("ReduceMin", "shorter", sides, axes=[0], keepdims=1)
+        longer = graph.add("Mul", "sides_times_resized", sides, whole("resized_side", resized[0]))
+        covering = graph.add("Div", "covering", longer, shorter)  # whole numbers, rounded down
+    else:  # the largest part of that shape, from the centre, becomes that large
+        covering = whole("covering", *resized)
+        turned = graph.add("Gather", "width_height", sides, whole("one_zero", 1, 0))
+        scaled = graph.add("Mul", "twice_scaled", turned, whole("twice_resized", 2 * resized[0], 2 * resized[1]))
+        rounded_up = graph.add("Add", "scaled_and_half", scaled, whole("other_side", resized[1], resized[0]))
+        shaped = graph.add("Div", "shaped", rounded_up, whole("twice_other_side", 2 * resized[1], 2 * resized[0]))
+        x = _add_crop(graph, "part", x, sides, graph.add("Min", "part_sides", sides, shaped), half_up=True)
+    outer = graph.add("Slice", "batch_channels", shape, whole("zero", 0), "two")
+    sizes = graph.add("Concat", "sizes", outer, covering, axis=0)
+    x = graph.add("Resize", "resized", x, "", "", sizes, **RESIZES[augmentation.interpolation])
+    x = graph.add("Round", "whole_levels", x)
+    if augmentation.interpolation == "bicubic":
+        for name, level in (("black", 0), ("white", 255)):
+            graph.constants[name] = np.array(level, np.float32)
+        x = graph.add("Clip", "levels", x, "black", "white")
+    x = _add_crop(graph, "cropped", x, covering, whole("input_size", *wanted), half_up=False)
+    return graph.add("Reshape", PREPARED, x, whole("prepared_shape", 0, channels, *wanted))  # now its sides are known
+
+
+def _add_crop(graph: Graph, name: str, x: str, sides: str, wanted: str, half_up: bool) -> str:
+    """The centre of x: `wanted` of its `sides`, both height and width. `half_up`: half a pixel is rounded up."""
+    rest = graph.add("Sub", f"{name}.rest", sides, wanted)
+    graph.constants |= {"halves": np.array([2], np.int64), "height_width": np.array([2, 3], np.int64)}
+    if half_up:
+        graph.constants["one"] = np.array([1], np.int64)
+        rest = graph.add("Add", f"{name}.rest_up", rest, "one")
+    begin = graph.add("Div", f"{name}.begin", rest, "halves")
+    end = graph.add("Add", f"{name}.end", begin, wanted)
+    return graph.add("Slice", name, x, begin, end, "height_width")
 
 
 def _add_features(graph: Graph, x: str, model: str, conv_padding: str) -> str:

@@ -160,6 +160,12 @@ class Augmentation:
         return size_of(self.image_resize)
 
     @property
+    def resized_size(self) -> tuple[int, int]:
+        """Height and width that an image is resized to, in validation, to cover them; the centre is cut out of it."""
+        height, width = (int(side / self.crop_pct) for side in self.input_size)
+        return height, width
+
+    @property
     def erases(self) -> bool:
         return self.re_prob > 0
 

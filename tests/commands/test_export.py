@@ -112,6 +112,10 @@ def test_a_mindir_holds_operators_that_every_machine_has(recipe, tmp_path):
             "command line: --format web settles for its page",
         ),
         (["x.ckpt", "--format", "mindir", "--int8"], "command line: --opset, --precision and --int8 are of ONNX files"),
+        ([*INT8, ".", "--include_resize"], "command line: --int8 and --include_resize exclude each other"),
+        (["x.ckpt", "--format", "onnx", "--include_resize", "--opset", "12"], "command line: --include_resize needs"),
+        (["x.ckpt", "--format", "mindir", "--include_resize"], "command line: --include_resize is of ONNX files"),
+        (["x.ckpt", "--format", "web", "--include_resize"], "command line: --format web settles for its page"),
         (["x.ckpt", "--format", "mindir"], "x.ckpt: not a MindSpore checkpoint, or damaged"),
     ],
 )
@@ -139,6 +143,17 @@ def test_the_options_reach_the_file_and_the_log_names_its_shapes(recipe, tmp_pat
     (logits,) = session.run(["logits"], {"images": np.zeros((2, 1, 40, 40), np.float16)})
     assert np.asarray(logits).dtype == np.float16
     assert capsys.readouterr().out.rstrip().endswith("x.onnx: float16 (2, 1, 40, 40) -> logits (2, 2)")
+
+
+def test_a_file_that_resizes_takes_images_of_any_size(recipe, tmp_path, capsys):
+    source, target = tmp_path / "x.ckpt", tmp_path / "x.onnx"
+    grey_checkpoint(recipe, source)
+    export(source, "--format", "onnx", "--image_resize", "40", "--include_resize")
+    session = onnxruntime.InferenceSession(target.read_bytes())
+    for size in ((40, 40), (90, 51)):
+        (logits,) = session.run(["logits"], {"images": np.zeros((3, *size, 1), np.uint8)})
+        assert np.asarray(logits).shape == (3, 2)
+    assert capsys.readouterr().out.rstrip().endswith("x.onnx: uint8 (batch, height, width, 1) -> logits (batch, 2)")
 
 
 @pytest.mark.usefixtures("pynative_mode")

@@ -1,5 +1,6 @@
 """Exported files, run by onnxruntime and MindSpore, against the network and the logits of other projects."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,18 +13,20 @@ import onnxruntime
 import pytest
 from mindspore import Tensor, nn
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+from PIL import Image
 
 from mindcv_lite.checkpoints.model_card import CARD_KEYS
 from mindcv_lite.checkpoints.trained import Trained, read_trained
 from mindcv_lite.checkpoints.weights import Weights
 from mindcv_lite.commands import convert
+from mindcv_lite.data.transforms.decode_augment import evaluation_transforms
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.export import onnx_graph
+from mindcv_lite.export import onnx_graph, readers
 from mindcv_lite.export.exporter import export, require_same, sample_images
 from mindcv_lite.export.folding import fold_norms
 from mindcv_lite.export.mindir_files import mindir_file
-from mindcv_lite.export.onnx_files import newest_opset
+from mindcv_lite.export.onnx_files import newest_opset, open_onnx
 from mindcv_lite.export.onnx_graph import network_graph
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
@@ -273,6 +276,57 @@ def test_a_temporary_folder_whose_name_mindspore_refuses_is_named(monkeypatch, t
     assert not list((tmp_path / "a b").iterdir())
 
 
+# ------------------------------------------------------------------------------------------------------------ resizing
+
+
+def as_validation(recipe: Recipe, image: np.ndarray) -> np.ndarray:
+    """An image (height, width, channels) through the transforms of validation, from its file on."""
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, "PNG")
+    row = np.frombuffer(encoded.getvalue(), np.uint8)
+    for transform in evaluation_transforms(recipe.augmentation, recipe.model.in_channels):
+        row = transform(row)
+    return row
+
+
+@pytest.mark.parametrize(
+    ("side", "interpolation", "crop_pct"),
+    [(33, "bilinear", 0.875), ((40, 64), "bilinear", 0.875), (32, "bicubic", 0.95), ((48, 33), "bicubic", 1.0)],
+)
+@pytest.mark.usefixtures("pynative_mode")
+def test_a_file_resizes_and_crops_any_image_as_validation_does(recipe, tmp_path, side, interpolation, crop_pct):
+    size = side if isinstance(side, int) else list(side)
+    keys = {"image_resize": size, "interpolation": interpolation, "crop_pct": crop_pct}
+    trained = readers.random_network(recipe(model=SMALLEST, num_classes=len(CLASSES), **keys))
+    export(trained, tmp_path / "x.onnx", include_preprocess=True, include_resize=True)
+    content = (tmp_path / "x.onnx").read_bytes()
+    prepare, predict = open_onnx(content, output="prepared"), open_onnx(content)
+    random = np.random.default_rng(1)
+    for size in ((50, 70), (333, 80), (64, 64), (31, 30), (20, 90), (101, 151)):
+        images = random.integers(0, 256, (2, *size, 3), np.uint8)
+        prepared = prepare(images).transpose(0, 2, 3, 1)
+        expected = np.stack([as_validation(trained.recipe, image) for image in images])
+        # Of noise, a row too many or the next row would be another picture. OpenCV rounds its weights to 1/2048.
+        off = np.abs(prepared - expected)
+        assert (off.max() <= 1, (off > 0).mean() < 0.2) == (True, True), size
+        normalize: Any = Normalize(trained.recipe.augmentation.mean, trained.recipe.augmentation.std)
+        logits = trained.network()(normalize(Tensor(prepared.astype(np.uint8)))).asnumpy()
+        require_close(predict(images), logits)
+
+
+def test_a_file_that_resizes_otherwise_is_not_written(random_network, tmp_path, monkeypatch):
+    monkeypatch.setitem(onnx_graph.RESIZES, "bilinear", onnx_graph.RESIZES["bicubic"])
+    with pytest.raises(TrainingError, match=r"x\.onnx: not written, because the images that it resizes would differ"):
+        export(random_network(), tmp_path / "x.onnx", include_preprocess=True, include_resize=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resize_that_onnx_has_not_is_refused(random_network, tmp_path):
+    with pytest.raises(UserError, match=r"random\.ckpt: its images are resized by area, .* leave out --include_resize"):
+        export(random_network(interpolation="area"), tmp_path / "x.onnx", True, include_resize=True)
+    assert not list(tmp_path.iterdir())
+
+
 # ------------------------------------------------------------------------------------------------------------ faults
 
 
@@ -329,6 +383,6 @@ def test_the_graph_normalises_as_the_cell_does_that_trains(pynative_mode):
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     cell: Any = Normalize(mean, std)
     found = onnx_graph.Graph({}, (5, 5))
-    onnx_graph.add_normalize(found, "images", mean, std)
+    onnx_graph.add_normalize(found, onnx_graph.add_floats(found, "images"), mean, std)
     ours = (images.transpose(0, 3, 1, 2) - found.constants["mean"]) / found.constants["std"]
     np.testing.assert_allclose(cell(Tensor(images)).asnumpy(), ours, atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 from mindcv_lite.export import quantisation
 from mindcv_lite.export.int8 import costs_of, drop_of, fewest_in_float, images_per_second, predictions, without
 from mindcv_lite.export.onnx_files import compute_node, onnx_file, open_onnx
-from mindcv_lite.export.onnx_graph import Graph, add_normalize
+from mindcv_lite.export.onnx_graph import Graph, add_floats, add_normalize
 from mindcv_lite.export.qdq_graph import qdq_graph
 from mindcv_lite.export.quantisation import Activation, Quantised, best_range, factors_of, quantise
 
@@ -32,7 +32,7 @@ def network(opset: int = 13, spread: float = 1.0, preprocess: bool = False) -> G
         graph.constants[f"{name}.bias"] = (random.normal(size=shape[0]) * after).astype("f4")
 
     layer("features.0", WIDTH, 3, 3, 3)
-    x = add_normalize(graph, "images", (128.0,) * 3, (60.0,) * 3) if preprocess else "images"
+    x = add_normalize(graph, add_floats(graph, "images"), (128.0,) * 3, (60.0,) * 3) if preprocess else "images"
     x = graph.activation("hswish", "features.2", graph.convolution("features.0", x, stride=2))
     for name, kind in (("features.3", "relu"), ("features.4", "hswish")):
         layer(f"{name}.expand", WIDTH, WIDTH, 1, 1, after=scales if kind == "relu" else 1.0)

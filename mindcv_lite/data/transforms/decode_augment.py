@@ -40,7 +40,7 @@ def evaluation_transforms(augmentation: Augmentation, in_channels: int) -> list:
     For a square this is a resize of the shorter side.
     """
     interpolation = INTERPOLATIONS[augmentation.interpolation]
-    height, width = (int(side / augmentation.crop_pct) for side in augmentation.input_size)
+    height, width = augmentation.resized_size
     if height == width:
         resize = vision.Resize(height, interpolation)
     else:
