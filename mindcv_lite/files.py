@@ -75,6 +75,21 @@ def written_whole(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def filled_whole(folder: Path) -> Iterator[None]:
+    """Make the folder if it is not there. After any error, what was written to it is gone."""
+    is_new = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for left in [*folder.iterdir()]:
+            left.unlink()
+        if is_new:
+            folder.rmdir()
+        raise
+
+
 def write_text(path: Path, content: str) -> None:
     """Write a text file whole or not at all. Raises `UserError`."""
     with written_whole(path) as unfinished:

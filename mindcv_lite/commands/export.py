@@ -1,6 +1,6 @@
-"""Write the network of a checkpoint for other programs: an ONNX file, MindSpore's own MINDIR, or a folder with a page
-that runs the network in a browser. They hold the network for one size of images, and the model card. First, their
-predictions are compared with MindSpore's."""
+"""Write the network of a checkpoint for other programs: an ONNX file, MindSpore's own MINDIR, a folder with files for
+OpenVINO, ncnn or LiteRT, or one with a page that runs the network in a browser. They hold the network for one size of
+images, and the model card. First, their predictions are compared with MindSpore's."""
 
 import os
 import sys
@@ -17,6 +17,17 @@ LARGEST_BATCH = 1024  # the file is tried with that many images before it is wri
 QDQ_OPSET = 13  # the first with a scale for each channel
 RESIZE_OPSET = 13  # the first that resizes to a size without a region to cut out
 MAX_DROP = 1.0
+_INT8 = ("int8", "calibrate", "max_drop")
+# Which options do not go with a format: what it cannot hold, or what it settles itself.
+REFUSED = {
+    "onnx": (),
+    "mindir": ("include_resize", "opset", "precision", *_INT8),
+    "web": ("include_preprocess", "include_resize", "softmax", "batch", "opset", "precision", *_INT8),
+    "openvino": ("opset", "precision", *_INT8),
+    "ncnn": ("include_preprocess", "include_resize", "batch", "opset", "precision", *_INT8),
+    "tflite": ("include_resize", "opset", "precision", *_INT8),
+}
+CONVERTERS = {"openvino": ("openvino",), "ncnn": ("ncnn", "pnnx"), "tflite": ("ai_edge_litert",)}  # what pip installs
 # The file is the same wherever it is made, and holds no operators that would have to be compiled first.
 ON_THE_CPU = {"device_target": "CPU", "cpu_kernels": "off", "dataset_sink_mode": False}
 
@@ -34,17 +45,12 @@ def main(arguments: list[str]) -> None:
     wanted: dict[str, Any] = {}
     if flags.image_resize is not None:
         wanted["image_resize"] = checked_value("image_resize", flags.image_resize, "command line", from_text=True)
+    _require_options_of(flags, parser)
     options: dict[str, Any] = {"batch": batch_of(flags.batch)}
     if flags.format != "mindir":
-        require_packages(f"--format {flags.format}", "onnx", "onnxruntime")
-    if flags.format == "web":
-        _require_no_options(flags, parser)
-    elif flags.format == "onnx":
+        require_packages(f"--format {flags.format}", "onnx", "onnxruntime", *CONVERTERS.get(flags.format, ()))
+    if flags.format == "onnx":
         options |= {"opset": opset_of(flags.opset), "precision": flags.precision or "float32"}
-    elif flags.opset or flags.precision or flags.int8:
-        parser.error("--opset, --precision and --int8 are of ONNX files; leave them out with --format mindir")
-    elif flags.include_resize:
-        parser.error("--include_resize is of ONNX files; leave it out with --format mindir")
     max_drop = _require_int8(flags, options, parser)
     if flags.include_resize:
         _require_resize(flags, options, parser)
@@ -53,6 +59,7 @@ def main(arguments: list[str]) -> None:
     from mindcv_lite.checkpoints.trained import read_trained
     from mindcv_lite.device.context import start_device
     from mindcv_lite.export.exporter import export
+    from mindcv_lite.export.onnx_graph import HARD_SWISH_OPSET
     from mindcv_lite.export.web_page import export_page
 
     trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)
@@ -64,26 +71,18 @@ def main(arguments: list[str]) -> None:
         from mindcv_lite.export.int8 import read_calibration
 
         options["calibration"] = read_calibration(flags.calibrate, trained, world, max_drop)
+    if flags.format in CONVERTERS:
+        options |= {"form": flags.format, "opset": HARD_SWISH_OPSET}
+    if flags.format == "ncnn":
+        options["batch"] = 1  # it knows no batch
     include_preprocess = flags.include_preprocess or flags.include_resize
     export(trained, target, include_preprocess, flags.softmax, include_resize=flags.include_resize, **options)
 
 
-def _require_no_options(flags: Namespace, parser: CommandLine) -> None:
-    """Refuse what the page of `--format web` does not leave open."""
-    names = (
-        "include_preprocess",
-        "include_resize",
-        "softmax",
-        "batch",
-        "opset",
-        "precision",
-        "int8",
-        "calibrate",
-        "max_drop",
-    )
-    if given := [name for name in names if getattr(flags, name)]:
-        words = " and ".join(f"--{name}" for name in given)
-        parser.error(f"--format web settles for its page what the file takes and gives: leave out {words}")
+def _require_options_of(flags: Namespace, parser: CommandLine) -> None:
+    """Refuse what does not go with the format."""
+    if given := [f"--{name}" for name in REFUSED[flags.format] if getattr(flags, name)]:
+        parser.error(f"--format {flags.format} takes no {' and no '.join(given)}: leave out {' and '.join(given)}")
 
 
 def _require_int8(flags: Namespace, options: dict[str, Any], parser: CommandLine) -> float:
@@ -112,7 +111,7 @@ def _require_int8(flags: Namespace, options: dict[str, Any], parser: CommandLine
 def _require_resize(flags: Namespace, options: dict[str, Any], parser: CommandLine) -> None:
     if flags.int8:
         parser.error("--int8 and --include_resize exclude each other; leave one out")
-    if options["opset"] < RESIZE_OPSET:
+    if options.get("opset", RESIZE_OPSET) < RESIZE_OPSET:
         parser.error(f"--include_resize needs --opset {RESIZE_OPSET} or newer, got {options['opset']}")
 
 
@@ -147,11 +146,9 @@ def _check_readers(flags: Namespace, parser: CommandLine) -> None:
 
 
 def command_line() -> CommandLine:
-    usage = (
-        "%(prog)s CKPT [TARGET] --format onnx|mindir|web [--image_resize N|[H,W]] [--include_preprocess] [--softmax]"
-    )
-    usage += " [--include_resize] [--batch N|dynamic] [--opset N] [--precision float32|float16]"
-    usage += " [--int8 --calibrate FOLDER [--max_drop POINTS]]\n"
+    usage = f"%(prog)s CKPT [TARGET] --format {'|'.join(REFUSED)} [--image_resize N|[H,W]]"
+    usage += " [--include_preprocess] [--include_resize] [--softmax] [--batch N|dynamic] [--opset N]"
+    usage += " [--precision float32|float16] [--int8 --calibrate FOLDER [--max_drop POINTS]]\n"
     usage += "       %(prog)s --check_readers [CKPT] [--opset N] [--precision float32|float16]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
@@ -164,8 +161,9 @@ def command_line() -> CommandLine:
         metavar="TARGET",
         help="new file, or folder; default: CKPT with the suffix of the format",
     )
-    text = "of TARGET; web: a folder with a page on which people drop photos, for any web server"
-    add("--format", choices=("onnx", "mindir", "web"), help=text)
+    text = "of TARGET; web: a folder with a page on which people drop photos, for any web server; openvino, ncnn, "
+    text += "tflite: a folder with files for these programs (tflite: LiteRT), and the model card as model.json"
+    add("--format", choices=tuple(REFUSED), help=text)
     text = "side of the images in pixels, or height and width; default: that of the training, by the card"
     add("--image_resize", metavar="N|[H,W]", help=text)
     add(
@@ -229,7 +227,7 @@ def _whole_number(flag: str, text: str, least: int, most: int, remark: str) -> i
 def require_paths(source: Path, target: Path, form: str) -> None:
     """Raise `UserError` on a wrong file name; this needs no MindSpore."""
     require_checkpoint(source)
-    if form == "web":
+    if form not in ("onnx", "mindir"):
         _require_empty_folder(target)
         return
     if target.suffix != f".{form}":

@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor, nn, ops
@@ -13,11 +14,12 @@ from mindcv_lite.checkpoints.trained import Trained
 from mindcv_lite.data.transforms.decode_augment import evaluation_transforms
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
+from mindcv_lite.export.converted import FORMATS, Network
 from mindcv_lite.export.int8 import Calibration, Predict, int8_file, predictions
 from mindcv_lite.export.mindir_files import mindir_file, open_mindir
 from mindcv_lite.export.onnx_files import onnx_file, open_onnx
 from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, PREPARED, RESIZES, Graph, network_graph
-from mindcv_lite.files import written_whole
+from mindcv_lite.files import filled_whole, write_text, written_whole
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.signals import take_signals_back
 
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 # Largest difference from MindSpore in float32, as a share of the largest number. Another order of summation gives about
 # 1e-6, a wrong epsilon or padding 1e-2 and more. float16 gives up to 2e-2 with random weights.
 TOLERANCES = {"float32": 1e-3, "float16": 0.1}
+CONVERTED_TOLERANCE = 1e-4  # from the ONNX file, as a share of the largest number
 RESIZED_TOLERANCE = 1  # of 255 levels: OpenCV resizes by whole numbers, ONNX in float32
 
 
@@ -55,6 +58,7 @@ def export(
     precision: str = "float32",
     calibration: Calibration | None = None,
     include_resize: bool = False,
+    form: str | None = None,
 ) -> None:
     """Write a trained network as an ONNX or MINDIR file, by the suffix of `target`, if it predicts as in MindSpore.
 
@@ -62,7 +66,8 @@ def export(
     (batch, channels, height, width) of `precision`, normalised already. `softmax`: it gives probabilities, not logits.
     `batch`: how many images it takes at once; None: any number. `opset`, `precision` (float32 or float16): of ONNX
     alone. `calibration`: make an ONNX file of int8, and choose its ranges on these images. `include_resize`: with
-    `include_preprocess`, an ONNX file takes images of any height and width. Raises `UserError` if the weights are not
+    `include_preprocess`, an ONNX file takes images of any height and width. `form`: openvino, ncnn or tflite; `target`
+    is a folder then, for files that are converted from an ONNX file. Raises `UserError` if the weights are not
     finite, or too large for float16, `TrainingError` if the file's predictions are others.
     """
     recipe, network = trained.recipe, trained.network()
@@ -84,7 +89,7 @@ def export(
         raise UserError(f"{trained.weights.path}: its predictions are not finite: the weights of a run that failed")
 
     metadata, graph = metadata_of(trained), None
-    if target.suffix == ".onnx":
+    if form or target.suffix == ".onnx":
         parameters = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
         graph = network_graph(recipe, parameters, include_preprocess, softmax, opset, precision, include_resize)
         content = onnx_file(graph, images, metadata, batch)
@@ -105,12 +110,44 @@ def export(
 
         content = int8_file(graph, content, calibration, normalised, given, to_file, batch)
     take_signals_back()
-    with written_whole(target) as unfinished:
-        unfinished.write_bytes(content)
-    sides = ["height", "width", channels] if include_resize else images.shape[1:]
-    shape = ", ".join(map(str, [batch or "batch", *sides]))
+    shape = ["height", "width", channels] if include_resize else [*images.shape[1:]]
     kind = "probabilities" if softmax else "logits"
-    log.info("%s: %s (%s) -> %s (%s, %d)", target, images.dtype, shape, kind, batch or "batch", expected.shape[1])
+    if form and graph:
+        card = model_card(recipe, trained.class_names, mindcv_lite=__version__)
+        shape = write_converted(form, Network(content, graph, images, batch, metadata), card, target, shape)
+    else:
+        with written_whole(target) as unfinished:
+            unfinished.write_bytes(content)
+    sizes = ", ".join(map(str, [batch or "batch", *shape]))
+    log.info("%s: %s (%s) -> %s (%s, %d)", target, images.dtype, sizes, kind, batch or "batch", expected.shape[1])
+
+
+def write_converted(form: str, network: Network, card: dict[str, Any], target: Path, shape: list[Any]) -> list[Any]:
+    """Convert an ONNX file, and write a folder with the files and their card if they predict the same.
+
+    `shape`: of an image of the ONNX file; returned is that of the other. Raises `TrainingError` if they do not.
+    """
+    converted = FORMATS[form](network)
+    found, expected = (
+        predictions(predict, network.images, network.batch)
+        for predict in (converted.predict, open_onnx(network.content))
+    )
+    difference, largest = np.abs(found - expected).max(), np.abs(expected).max()
+    if not difference <= CONVERTED_TOLERANCE * largest:
+        raise TrainingError(
+            f"{target}: not written, because for {form} its predictions would differ from the ONNX file's by "
+            f"{difference:.2g}, where the largest is {largest:.3g}; try another version of the converter"
+        )
+    log.info("for %s they differ from the ONNX file's by at most %.1e", form, difference)
+    shape = shape if form == "openvino" else [*converted.shape]
+    card |= {"input": [network.batch or "batch", *shape], "input_type": str(network.images.dtype)}
+    card["output"] = network.graph.nodes[-1].output
+    with filled_whole(target):
+        for name, content in converted.files.items():
+            with written_whole(target / name) as unfinished:
+                unfinished.write_bytes(content)
+        write_text(target / "model.json", json.dumps(card, indent=1) + "\n")
+    return shape
 
 
 def metadata_of(trained: Trained) -> dict[str, str]:

@@ -1,13 +1,11 @@
 """Programs that read ONNX files: each runs files of this project, and is compared with MindSpore's logits."""
 
 import logging
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -15,9 +13,11 @@ from mindspore import Tensor, nn
 from mindcv_lite.checkpoints.trained import Trained
 from mindcv_lite.checkpoints.weights import Weights
 from mindcv_lite.data.transforms.normalize import Normalize
+from mindcv_lite.export.converted import Predict, channels_last, open_ncnn, open_openvino, pnnx_files
 from mindcv_lite.export.exporter import metadata_of, sample_images
 from mindcv_lite.export.onnx_files import onnx_file, open_onnx
-from mindcv_lite.export.onnx_graph import network_graph
+from mindcv_lite.export.onnx_graph import Graph, network_graph
+from mindcv_lite.export.tflite_files import open_tflite, tflite_file
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
 from mindcv_lite.program import is_installed, version_of
@@ -31,31 +31,38 @@ BATCHES = (1, 7)
 # exponentials, the probabilities, differ by more.
 LIMITS = {"float32": 1e-4, "float16": 5e-2}
 
-Predict = Callable[[np.ndarray], np.ndarray]  # images of a batch to logits or probabilities
+
+class Case(NamedTuple):
+    """A file to read, and which images it takes: `images` -> `expected`, of MindSpore."""
+
+    path: Path
+    name: str
+    graph: Graph
+    images: np.ndarray
+    expected: np.ndarray
 
 
 class Reader(NamedTuple):
-    """A program that reads ONNX files. `open` takes a file and images like those that it is to predict."""
+    """A program that reads our files. `open` gives what it predicts for a batch of images of the case."""
 
     name: str
     modules: tuple[str, ...]
     packages: tuple[str, ...]  # what pip installs
-    open: Callable[[Path, np.ndarray], Predict]
-    float32_alone: bool = False  # no uint8 or float16 comes in
+    open: Callable[[Case], Predict]
+    takes: tuple[str, ...] = ("float32", "uint8", "float16")  # kinds of images and of weights
 
     @property
     def is_installed(self) -> bool:
         return all(map(is_installed, self.modules))
 
+    def can_take(self, case: Case) -> bool:
+        return {case.images.dtype.name, case.graph.precision} <= {*self.takes}
 
-def _onnxruntime(path: Path, images: np.ndarray) -> Predict:
-    return open_onnx(path.read_bytes())
 
-
-def _opencv(path: Path, images: np.ndarray) -> Predict:
+def _opencv(case: Case) -> Predict:
     import cv2
 
-    network = cv2.dnn.readNetFromONNX(str(path))
+    network = cv2.dnn.readNetFromONNX(str(case.path))
 
     def predict(images: np.ndarray) -> np.ndarray:
         network.setInput(images)
@@ -64,40 +71,23 @@ def _opencv(path: Path, images: np.ndarray) -> Predict:
     return predict
 
 
-def _openvino(path: Path, images: np.ndarray) -> Predict:
-    import openvino
-
-    # By itself it computes in bfloat16 where the processor can.
-    network = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda images: network([images])[0]
-
-
-def _ncnn(path: Path, images: np.ndarray) -> Predict:
-    """pnnx converts the file, beside it. ncnn knows no batch: it takes the images one by one."""
-    import ncnn
-
-    package: Any = find_spec("pnnx")  # importing it takes PyTorch; the converter is a program of its own
-    shape = ",".join(map(str, (1, *images.shape[1:])))
-    command = [Path(package.origin).with_name("pnnx"), path.name, f"inputshape=[{shape}]f32", "fp16=0"]
-    subprocess.run(command, cwd=path.parent, check=True, capture_output=True)
-    network = ncnn.Net()
-    network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
-    network.load_param(str(path.with_suffix(".ncnn.param")))
-    network.load_model(str(path.with_suffix(".ncnn.bin")))
-
-    def predict_one(image: np.ndarray) -> np.ndarray:
-        extractor = network.create_extractor()
-        extractor.input("in0", ncnn.Mat(image))
-        return np.array(extractor.extract("out0")[1])
-
-    return lambda images: np.stack([predict_one(image) for image in images])
+def _litert(case: Case) -> Predict:
+    predict = open_tflite(tflite_file(case.graph, channels_last(case.images)))
+    return lambda images: predict(channels_last(images))
 
 
 READERS = (
-    Reader("onnxruntime", ("onnxruntime",), ("onnxruntime",), _onnxruntime),
+    Reader("onnxruntime", ("onnxruntime",), ("onnxruntime",), lambda case: open_onnx(case.path.read_bytes())),
     Reader("OpenCV", ("cv2",), ("opencv-python-headless",), _opencv),
-    Reader("OpenVINO", ("openvino",), ("openvino",), _openvino),
-    Reader("ncnn", ("ncnn", "pnnx"), ("ncnn", "pnnx"), _ncnn, float32_alone=True),
+    Reader("OpenVINO", ("openvino",), ("openvino",), lambda case: open_openvino(case.path)),
+    Reader(
+        "ncnn",
+        ("ncnn", "pnnx"),
+        ("ncnn", "pnnx"),
+        lambda case: open_ncnn(pnnx_files(case.path.read_bytes(), case.images.shape[1:])),
+        takes=("float32",),
+    ),
+    Reader("LiteRT", ("ai_edge_litert",), ("ai-edge-litert",), _litert, takes=("float32", "uint8")),
 )
 OTHER_WHEELS = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")}
 
@@ -131,15 +121,6 @@ class Findings:
             self.faults.append(f"{what}: off by {off:.1e} of the largest number, {same.sum()} of {len(found)} classes")
 
 
-class Case(NamedTuple):
-    """A file to read, and which images it takes: `images` -> `expected`, of MindSpore."""
-
-    path: Path
-    name: str
-    images: np.ndarray
-    expected: np.ndarray
-
-
 def check_readers(networks: Iterable[Trained], opset: int, precision: str, readers: Sequence[Reader]) -> list[Findings]:
     """Let each reader run files of all networks: with and without preprocessing and softmax, one image and several."""
     findings = [Findings(reader, LIMITS[precision]) for reader in readers]
@@ -149,7 +130,7 @@ def check_readers(networks: Iterable[Trained], opset: int, precision: str, reade
             with tempfile.TemporaryDirectory() as folder:
                 for case in _cases(trained, Path(folder), opset, precision):
                     for found in findings:
-                        if case.images.dtype == np.float32 or not found.reader.float32_alone:
+                        if found.reader.can_take(case):
                             _run(found, case)
     finally:
         logging.disable(logging.NOTSET)
@@ -158,7 +139,7 @@ def check_readers(networks: Iterable[Trained], opset: int, precision: str, reade
 
 def _run(findings: Findings, case: Case) -> None:
     try:
-        predict = findings.reader.open(case.path, case.images[:1])
+        predict = findings.reader.open(case)
         for count in BATCHES:
             predictions = predict(case.images[:count])
             findings.compare(f"{case.name}, batch {count}", predictions, case.expected[:count])
@@ -184,7 +165,8 @@ def _cases(trained: Trained, folder: Path, opset: int, precision: str) -> Iterat
             path = folder / f"network_{include_preprocess:d}{softmax:d}.onnx"
             path.write_bytes(onnx_file(graph, images, metadata_of(trained)))
             name = what + ", --include_preprocess" * include_preprocess + ", --softmax" * softmax
-            yield Case(path, name, images, exponentials / exponentials.sum(1, keepdims=True) if softmax else logits)
+            expected = exponentials / exponentials.sum(1, keepdims=True) if softmax else logits
+            yield Case(path, name, graph, images, expected)
 
 
 def several_images(size: tuple[int, int], channels: int) -> np.ndarray:
@@ -203,8 +185,8 @@ def report(findings: Sequence[Findings]) -> list[str]:
     lines = [*aligned(rows, texts=2)]
     for found in findings:
         lines += [f"{found.reader.name}: {fault}" for fault in found.faults]
-        if found.reader.float32_alone:
-            lines.append(f"{found.reader.name} takes float32 alone: not tried with uint8 or float16 images")
+        if missing := [kind for kind in ("uint8", "float16") if kind not in found.reader.takes]:
+            lines.append(f"{found.reader.name}: not tried with {' and '.join(missing)}, which it does not take")
     tried = [found.reader for found in findings]
     for reader in READERS:
         if reader not in tried:

@@ -6,8 +6,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from string import Template
@@ -15,7 +14,7 @@ from string import Template
 from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.checkpoints.trained import Trained
 from mindcv_lite.export.exporter import export
-from mindcv_lite.files import write_text, written_whole
+from mindcv_lite.files import filled_whole, write_text, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ def export_page(trained: Trained, folder: Path) -> None:
 
     Raises what `export` raises; then nothing is left in the folder.
     """
-    with _filled_whole(folder):
+    with filled_whole(folder):
         export(trained, folder / "model.onnx", include_preprocess=True, softmax=True)
         if lack := add_runtime(folder):
             log.warning("%s: without onnxruntime-web: %s; the page says how to add it", folder, lack)
@@ -37,21 +36,6 @@ def export_page(trained: Trained, folder: Path) -> None:
         card["follow_exif"] = trained.recipe.data.follow_exif  # which a card leaves out where it is usual
         write_text(folder / "index.html", page(card))
     log.info("%s: run `python3 -m http.server` there, and open http://localhost:8000", folder)
-
-
-@contextmanager
-def _filled_whole(folder: Path) -> Iterator[None]:
-    """Make the folder if it is not there. After any error, what was written to it is gone."""
-    is_new = not folder.exists()
-    folder.mkdir(exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        for left in [*folder.iterdir()]:
-            left.unlink()
-        if is_new:
-            folder.rmdir()
-        raise
 
 
 def page(card: Mapping[str, object]) -> str:

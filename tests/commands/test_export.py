@@ -11,14 +11,14 @@ import onnxruntime
 import pytest
 
 from mindcv_lite.checkpoints.model_card import model_card
-from mindcv_lite.commands.export import command_line, main
+from mindcv_lite.commands.export import CONVERTERS, command_line, main
 from mindcv_lite.export import readers
 from mindcv_lite.export.onnx_graph import DEFAULT_OPSET
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.checkpoint_saver import save_weights
 
-NOT_INSTALLED = readers.Reader("ABC", ("no_such_module",), ("abc-headless",), lambda path, images: np.asarray)
+NOT_INSTALLED = readers.Reader("ABC", ("no_such_module",), ("abc-headless",), lambda case: np.asarray)
 
 INT8 = ("x.ckpt", "--format", "onnx", "--int8", "--calibrate")
 
@@ -84,12 +84,22 @@ def test_a_mindir_holds_operators_that_every_machine_has(recipe, tmp_path):
         (["x.ckpt", "--format", "onnx", "--precision", "int8"], "command line: argument --precision: invalid choice"),
         (
             ["x.ckpt", "--format", "mindir", "--opset", "13"],
-            "command line: --opset, --precision and --int8 are of ONNX",
+            "command line: --format mindir takes no --opset: leave out",
         ),
         (["x.ckpt", "--check_readers", "--softmax"], "command line: --check_readers writes files of all kinds itself"),
         (["no.ckpt", "--check_readers"], "no.ckpt: no such checkpoint; expected a .ckpt file"),
         (["--check_readers", "--opset", "99"], "command line: --opset: expected a whole number from 11 to "),
-        (["x.ckpt", "--format", "tflite"], "command line: argument --format: invalid choice: 'tflite'"),
+        (["x.ckpt", "--format", "pth"], "command line: argument --format: invalid choice: 'pth'"),
+        (
+            ["x.ckpt", "--format", "tflite", "--opset", "13"],
+            "command line: --format tflite takes no --opset: leave out",
+        ),
+        (
+            ["x.ckpt", "--format", "ncnn", "--include_preprocess", "--batch", "2"],
+            "command line: --format ncnn takes no --include_preprocess and no --batch: leave out --include_prep",
+        ),
+        (["x.ckpt", "--format", "openvino", "--precision", "float16"], "command line: --format openvino takes no"),
+        (["x.ckpt", "there.onnx", "--format", "tflite"], "there.onnx: stands there already and is no empty folder"),
         (
             ["x.ckpt", "x.mindir", "--format", "onnx"],
             "x.mindir: with --format onnx the name of TARGET must end in .onnx",
@@ -109,13 +119,13 @@ def test_a_mindir_holds_operators_that_every_machine_has(recipe, tmp_path):
         ([*INT8, ".", "--max_drop", "nan"], "command line: --max_drop: expected points from 0 to 100, got 'nan'"),
         (
             ["x.ckpt", "--format", "web", "--int8", "--calibrate", "."],
-            "command line: --format web settles for its page",
+            "command line: --format web takes no --int8 and no",
         ),
-        (["x.ckpt", "--format", "mindir", "--int8"], "command line: --opset, --precision and --int8 are of ONNX files"),
+        (["x.ckpt", "--format", "mindir", "--int8"], "command line: --format mindir takes no --int8: leave out"),
         ([*INT8, ".", "--include_resize"], "command line: --int8 and --include_resize exclude each other"),
         (["x.ckpt", "--format", "onnx", "--include_resize", "--opset", "12"], "command line: --include_resize needs"),
-        (["x.ckpt", "--format", "mindir", "--include_resize"], "command line: --include_resize is of ONNX files"),
-        (["x.ckpt", "--format", "web", "--include_resize"], "command line: --format web settles for its page"),
+        (["x.ckpt", "--format", "mindir", "--include_resize"], "command line: --format mindir takes no --incl"),
+        (["x.ckpt", "--format", "web", "--include_resize"], "command line: --format web takes no --include_resize"),
         (["x.ckpt", "--format", "mindir"], "x.ckpt: not a MindSpore checkpoint, or damaged"),
     ],
 )
@@ -132,6 +142,17 @@ def test_without_the_packages_the_pip_command_is_told(refused, tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     said = refused(tmp_path / "x.ckpt", "--format", "onnx")
     assert said == "--format onnx needs onnxruntime, missing here: pip install onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("form", "package"), [("openvino", "openvino"), ("ncnn", "pnnx"), ("tflite", "ai_edge_litert")]
+)
+def test_without_a_converter_the_pip_command_is_told(refused, tmp_path, monkeypatch, form, package):
+    (tmp_path / "x.ckpt").write_text("")
+    monkeypatch.setitem(CONVERTERS, form, (package,))
+    monkeypatch.setitem(sys.modules, package, None)
+    said = refused(tmp_path / "x.ckpt", "--format", form)
+    assert said == f"--format {form} needs {package}, missing here: pip install {package}"
 
 
 def test_the_options_reach_the_file_and_the_log_names_its_shapes(recipe, tmp_path, capsys):
@@ -218,7 +239,7 @@ def test_a_reader_that_is_wrong_or_reads_nothing_gives_exit_status_1(recipe, tmp
     grey_checkpoint(recipe, tmp_path / "x.ckpt")
     monkeypatch.setattr(readers, "SIDES", (33,))
 
-    def refuses(path, images):
+    def refuses(case):
         raise ValueError("no such\noperator")
 
     broken = [readers.READERS[0]._replace(name="refuses", open=refuses)]
