@@ -118,28 +118,35 @@ def _require_resize(flags: Namespace, options: dict[str, Any], parser: CommandLi
 def _check_readers(flags: Namespace, parser: CommandLine) -> None:
     """Compare all readers that are installed; exit status 1 if one of them is wrong or cannot read a file."""
     names = ("target", "format", "image_resize", "batch", "include_preprocess", "include_resize", "softmax")
-    names += ("int8", "calibrate", "max_drop")
     if given := [name for name in names if getattr(flags, name)]:
         words = " and ".join("TARGET" if name == "target" else f"--{name}" for name in given)
         parser.error(f"--check_readers writes files of all kinds itself: leave out {words}")
     if flags.source:
         require_checkpoint(flags.source)
+    elif flags.int8:
+        parser.error("--check_readers needs CKPT with --int8: random weights do not stand rounding")
     require_packages("--check_readers", "onnx", "onnxruntime")
     opset = opset_of(flags.opset)
+    max_drop = _require_int8(flags, {"opset": opset}, parser)
 
     from mindcv_lite.checkpoints.trained import read_trained
     from mindcv_lite.device.context import compute_at_once, start_device
-    from mindcv_lite.export.readers import READERS, at_all_sides, check_readers, random_networks, report
+    from mindcv_lite.export.int8 import read_calibration
+    from mindcv_lite.export.readers import READERS, at_all_sides, check_int8, check_readers, random_networks, report
     from mindcv_lite.recipe.load import recipe_without_training
 
     trained = read_trained(str(flags.source), **ON_THE_CPU) if flags.source else None
     recipe = trained.recipe if trained else recipe_without_training(**ON_THE_CPU)
-    start_device(recipe)
+    world = start_device(recipe)
     compute_at_once()
-    networks = list(at_all_sides(trained) if trained else random_networks(recipe))
     readers = [reader for reader in READERS if reader.is_installed]
-    networks = progress_bar(networks, desc="check_readers", unit="network")
-    findings = check_readers(networks, opset, flags.precision or "float32", readers)
+    if trained and flags.int8:
+        calibration = read_calibration(flags.calibrate, trained, world, max_drop)
+        findings = check_int8(trained, calibration, opset, readers)
+    else:
+        networks = list(at_all_sides(trained) if trained else random_networks(recipe))
+        networks = progress_bar(networks, desc="check_readers", unit="network")
+        findings = check_readers(networks, opset, flags.precision or "float32", readers)
     print("\n".join(report(findings)), flush=True)
     if any(found.faults for found in findings):
         sys.exit(1)
@@ -149,7 +156,8 @@ def command_line() -> CommandLine:
     usage = f"%(prog)s CKPT [TARGET] --format {'|'.join(REFUSED)} [--image_resize N|[H,W]]"
     usage += " [--include_preprocess] [--include_resize] [--softmax] [--batch N|dynamic] [--opset N]"
     usage += " [--precision float32|float16] [--int8 --calibrate FOLDER [--max_drop POINTS]]\n"
-    usage += "       %(prog)s --check_readers [CKPT] [--opset N] [--precision float32|float16]"
+    usage += "       %(prog)s --check_readers [CKPT] [--opset N] [--precision float32|float16]\n"
+    usage += "       %(prog)s --check_readers CKPT [--opset N] --int8 --calibrate FOLDER [--max_drop POINTS]"
     parser = CommandLine(usage=usage, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     text = "checkpoint of this project or MindCV's; convert makes one of others"

@@ -56,11 +56,13 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str], bat
     return model.SerializeToString()
 
 
-def open_onnx(content: bytes, threads: int = 0, output: str = "") -> Callable[[np.ndarray], np.ndarray]:
+def open_onnx(
+    content: bytes, threads: int = 0, output: str = "", optimised: bool = True
+) -> Callable[[np.ndarray], np.ndarray]:
     """What onnxruntime predicts for a batch of images, by the content of a file; onnx itself, where that is too new.
 
     `threads`: how many compute; 0: one for each core. `output`: what it computes on the way, float32, in place of its
-    predictions.
+    predictions. `optimised`: False: what is rounded to int8 is computed with in float32.
     """
     import onnx
     import onnxruntime
@@ -72,6 +74,8 @@ def open_onnx(content: bytes, threads: int = 0, output: str = "") -> Callable[[n
         content = model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Fail:

@@ -15,8 +15,11 @@ from mindcv_lite.checkpoints.weights import Weights
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.export.converted import Predict, channels_last, open_ncnn, open_openvino, pnnx_files
 from mindcv_lite.export.exporter import metadata_of, sample_images
-from mindcv_lite.export.onnx_files import onnx_file, open_onnx
+from mindcv_lite.export.int8 import Calibration, drop_of, predictions
+from mindcv_lite.export.onnx_files import compute_node, onnx_file, open_onnx
 from mindcv_lite.export.onnx_graph import Graph, network_graph
+from mindcv_lite.export.qdq_graph import qdq_graph
+from mindcv_lite.export.quantisation import quantise
 from mindcv_lite.export.tflite_files import open_tflite, tflite_file
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
@@ -38,6 +41,7 @@ class Case(NamedTuple):
     path: Path
     name: str
     graph: Graph
+    precision: str  # float32, float16 or int8
     images: np.ndarray
     expected: np.ndarray
 
@@ -49,14 +53,14 @@ class Reader(NamedTuple):
     modules: tuple[str, ...]
     packages: tuple[str, ...]  # what pip installs
     open: Callable[[Case], Predict]
-    takes: tuple[str, ...] = ("float32", "uint8", "float16")  # kinds of images and of weights
+    takes: tuple[str, ...] = ("float32", "uint8", "float16", "int8")  # kinds of images and of weights
 
     @property
     def is_installed(self) -> bool:
         return all(map(is_installed, self.modules))
 
     def can_take(self, case: Case) -> bool:
-        return {case.images.dtype.name, case.graph.precision} <= {*self.takes}
+        return {case.images.dtype.name, case.precision} <= {*self.takes}
 
 
 def _opencv(case: Case) -> Predict:
@@ -137,6 +141,47 @@ def check_readers(networks: Iterable[Trained], opset: int, precision: str, reade
     return findings
 
 
+def check_int8(trained: Trained, calibration: Calibration, opset: int, readers: Sequence[Reader]) -> list[Findings]:
+    """Let each reader that takes int8 run the file in int8 on the images that it was not calibrated on.
+
+    It is compared with onnxruntime without its optimisations, which computes with the rounded numbers in float32. Two
+    integer kernels round in other places, so a fault is a drop of more than `calibration.max_drop` points.
+    """
+    findings = [Findings(reader, calibration.max_drop) for reader in readers]
+    with tempfile.TemporaryDirectory() as folder:
+        case = _int8_case(trained, calibration, Path(folder), opset)
+        for found in findings:
+            if found.reader.can_take(case):
+                _run_int8(found, case, calibration)
+    return findings
+
+
+def _int8_case(trained: Trained, calibration: Calibration, folder: Path, opset: int) -> Case:
+    recipe = trained.recipe
+    normalize: nn.Cell = Normalize(recipe.augmentation.mean, recipe.augmentation.std)
+    calibrated, images = (normalize(Tensor(raw)).asnumpy() for raw in (calibration.images, calibration.held_out))
+    parameters = {name: parameter.asnumpy() for name, parameter in trained.network().parameters_dict().items()}
+    graph = network_graph(recipe, parameters, False, False, opset)
+    graph = qdq_graph(graph, quantise(graph, calibrated, compute_node))
+    path = folder / "network.onnx"
+    path.write_bytes(onnx_file(graph, images, metadata_of(trained)))
+    expected = predictions(open_onnx(path.read_bytes(), optimised=False), images, None)
+    return Case(path, f"{recipe.model.model}, int8", graph, "int8", images, expected)
+
+
+def _run_int8(findings: Findings, case: Case, calibration: Calibration) -> None:
+    try:
+        found = predictions(findings.reader.open(case), case.images, None)
+    except Exception as error:  # each reader has its own
+        findings.faults.append(f"{case.name}: not read: {' '.join(str(error).split())[-200:]}")
+        return
+    findings.comparisons, findings.images = 1, len(found)
+    findings.same_class = int((found.argmax(1) == case.expected.argmax(1)).sum())
+    findings.worst = float(np.abs(found - case.expected).max() / np.abs(case.expected).max())
+    if not (drop := drop_of(found, case.expected, calibration.labels)) <= calibration.max_drop or np.isnan(found).any():
+        findings.faults.append(f"{case.name}: a drop of {drop:.2f} points, above --max_drop {calibration.max_drop:g}")
+
+
 def _run(findings: Findings, case: Case) -> None:
     try:
         predict = findings.reader.open(case)
@@ -166,7 +211,7 @@ def _cases(trained: Trained, folder: Path, opset: int, precision: str) -> Iterat
             path.write_bytes(onnx_file(graph, images, metadata_of(trained)))
             name = what + ", --include_preprocess" * include_preprocess + ", --softmax" * softmax
             expected = exponentials / exponentials.sum(1, keepdims=True) if softmax else logits
-            yield Case(path, name, graph, images, expected)
+            yield Case(path, name, graph, precision, images, expected)
 
 
 def several_images(size: tuple[int, int], channels: int) -> np.ndarray:
@@ -178,15 +223,15 @@ def several_images(size: tuple[int, int], channels: int) -> np.ndarray:
 def report(findings: Sequence[Findings]) -> list[str]:
     """A table of the readers, what each did wrong, and how those are installed that are not."""
     rows = [("reader", "version", "comparisons", "largest difference", "same best class")]
-    for found in findings:
+    for found in (found for found in findings if found.comparisons or found.faults):
         versions = [version_of(name, *OTHER_WHEELS.get(name, ())) for name in found.reader.packages]
         same = f"{found.same_class} of {found.images}"
         rows.append((found.reader.name, " ".join(versions), str(found.comparisons), f"{found.worst:.1e}", same))
     lines = [*aligned(rows, texts=2)]
     for found in findings:
         lines += [f"{found.reader.name}: {fault}" for fault in found.faults]
-        if missing := [kind for kind in ("uint8", "float16") if kind not in found.reader.takes]:
-            lines.append(f"{found.reader.name}: not tried with {' and '.join(missing)}, which it does not take")
+        if missing := [kind for kind in ("uint8", "float16", "int8") if kind not in found.reader.takes]:
+            lines.append(f"{found.reader.name}: not tried with {', '.join(missing)}, which it does not take")
     tried = [found.reader for found in findings]
     for reader in READERS:
         if reader not in tried:

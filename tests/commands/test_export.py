@@ -87,6 +87,9 @@ def test_a_mindir_holds_operators_that_every_machine_has(recipe, tmp_path):
             "command line: --format mindir takes no --opset: leave out",
         ),
         (["x.ckpt", "--check_readers", "--softmax"], "command line: --check_readers writes files of all kinds itself"),
+        (["--check_readers", "--int8", "--calibrate", "."], "command line: --check_readers needs CKPT with --int8"),
+        (["x.ckpt", "--check_readers", "--int8"], "command line: --int8 needs --calibrate FOLDER"),
+        (["x.ckpt", "--check_readers", "--calibrate", "."], "command line: --calibrate and --max_drop go with --int8"),
         (["no.ckpt", "--check_readers"], "no.ckpt: no such checkpoint; expected a .ckpt file"),
         (["--check_readers", "--opset", "99"], "command line: --opset: expected a whole number from 11 to "),
         (["x.ckpt", "--format", "pth"], "command line: argument --format: invalid choice: 'pth'"),
@@ -232,6 +235,30 @@ def test_the_readers_are_compared_on_files_of_a_checkpoint(recipe, tmp_path, cap
     assert said[1].split()[:3] == ["onnxruntime", onnxruntime.__version__, "8"]
     assert said[2] == "ABC: not installed: pip install abc-headless"
     assert [path.name for path in tmp_path.iterdir()] == ["x.ckpt"]
+
+
+@pytest.mark.usefixtures("pynative_mode")  # which the command sets: it is put back
+def test_readers_are_compared_in_int8_on_photos_that_it_was_not_calibrated_on(
+    recipe, image_folder, tmp_path, capsys, monkeypatch
+):
+    wanted = recipe(model="mobilenet_v3_small_075", image_resize=40, num_classes=2)
+    trained = readers.random_network(wanted)
+    parameters = {name: parameter.asnumpy() for name, parameter in trained.weights.parameters.items()}
+    save_weights(tmp_path / "x.ckpt", parameters, model_card(wanted, ("<b>", "ü")))
+    nothing = readers.READERS[0]._replace(
+        name="nothing", open=lambda _: lambda images: np.full((len(images), 2), np.nan)
+    )
+    other = readers.READERS[0]._replace(name="other", takes=("float32",))
+    monkeypatch.setattr(readers, "READERS", (readers.READERS[0], nothing, other))
+    photos = image_folder({"val": {"<b>": 9, "ü": 9}}) / "val"
+    with pytest.raises(SystemExit) as end:
+        export(tmp_path / "x.ckpt", "--check_readers", "--int8", "--calibrate", photos, "--max_drop", "50")
+    assert end.value.code == 1
+    said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert said["onnxruntime"].split()[-3:] == ["6", "of", "6"]
+    assert said["nothing:"].startswith("nothing: mobilenet_v3_small_075, int8: a drop of ")
+    assert said["other:"] == "other: not tried with uint8, float16, int8, which it does not take"
+    assert "other" not in said
 
 
 @pytest.mark.usefixtures("pynative_mode")  # which the command sets: it is put back
