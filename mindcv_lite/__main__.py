@@ -15,7 +15,7 @@ COMMANDS = {
     "check": "whether a folder of images will train well: broken, misplaced and repeated images, classes that differ",
     "convert": "weights of torchvision, timm, TensorFlow or MindCV to a checkpoint, and a checkpoint to theirs",
     "doctor": "whether this machine trains as it should, checked in minutes: device, graphs, images, ranks, speed",
-    "export": "a checkpoint to an ONNX or MINDIR file, or to a page that runs it in the browser",
+    "export": "a checkpoint to files for ONNX, OpenVINO, ncnn or LiteRT, or to a page for the browser",
     "pack": "a folder of images to MindRecord files, as they are or made smaller, for train.py and validate.py to read",
     "predict": "what is on images: the best classes of each, on screen and as CSV",
     "recipes": "the recipes that are shipped, and every key that a recipe may hold",
