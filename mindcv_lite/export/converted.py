@@ -21,7 +21,7 @@ class Converted(NamedTuple):
 
     files: dict[str, bytes]
     predict: Predict
-    shape: tuple[int, ...]
+    shape: list[int | str]
 
 
 class Network(NamedTuple):
@@ -48,7 +48,7 @@ def _openvino(network: Network) -> Converted:
         openvino.save_model(model, xml, compress_to_fp16=False)
         files = {path.name: path.read_bytes() for path in (xml, xml.with_suffix(".bin"))}
         predict = open_openvino(xml)
-    return Converted(files, predict, network.images.shape[1:])
+    return Converted(files, predict, network.graph.shape_of(network.images))
 
 
 def open_openvino(path: Path) -> Predict:
@@ -62,7 +62,7 @@ def open_openvino(path: Path) -> Predict:
 
 def _ncnn(network: Network) -> Converted:
     files = pnnx_files(network.content, network.images.shape[1:])
-    return Converted(files, open_ncnn(files), network.images.shape[1:])
+    return Converted(files, open_ncnn(files), network.graph.shape_of(network.images))
 
 
 def pnnx_files(content: bytes, shape: tuple[int, ...]) -> dict[str, bytes]:
@@ -105,7 +105,7 @@ def _tflite(network: Network) -> Converted:
     given = channels_last(network.images)
     content = tflite_file(network.graph, given, network.batch)
     predict = open_tflite(content)
-    return Converted({"model.tflite": content}, lambda images: predict(channels_last(images)), given.shape[1:])
+    return Converted({"model.tflite": content}, lambda images: predict(channels_last(images)), [*given.shape[1:]])
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:

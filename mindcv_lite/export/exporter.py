@@ -110,11 +110,11 @@ def export(
 
         content = int8_file(graph, content, calibration, normalised, given, to_file, batch)
     take_signals_back()
-    shape = ["height", "width", channels] if include_resize else [*images.shape[1:]]
+    shape = graph.shape_of(images) if graph else [*images.shape[1:]]
     kind = "probabilities" if softmax else "logits"
     if form and graph:
         card = model_card(recipe, trained.class_names, mindcv_lite=__version__)
-        shape = write_converted(form, Network(content, graph, images, batch, metadata), card, target, shape)
+        shape = write_converted(form, Network(content, graph, images, batch, metadata), card, target)
     else:
         with written_whole(target) as unfinished:
             unfinished.write_bytes(content)
@@ -122,10 +122,10 @@ def export(
     log.info("%s: %s (%s) -> %s (%s, %d)", target, images.dtype, sizes, kind, batch or "batch", expected.shape[1])
 
 
-def write_converted(form: str, network: Network, card: dict[str, Any], target: Path, shape: list[Any]) -> list[Any]:
+def write_converted(form: str, network: Network, card: dict[str, Any], target: Path) -> list[int | str]:
     """Convert an ONNX file, and write a folder with the files and their card if they predict the same.
 
-    `shape`: of an image of the ONNX file; returned is that of the other. Raises `TrainingError` if they do not.
+    Returns the shape of an image that they take. Raises `TrainingError` if they predict otherwise.
     """
     converted = FORMATS[form](network)
     found, expected = (
@@ -139,15 +139,14 @@ def write_converted(form: str, network: Network, card: dict[str, Any], target: P
             f"{difference:.2g}, where the largest is {largest:.3g}; try another version of the converter"
         )
     log.info("for %s they differ from the ONNX file's by at most %.1e", form, difference)
-    shape = shape if form == "openvino" else [*converted.shape]
-    card |= {"input": [network.batch or "batch", *shape], "input_type": str(network.images.dtype)}
+    card |= {"input": [network.batch or "batch", *converted.shape], "input_type": str(network.images.dtype)}
     card["output"] = network.graph.nodes[-1].output
     with filled_whole(target):
         for name, content in converted.files.items():
             with written_whole(target / name) as unfinished:
                 unfinished.write_bytes(content)
         write_text(target / "model.json", json.dumps(card, indent=1) + "\n")
-    return shape
+    return converted.shape
 
 
 def metadata_of(trained: Trained) -> dict[str, str]:

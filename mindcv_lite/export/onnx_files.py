@@ -36,8 +36,7 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str], bat
         helper.make_node(node.operator, node.inputs, [node.output], node.output, **node.attributes)
         for node in graph.nodes
     ]
-    shape = ["height", "width", *images.shape[3:]] if graph.takes_any_size else images.shape[1:]
-    given = batch_of(INPUT, helper.np_dtype_to_tensor_dtype(images.dtype), *shape)
+    given = batch_of(INPUT, helper.np_dtype_to_tensor_dtype(images.dtype), *graph.shape_of(images))
     output = batch_of(
         graph.nodes[-1].output, NUMBER_FORMATS[graph.precision], len(graph.constants["classifier.3.bias"])
     )

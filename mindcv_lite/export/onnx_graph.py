@@ -44,6 +44,10 @@ class Graph:
     takes_any_size: bool = False  # images of any height and width, the same for a batch
     nodes: list[Node] = field(default_factory=list)
 
+    def shape_of(self, images: np.ndarray) -> list[int | str]:
+        """The shape of one image that the graph takes, where `images` is a batch of some that it takes."""
+        return ["height", "width", images.shape[3]] if self.takes_any_size else [*images.shape[1:]]
+
     def add(self, operator: str, output: str, *inputs: str, **attributes: Any) -> str:
         self.nodes.append(Node(operator, inputs, output, attributes))
         return output

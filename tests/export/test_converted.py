@@ -17,6 +17,7 @@ from mindcv_lite.errors import TrainingError
 from mindcv_lite.export import converted
 from mindcv_lite.export.converted import FORMATS, Converted, Predict, open_ncnn, open_openvino
 from mindcv_lite.export.exporter import export
+from mindcv_lite.export.onnx_files import open_onnx
 from mindcv_lite.export.onnx_graph import HARD_SWISH_OPSET
 from mindcv_lite.export.readers import random_network, several_images
 from mindcv_lite.export.tflite_files import open_tflite
@@ -95,6 +96,20 @@ def test_the_files_normalise_and_give_probabilities_where_that_is_asked_for(netw
     require_close(opened(form, tmp_path)(raw), exponentials / exponentials.sum(1, keepdims=True))
 
 
+def test_openvinos_files_resize_too(network, tmp_path):
+    pytest.importorskip("openvino")
+    trained = network(image_resize=40)
+    export(trained, tmp_path, True, opset=HARD_SWISH_OPSET, include_resize=True, form="openvino")
+    export(trained, tmp_path / "x.onnx", True, include_resize=True)
+    predict, expected = opened("openvino", tmp_path), open_onnx((tmp_path / "x.onnx").read_bytes())
+    for size in ((45, 45), (90, 61)):
+        images = several_images(size, 3)
+        np.testing.assert_allclose(
+            predict(images), expected(images), rtol=0, atol=0.02 * np.abs(expected(images)).max()
+        )
+    assert json.loads((tmp_path / "model.json").read_text())["input"] == ["batch", "height", "width", 3]
+
+
 def test_openvinos_file_holds_the_card(network, tmp_path):
     openvino = pytest.importorskip("openvino")
     export(network(image_resize=33), tmp_path, form="openvino")
@@ -120,7 +135,7 @@ def test_weights_lie_in_a_tflite_file_where_floats_may_be_read(network, tmp_path
 @pytest.mark.parametrize("there", [False, True])
 def test_files_that_predict_otherwise_are_not_written(network, tmp_path, monkeypatch, there):
     def wrong(given: converted.Network) -> Converted:
-        return Converted({"model.x": b""}, lambda images: np.zeros((len(images), 3)), given.images.shape[1:])
+        return Converted({"model.x": b""}, lambda images: np.zeros((len(images), 3)), [3, 33, 33])
 
     monkeypatch.setitem(FORMATS, "openvino", wrong)
     if there:
