@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,16 @@ def test_weights_lie_in_a_tflite_file_where_floats_may_be_read(network, tmp_path
         model.OperatorCodes(i).BuiltinCode() == schema.BuiltinOperator.PAD for i in range(model.OperatorCodesLength())
     )
     assert padded == (pads != "same")  # SAME needs no operator of its own
+
+
+@pytest.mark.parametrize(("status", "said"), [(3, "no such operator"), (0, "done, but wrote nothing")])
+def test_why_pnnx_failed_is_told(tmp_path, monkeypatch, status, said):
+    program = tmp_path / "pnnx"
+    program.write_text(f"#!/bin/sh\necho {said} >&2\nexit {status}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(converted, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    with pytest.raises(TrainingError, match=f"pnnx failed with status {status}: {said}"):
+        converted.pnnx_files(b"", (3, 33, 33))
 
 
 @pytest.mark.parametrize("there", [False, True])
