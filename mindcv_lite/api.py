@@ -24,7 +24,7 @@ from mindcv_lite.data.images.decoding import grey_or_rgb
 from mindcv_lite.device.context import for_evaluation, start_device
 from mindcv_lite.device.memory import memory_for
 from mindcv_lite.errors import UserError
-from mindcv_lite.evaluation.predict import Predictor
+from mindcv_lite.evaluation.mindspore_predictor import MindSporePredictor
 from mindcv_lite.evaluation.score import Score
 from mindcv_lite.files import require_checkpoint
 from mindcv_lite.models.build import build_network
@@ -56,7 +56,7 @@ class Classifier:
         require_checkpoint(path)
         fixed = {"on_corrupt": "replace", "dataset_sink_mode": False}
         self.trained = read_trained(str(path), **{"batch_size": BATCH_SIZE, **keys, **fixed})
-        self.predictor: Predictor | None = None
+        self.predictor: MindSporePredictor | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class Classifier:
             if not self.predictor:
                 recipe = self.trained.recipe
                 world = for_evaluation(start_device(recipe, seeds=False), recipe, len(given))
-                self.predictor = Predictor(self.trained, world)
+                self.predictor = MindSporePredictor(self.trained, world)
             found = self.predictor.predict(list(dict.fromkeys(paths)), top)
         for number, path in enumerate(paths):
             if path in found.flaws:

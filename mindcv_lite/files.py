@@ -2,13 +2,14 @@
 
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mindcv_lite.errors import UserError
@@ -114,6 +115,38 @@ def lock(descriptor: int, wait: bool = True) -> bool:
             error.strerror,
         )
         return False
+
+
+def write_sealed(path: Path, content: bytes, most: int, like: str) -> None:
+    """Write a file with a checksum for `read_sealed`, whole or not at all; several processes may do so at once. Of the
+    files in its folder whose names are `like` it, a pattern, the `most` that were used last stay. Raises `OSError`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="writing-", ignore_cleanup_errors=True) as folder:
+        unfinished = Path(folder, path.name)
+        with open(unfinished, "wb") as file:
+            file.write(hashlib.sha256(content).digest() + content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    with suppress(FileNotFoundError):  # another process does the same
+        used = sorted(path.parent.glob(like), key=lambda each: each.stat().st_mtime)
+        for each in used[:-most]:
+            each.unlink()
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """The content of a file that `write_sealed` wrote; None if it is not there, or damaged, which costs a line in the
+    log. Raises `OSError` where it cannot be read."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        log.info("%s is damaged: it is made anew", path)
+        return None
+    with suppress(OSError):
+        os.utime(path)  # used: among those that stay
+    return content[32:]
 
 
 def cache_folder(name: str) -> Path:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "checkpoints": "errors program signals files recipe device models data",
     "evaluation": "errors program losses files text_tables recipe device models data checkpoints",
     "runs": "errors files program recipe data checkpoints",
-    "export": "errors program signals files text_tables recipe device models data checkpoints",
+    "export": "errors program signals files text_tables recipe device models data checkpoints evaluation",
     "training": (
         "errors signals losses stateless_random files program text_tables recipe device models data checkpoints "
         "evaluation runs"
@@ -60,6 +60,8 @@ WITHOUT_MINDSPORE = (
     "processes",
     "export.converted",
     "export.folding",
+    "export.kept_network",
+    "export.onnx_files",
     "export.onnx_graph",
     "export.qdq_graph",
     "export.quantisation",
@@ -78,6 +80,7 @@ WITHOUT_MINDSPORE = (
     "runs.tensorboard",
     "training.schedules",
     "benchmark.rounds",
+    "evaluation.predict",
     "evaluation.predictions",
     "evaluation.report.statistics",
     "evaluation.report.paired",
@@ -96,6 +99,7 @@ WITHOUT_MINDSPORE = (
     "data.datasets.splits",
     "data.datasets.cifar_mnist",
     "data.images.inspection",
+    "data.transforms.numpy_evaluation",
     "data.tools.check",
     "doctor.environment",
     "commands.check",

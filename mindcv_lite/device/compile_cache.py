@@ -18,8 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mindcv_lite.errors import UserError
-from mindcv_lite.files import lock, written_whole
+from mindcv_lite.files import lock, read_sealed, write_sealed
 from mindcv_lite.recipe.keys import NOT_IN_GRAPH, Recipe
 
 log = logging.getLogger(__name__)
@@ -73,16 +72,10 @@ class KeptGraphs:
 
     def _unpacked(self) -> list[str]:
         """The names of the graphs in the file, which are in `working` now; none if it is not there or damaged."""
-        try:
-            content = self.file.read_bytes()
-        except FileNotFoundError:
+        content = read_sealed(self.file)
+        if content is None:
             return []
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
-            log.info("compile_cache: %s is damaged: its graphs are compiled anew", self.file)
-            return []
-        with suppress(OSError):
-            os.utime(self.file)  # used: among those that stay
-        zipfile.ZipFile(io.BytesIO(content[32:])).extractall(self.working)
+        zipfile.ZipFile(io.BytesIO(content)).extractall(self.working)
         return json.loads((self.working / ORDER).read_text())
 
     def forget(self) -> None:
@@ -114,7 +107,7 @@ class KeptGraphs:
             elif is_new:
                 self._write_file()
             self.closed = is_new == is_known  # nor go on if nothing was written, on a full disk
-        except (OSError, UserError) as error:
+        except OSError as error:
             log.info("compile_cache: %s; no more graphs are kept", error)
             self.closed = True
 
@@ -125,18 +118,8 @@ class KeptGraphs:
             for path in sorted(self.working.rglob("*")):
                 if path.is_file():
                     archive.write(path, path.relative_to(self.working))
-        own = Path(self.process.name, self.file.name)  # no other process writes there
-        with written_whole(own) as unfinished:
-            unfinished.write_bytes(hashlib.sha256(packed.getbuffer()).digest() + packed.getbuffer())
-        os.replace(own, self.file)
-        self._remove_old_ones()
-
-    def _remove_old_ones(self) -> None:
         rank = self.file.name.split("-")[0]
-        with suppress(FileNotFoundError):  # another process does the same
-            files = sorted(self.file.parent.glob(f"{rank}-*.graphs"), key=lambda path: path.stat().st_mtime)
-            for path in files[:-KEPT]:
-                path.unlink()
+        write_sealed(self.file, packed.getvalue(), KEPT, f"{rank}-*.graphs")
 
 
 def _remove_left_over(folder: Path) -> None:

@@ -1,25 +1,17 @@
-"""The best classes of any images, and why some images have none."""
+"""The best classes of any images, and why some images have none; whatever computes the logits."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from mindspore import Tensor
 
-from mindcv_lite.checkpoints.trained import Trained
-from mindcv_lite.data.datasets.image_folder import Split
-from mindcv_lite.data.images.decoding import NOT_DECODED, as_bmp, opened
 from mindcv_lite.data.images.inspection import inspect
-from mindcv_lite.data.pipeline import evaluation_batches
-from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.evaluation.predictions import top_predictions
-from mindcv_lite.evaluation.score import Inference
-from mindcv_lite.program import progress_bar
+from mindcv_lite.recipe.keys import Recipe
 
-BLACK = as_bmp(np.zeros((1, 4, 4, 3), np.uint8))[0]
 LONGEST = 1000  # longer side / shorter side: resized for 224 x 224, such an image takes 200 MB
-NOWHERE = ""  # the path of no file
 
 
 @dataclass(frozen=True)
@@ -28,37 +20,41 @@ class Classification:
 
     best: dict[str, list[tuple[int, float]]]  # outputs and their probabilities, the best first
     flaws: dict[str, str]  # why an image has none
+    logits: dict[str, np.ndarray] = field(default_factory=dict)  # those of the first batch alone, each (classes,)
 
 
-class Predictor:
-    """A checkpoint's network, ready to predict: its graph is compiled once."""
+class Predictor(ABC):
+    """A network that is ready to predict. `path`: of its checkpoint."""
 
-    def __init__(self, trained: Trained, world: World):
-        self.trained, self.world = trained, world
-        self.inference = Inference(trained.network(world), trained.recipe.augmentation, world.cpu_kernels)
+    path: str
+    recipe: Recipe
+    class_names: tuple[str, ...]
+
+    @abstractmethod
+    def logits_of(self, paths: Sequence[str], flaws: dict[int, str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Batches: indices of `paths` (batch,), and logits float32 (batch, classes) of these images, prepared as in
+        validation. What an index beyond the last path gives is passed over. `flaws`: why images cannot be read, by
+        index, complete in the end."""
 
     def predict(self, paths: Sequence[str], top: int) -> Classification:
-        """The `top` best classes of each image, prepared as in validation; what cannot be read does not stop it.
+        """The `top` best classes of each image; what cannot be read does not stop it.
 
         Raises `UserError` if an output of the network is no number.
         """
-        # MindSpore puts a sound image in the place of one that it cannot decode. So there must be one: the last is
-        # black.
-        numbers = np.arange(len(paths) + 1, dtype=np.int32)
-        split = ImagesOrBlack([*paths, NOWHERE], numbers, self.trained.class_names)
-        batches = evaluation_batches(split, self.trained.recipe, self.world)
         best: dict[int, list[tuple[int, float]]] = {}
-        for images, numbers, _ in progress_bar(batches, "predict", unit="batch", shown=len(batches) > 1):
-            logits = self.inference(Tensor(images)).asnumpy()
+        first: dict[int, np.ndarray] = {}
+        flaws: dict[int, str] = {}
+        for indices, logits in self.logits_of(paths, flaws):
             if not np.isfinite(logits).all():
-                path = self.trained.weights.path
-                raise UserError(f"{path}: the network's outputs are no numbers; its weights are damaged")
-            best |= zip(numbers.tolist(), best_classes(logits, top), strict=True)
-        read = {number: path for number, path in enumerate(paths) if number in best and number not in split.flaws}
-        unread = {number: path for number, path in enumerate(paths) if number not in read}
+                raise UserError(f"{self.path}: the network's outputs are no numbers; its weights are damaged")
+            first = first or dict(zip(indices.tolist(), logits, strict=True))
+            best |= zip(indices.tolist(), best_classes(logits, top), strict=True)
+        read = {index: path for index, path in enumerate(paths) if index in best and index not in flaws}
+        unread = {index: path for index, path in enumerate(paths) if index not in read}
         return Classification(
-            {path: best[number] for number, path in read.items()},
-            {path: split.flaws.get(number) or _flaw_of(path) for number, path in unread.items()},
+            {path: best[index] for index, path in read.items()},
+            {path: flaws.get(index) or flaw_of(path) for index, path in unread.items()},
+            {path: first[index] for index, path in read.items() if index in first},
         )
 
 
@@ -68,28 +64,12 @@ def best_classes(logits: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
     return [list(zip(*row, strict=True)) for row in zip(outputs, probabilities, strict=True)]
 
 
-def _flaw_of(path: str) -> str:
+def flaw_of(path: str) -> str:
     """Why an image that came to nothing could not be read."""
     return inspect(path).flaw or "MindSpore cannot decode it"
 
 
-@dataclass(frozen=True)
-class ImagesOrBlack(Split):
-    """Images. A black one replaces each whose header cannot be read, or that is so long that resized it would take all
-    memory. `flaws`, by an image's number, are complete when all were read."""
-
-    flaws: dict[int, str] = field(default_factory=dict)
-
-    def content(self, index: int) -> np.ndarray:
-        content = super().content(index)
-        try:
-            with opened(content.tobytes()) as image:  # its header: 0.03 ms, where decoding it once more takes 0.9
-                width, height = image.size
-        except (*NOT_DECODED, MemoryError):
-            self.flaws[index] = _flaw_of(self.paths[index])
-        else:
-            if max(width, height) <= LONGEST * min(width, height):
-                return content
-            self.flaws[index] = f"{width} x {height} pixels: too narrow to be resized"
-        self.refused.pop(index, None)
-        return BLACK
+def shape_flaw(width: int, height: int) -> str:
+    """Why an image of this size is not resized; nothing if it is."""
+    is_narrow = max(width, height) > LONGEST * min(width, height)
+    return f"{width} x {height} pixels: too narrow to be resized" if is_narrow else ""

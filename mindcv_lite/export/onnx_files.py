@@ -63,11 +63,12 @@ def open_onnx(
     `threads`: how many compute; 0: one for each core. `output`: what it computes on the way, float32, in place of its
     predictions. `optimised`: False: what is rounded to int8 is computed with in float32.
     """
-    import onnx
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
     if output:
+        import onnx  # takes longer than what most calls do
+
         model = onnx.load_from_string(content)
         model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
         content = model.SerializeToString()
@@ -75,9 +76,12 @@ def open_onnx(
     options.intra_op_num_threads = threads
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Threads that wait for work would spin: twice the CPU time, and beside other work no sooner (onnxruntime 1.23.2).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Fail:
+        import onnx
         from onnx.reference import ReferenceEvaluator
 
         model = onnx.load_from_string(content)

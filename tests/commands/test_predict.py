@@ -2,13 +2,15 @@
 
 import contextlib
 import csv
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import mindspore
 import numpy as np
@@ -19,7 +21,7 @@ from scipy.special import softmax
 
 from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.checkpoints.trained import read_trained
-from mindcv_lite.commands.predict import COLUMNS, classified, main
+from mindcv_lite.commands.predict import COLUMNS, _keep, _kept_file, main, mindspore_predictor
 from mindcv_lite.data.datasets.classes import NAMES
 from mindcv_lite.data.datasets.image_folder import Split, images_at, read_split
 from mindcv_lite.data.images.decoding import ORIENTATION
@@ -29,7 +31,8 @@ from mindcv_lite.device import targets
 from mindcv_lite.device.ranks import World
 from mindcv_lite.device.settings import settings_for
 from mindcv_lite.errors import UserError
-from mindcv_lite.evaluation.predict import Predictor, best_classes
+from mindcv_lite.evaluation.mindspore_predictor import MindSporePredictor
+from mindcv_lite.evaluation.predict import Classification, best_classes
 from mindcv_lite.evaluation.score import EvaluationStep, evaluate
 from mindcv_lite.models.build import build_network
 from mindcv_lite.recipe.keys import Recipe
@@ -74,14 +77,14 @@ def example(tmp_path_factory, recipe, world, graph_mode) -> Example:
 
 @pytest.fixture
 def ask(monkeypatch, tmp_path, capsys) -> Callable[..., tuple[int, list[str], str]]:
-    """(exit status, lines on stdout, stderr) of a prediction in this process, in an empty working folder."""
+    """(exit status, lines on stdout, stderr) of a prediction by MindSpore in this process and an empty folder."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 
     def ask(*arguments: object) -> tuple[int, list[str], str]:
         status = 0
         try:
-            main([*map(str, arguments), "--device_target", "CPU", "--num_parallel_workers", "1"])
+            main([*map(str, arguments), "--mindspore", "--device_target", "CPU", "--num_parallel_workers", "1"])
         except SystemExit as end:
             status = int(end.code or 0)
         said = capsys.readouterr()
@@ -146,11 +149,11 @@ def test_on_a_host_with_npus_the_cpu_predicts_few_images_and_says_so(example, mo
     monkeypatch.setattr(device_start, "start_device", start)
     monkeypatch.setattr("mindcv_lite.commands.predict.FEW_IMAGES", few)
     with pytest.raises(Taken) if device == "Ascend" else contextlib.nullcontext():
-        _, classification = classified(str(example.checkpoint), example.paths, 1, {"num_parallel_workers": 1})
-        assert len(classification.best) == 10
+        predictor = mindspore_predictor(str(example.checkpoint), example.paths, {"num_parallel_workers": 1})
+        assert len(predictor.predict(example.paths, 1).best) == 10
     assert ("the CPU, which predicts 10 images or fewer" in log.text) == (device == "CPU")
     with pytest.raises(Taken):  # whoever names it gets it
-        classified(str(example.checkpoint), example.paths, 1, {"device_target": "Ascend"})
+        mindspore_predictor(str(example.checkpoint), example.paths, {"device_target": "Ascend"})
 
 
 def test_a_pattern_and_a_checkpoint_of_mindcv_without_a_card_give_imagenets_classes(shared, ask):
@@ -180,7 +183,7 @@ def test_a_prediction_that_is_no_number_is_not_passed_on(example, recipe, world,
     weights = SimpleNamespace(path="bad.ckpt")
     trained = SimpleNamespace(recipe=given, class_names=CLASSES, weights=weights, network=NotANumber)
     with pytest.raises(UserError, match=r"bad\.ckpt: the network's outputs are no numbers"):
-        Predictor(trained, world(given)).predict(example.paths, 1)  # type: ignore[bad-argument-type]
+        MindSporePredictor(trained, world(given)).predict(example.paths, 1)  # type: ignore[bad-argument-type]
 
 
 # ----------------------------------------------------------------------------------------------------------- odd images
@@ -232,19 +235,48 @@ def test_an_image_that_is_turned_by_its_exif_data_gets_the_predictions_of_the_up
     assert turned == upright != stored
 
 
-def test_of_a_folder_of_odd_files_each_has_a_line_or_a_reason(example, odd, tmp_path):
+@pytest.fixture
+def call(example, tmp_path, operators) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Start the program as a user does, in an empty working folder, with a cache that has compiled kernels alone."""
     (tmp_path / "work").mkdir()
-    command = [sys.executable, "-m", "mindcv_lite", "predict", example.checkpoint, odd, "--csv", "table.csv"]
-    here = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path / "work", env=here, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
+    (tmp_path / "cache/mindcv_lite").mkdir(parents=True)
+    (tmp_path / "cache/mindcv_lite/cpu").symlink_to(operators.parent)
+    here = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-X", "importtime", "-m", "mindcv_lite", "predict", example.checkpoint, *arguments]
+        options: dict = {"env": here, "capture_output": True, "text": True, "timeout": 300}
+        return subprocess.run(list(map(str, command)), cwd=tmp_path / "work", **options)
+
+    return call
+
+
+SLOW = {"mindspore", "matplotlib", "scipy", "tensorboard", "onnx", "cv2"}
+
+
+def said_of(stderr: str) -> tuple[str, set[str]]:
+    """What a program said, and which packages it imported."""
+    lines = stderr.splitlines(keepends=True)
+    imported = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
+    return "".join(line for line in lines if not line.startswith("import time:")), imported
+
+
+def test_of_a_folder_of_odd_files_each_has_a_line_or_a_reason_and_a_later_call_says_so_without_mindspore(
+    call, odd, tmp_path
+):
+    first, second = call(odd, "--csv", "first.csv"), call(odd, "--csv", "second.csv")
+    assert (first.returncode, second.returncode) == (1, 1)
     names = ["alpha.png", "bitmap.bmp", "cmyk.jpg", "gif.jpg", "grey16.png", "large.jpg"]
     names += ["palette.png", "pixel.png", "progressive.jpg"]
-    shown = [line.split("\t")[0].removeprefix(f"{odd}/") for line in done.stdout.splitlines()]
+    shown = [line.split("\t")[0].removeprefix(f"{odd}/") for line in first.stdout.splitlines()]
     assert shown == [*names, "turn\\udce9d \\n<b>.jpg"]
-    assert "Traceback" not in done.stderr
-    assert "WARNING" not in done.stderr
-    _, listed = done.stderr.split("7 of 17 images could not be read:\n")
+    assert first.stdout == second.stdout
+    (said, imported), (said_later, imported_later) = said_of(first.stderr), said_of(second.stderr)
+    assert "mindspore" in imported
+    assert "Traceback" not in said + said_later
+    assert "WARNING" not in said + said_later
+    heading = "7 of 17 images could not be read:\n"
+    (log, listed), (log_later, listed_later) = said.split(heading), said_later.split(heading)
     assert listed.replace(f"{odd}/", "").splitlines() == [
         "  cut.jpg: damaged or cut short",
         "  empty.jpg: empty",
@@ -254,9 +286,34 @@ def test_of_a_folder_of_odd_files_each_has_a_line_or_a_reason(example, odd, tmp_
         "  vast.png: more than 178 million pixels",
         "  wrong_sum.png: damaged or cut short",
     ]
-    assert os.listdir(tmp_path / "work") == ["table.csv"]
-    paths = [row["path"].removeprefix(f"{odd}/") for row in rows_of(tmp_path / "work/table.csv")]
+    assert listed == listed_later
+    (kept,) = tmp_path.glob("cache/mindcv_lite/networks/*")
+    assert f"kept for the next call: {kept}, the network for onnxruntime" in log
+    assert f"computed by onnxruntime from {kept}, kept by an earlier call" in log_later
+    assert imported_later & {"onnxruntime"}
+    assert not {name.split(".")[0] for name in imported_later} & SLOW
+    assert sorted(os.listdir(tmp_path / "work")) == ["first.csv", "second.csv"]
+    tables = [rows_of(tmp_path / "work" / name) for name in ("first.csv", "second.csv")]
+    paths = [row["path"].removeprefix(f"{odd}/") for row in tables[0]]
     assert paths[::3] == [*names, "turn\\udce9d \\n<b>.jpg"]
+    for row, later in zip(*tables, strict=True):
+        assert float(row.pop("probability")) == pytest.approx(float(later.pop("probability")), rel=1e-4)
+        assert row == later
+
+
+def test_a_cache_that_cannot_be_written_costs_a_line(tmp_path, log):
+    said = Classification({}, {}, {"a.jpg": np.zeros(3)})
+    predictor: Any = SimpleNamespace(parameters=dict)
+    reason = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mindcv_lite.export.kept_network.keep", Mock(side_effect=reason))
+        _keep(tmp_path / "a.network", predictor, said)
+    assert f"{tmp_path}/a.network: the network is not kept for the next call: Read-only file system" in log.text
+
+
+@pytest.mark.parametrize(("keys", "images"), [({"device_target": "Ascend"}, 1), ({}, 1001)])
+def test_no_kept_network_stands_in_for_a_device_or_predicts_many_images(example, keys, images):
+    assert _kept_file(str(example.checkpoint), ["a.jpg"] * images, keys) is None
 
 
 @pytest.mark.parametrize("names", [["cut.jpg"], ["wrong_sum.png"], ["cut.jpg", "wrong_sum.png", "page.jpg"]], ids=str)

@@ -115,7 +115,7 @@ def test_a_damaged_file_is_told_and_made_anew(tmp_path, log, position):
         path.write_bytes(damaged)
         log.clear()
         assert start(tmp_path) == [None, None, None]
-        assert f"{path} is damaged: its graphs are compiled anew" in log.text
+        assert f"{path} is damaged: it is made anew" in log.text
         assert None not in start(tmp_path)
 
 

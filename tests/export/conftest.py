@@ -30,7 +30,7 @@ class Photos(NamedTuple):
 def photos(recipe: Callable[..., Recipe], world: Callable[..., "World"], graph_mode: None, tmp_path_factory) -> Photos:
     import mindspore
 
-    from mindcv_lite.evaluation.predict import Predictor
+    from mindcv_lite.evaluation.mindspore_predictor import MindSporePredictor
 
     folder = tmp_path_factory.mktemp("photos")
     paths = [folder / f"{number}.{'png' if number % 4 == 3 else 'jpg'}" for number in range(20)]
@@ -39,7 +39,7 @@ def photos(recipe: Callable[..., Recipe], world: Callable[..., "World"], graph_m
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     try:
         trained = random_network(recipe(image_resize=64, num_classes=len(TITLES), bn_momentum=0, drop_rate=0))
-        found = Predictor(trained, world(trained.recipe)).predict([str(path) for path in paths], 2)
+        found = MindSporePredictor(trained, world(trained.recipe)).predict([str(path) for path in paths], 2)
     finally:
         mindspore.set_context(mode=mindspore.GRAPH_MODE)
     assert not found.flaws
