@@ -57,13 +57,15 @@ def main(arguments: list[str]) -> None:
 
     # MindSpore takes seconds to import: a wrong command line has been answered by now.
     from mindcv_lite.checkpoints.trained import read_trained
-    from mindcv_lite.device.context import start_device
+    from mindcv_lite.device.context import compute_at_once, start_device
     from mindcv_lite.export.exporter import export
     from mindcv_lite.export.onnx_graph import HARD_SWISH_OPSET
     from mindcv_lite.export.web_page import export_page
 
     trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)
     world = start_device(trained.recipe)
+    if flags.format != "mindir":  # MindSpore makes that file of a compiled graph
+        compute_at_once()
     if flags.format == "web":
         export_page(trained, target)
         return

@@ -1,6 +1,8 @@
-"""Commands are tested in this process, as programs of ours run them; afterwards the log is as it was."""
+"""Commands are tested in this process, as programs of ours run them; afterwards the log and the mode are as they
+were."""
 
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -16,3 +18,5 @@ def program_of_ours(monkeypatch) -> Iterator[None]:
     yield
     package.handlers, package.propagate = handlers, propagate
     package.setLevel(level)
+    if mindspore := sys.modules.get("mindspore"):
+        mindspore.set_context(mode=mindspore.GRAPH_MODE)
