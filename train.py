@@ -72,13 +72,16 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     teachers = read_teachers(recipe, train_split.class_names, world)
     has_new_head = load_weights(network, weights, remake_head=True) if weights else False
     probes = recipe.model.probe_only or (has_new_head and recipe.model.new_head == "probe")
-    if probes and not recipe.system.dry_run:
-        fit_last_layer(network, train_split, recipe, world)
 
     updates = recipe.schedule.epoch_size * batches.updates
     peak = peak_rate(recipe.optimizer, batches.global_batch, updates)
     rate = learning_rate(recipe.schedule, peak, batches.updates)
     table = RateTable(rate, updates)
+    if not recipe.system.dry_run:
+        graphs_differ_by = {"steps": batches.steps, "rates": table.length, "teachers": hashes_of(teachers)}
+        world = keep_graphs(world, recipe, **graphs_differ_by, begins_with_probe=probes)  # which decides their order
+        if probes:
+            fit_last_layer(network, train_split, recipe, world)
     optimizer = build_optimizer(network.trainable_params(), recipe, table, world.settings.target)
     step = TrainStep(network, optimizer, recipe, world, batches.steps, teachers)
 
@@ -88,8 +91,6 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     if recipe.system.dry_run:
         describe_in_full(recipe, peak)
         return None
-    graphs_differ_by = {"steps": batches.steps, "rates": table.length, "teachers": hashes_of(teachers)}
-    world = keep_graphs(world, recipe, **graphs_differ_by, begins_with_score=probes)  # which decides their order
 
     # What is scored and saved is a copy: in its own number format, with the mean BatchNorm statistics of all ranks.
     eval_network = evaluation_network(recipe.model, world)

@@ -73,7 +73,9 @@ def features_of(network: nn.Cell, split: Split, recipe: Recipe, world: World) ->
     features, labels = [], []
     with evaluating(world, recipe, len(split)):
         for images, of_images, weights, *_ in evaluation_batches(split, recipe, world):
-            features.append(inference(Tensor(images)).asnumpy()[weights > 0])
+            with world.compiling(inference):
+                seen = inference(Tensor(images)).asnumpy()
+            features.append(seen[weights > 0])
             labels.append(of_images[weights > 0])
     return np.concatenate(features), np.concatenate(labels)
 

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -177,7 +178,10 @@ def test_the_network_gives_what_the_regression_gives(images, recipe, world, grap
     after = {name: each.asnumpy() for name, each in network.parameters_dict().items()}
     assert [name for name in before if not np.array_equal(before[name], after[name])] == list(HEAD)
 
-    features, labels = features_of(network, images, given, world(given))
+    asked: list[str] = []
+    graphs: Any = SimpleNamespace(takes=asked.append)  # which keep none
+    features, labels = features_of(network, images, given, replace(world(given), graphs=graphs))
+    assert {*asked} == {"Inference"}, "the graph is not kept for the next start"
     assert features.shape == (23, network.parameters_dict()[HEAD[0]].shape[1])
     assert labels.tolist() == images.labels.tolist()
     weight, bias = (after[name] for name in HEAD)
