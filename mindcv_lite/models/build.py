@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mindspore import Parameter, amp, nn
 
-from mindcv_lite.cpu_kernels import norm, pooling
+from mindcv_lite.cpu_kernels import norm, pooling, squeeze_excite
 from mindcv_lite.cpu_kernels.depthwise import DepthwiseConv2d
 from mindcv_lite.cpu_kernels.stem import StemConv2d
 from mindcv_lite.device.ranks import World
@@ -46,6 +46,8 @@ def build_network(model: Model, amp_level: str, target: str = "CPU", cpu_kernels
             stem=partial(StemConv2d, cpu_kernels),
             depthwise=partial(DepthwiseConv2d, cpu_kernels),
             batch_norm_act=partial(norm.batch_norm_act, cpu_kernels),
+            spatial_mean=squeeze_excite.spatial_mean(cpu_kernels),
+            scale_channels=squeeze_excite.scale_channels(cpu_kernels),
         )
     network = MobileNetV3(
         VARIANTS[model.model],

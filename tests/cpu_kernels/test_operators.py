@@ -263,6 +263,41 @@ def test_images_that_cannot_be_normalised_are_refused_by_a_number(library, input
     assert call(library, "normalize_images", inputs, output.copy()) == status
 
 
+@settings(max_examples=50, deadline=None)
+@given(shape=shapes, seed=st.integers(0, 2**31))
+def test_means_and_products_of_planes_and_their_gradients_are_those_of_the_definition(library, shape, seed):
+    random = np.random.default_rng(seed)
+    x, dy, gates = drawn(random, shape), drawn(random, shape), drawn(random, (*shape[:2], 1, 1))
+    pixels = shape[2] * shape[3]
+    for name, inputs, *expected in (
+        ("spatial_mean", [x], x.mean((2, 3), keepdims=True)),
+        ("spatial_mean_gradient", [gates, x], np.broadcast_to(gates / pixels, shape)),
+        ("scale_channels", [x, gates], x * gates),
+        ("scale_channels_gradient", [dy, x, gates], dy * gates, (dy * x).sum((2, 3), keepdims=True)),
+    ):
+        found = [np.full(each.shape, np.nan, np.float32) for each in expected]
+        assert call(library, name, [each.astype(np.float32) for each in inputs], *found) == 0
+        for output, each in zip(found, expected, strict=True):
+            np.testing.assert_allclose(output, each, rtol=1e-6, atol=2e-6 * np.sqrt(pixels), err_msg=name)
+
+
+PLANES, NUMBERS = np.zeros((2, 3, 8, 8), np.float32), np.zeros((2, 3, 1, 1), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "status"),
+    [
+        ([PLANES], 1),
+        ([PLANES.astype(np.float64), NUMBERS], 2),
+        ([PLANES, NUMBERS[..., 0]], 2),
+        ([PLANES, NUMBERS[:, :2]], 3),
+        ([PLANES, PLANES], 3),
+    ],
+)
+def test_planes_that_cannot_be_scaled_are_refused_by_a_number(library, inputs, status):
+    assert call(library, "scale_channels", inputs, PLANES.copy()) == status
+
+
 X, WEIGHT, Y = (
     np.zeros((2, 3, 8, 8), np.float32),
     np.zeros((3, 1, 3, 3), np.float32),
