@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import mindspore
+import mindspore.dataset
 import numpy as np
 from mindspore import Tensor, communication
 
@@ -56,6 +57,7 @@ def start_device(recipe: Recipe, seeds: bool = True) -> World:
     settings = settings_for(recipe, target, size, local_size, os.cpu_count() or 1, len(os.sched_getaffinity(0)))
     if _folder_for_graphs(recipe, settings):  # only for those that are kept, or their numbers would not be the same
         os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
+    mindspore.dataset.config.set_prefetch_size(settings.prefetch)
     if settings.parallel:
         mindspore.set_auto_parallel_context(**settings.parallel)
     if seeds:

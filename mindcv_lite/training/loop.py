@@ -11,6 +11,7 @@ from mindspore import nn
 from mindspore.train import Callback, Model
 
 from mindcv_lite.data.pipeline import TrainingBatches
+from mindcv_lite.device.memory import release_free_memory
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.program import progress_bar
@@ -98,6 +99,7 @@ class Watch(Callback):
         began = time.perf_counter()
         network.compile(*inputs)
         self.graph_compile = time.perf_counter() - began
+        release_free_memory()
         self.began += self.graph_compile
         self.line_since = time.perf_counter()
         next_line = f"; the next line comes at the end of an epoch, after {self.batches.steps} steps"

@@ -186,6 +186,10 @@ def test_a_number_of_workers_that_fits_is_kept():
     assert (settings.workers, settings.notes) == (3, ())
 
 
+def test_fewer_batches_wait_for_a_cpu():
+    assert [settings_for(ascend_recipe(), target).prefetch for target in ("CPU", "Ascend")] == [4, 16]
+
+
 # -------------------------------------------------------------------------------------------------------- launcher
 
 

@@ -1,11 +1,12 @@
-"""What is said where the memory is not enough."""
+"""What is said where the memory is not enough, and what is given back."""
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
-from mindcv_lite.device.memory import memory_for
+from mindcv_lite.device.memory import memory_for, release_free_memory
 from mindcv_lite.errors import TrainingError
 
 CPU = """
@@ -57,3 +58,16 @@ def test_other_errors_stay_what_they_are(recipe, error):
 def test_an_error_of_ours_that_speaks_of_memory_stays_itself(recipe):
     with pytest.raises(TrainingError, match="of our own: out of memory"), memory_for(recipe()):
         raise TrainingError("of our own: out of memory")
+
+
+def test_small_pieces_that_are_free_go_back_to_the_system():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    pieces = [bytes(2000) for _ in range(50_000)]  # of malloc, 100 MB
+    last = pieces.pop()  # behind them, so that free alone gives nothing back
+    pieces.clear()
+    before = resident()
+    release_free_memory()
+    assert before - resident() > 50_000_000
+    assert last
