@@ -79,8 +79,8 @@ def _onnxruntime(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> dict
     from mindcv_lite.checkpoints.weights import Weights
     from mindcv_lite.export.exporter import metadata_of
     from mindcv_lite.export.onnx_files import onnx_file, open_onnx
-    from mindcv_lite.export.onnx_graph import network_graph
     from mindcv_lite.models.build import build_network
+    from mindcv_lite.models.onnx_graph import network_graph
 
     parameters = build_network(recipe.model, "O0").parameters_dict()
     weights = {name: parameter.asnumpy() for name, parameter in parameters.items()}

@@ -59,8 +59,8 @@ def main(arguments: list[str]) -> None:
     from mindcv_lite.checkpoints.trained import read_trained
     from mindcv_lite.device.context import compute_at_once, start_device
     from mindcv_lite.export.exporter import export
-    from mindcv_lite.export.onnx_graph import HARD_SWISH_OPSET
     from mindcv_lite.export.web_page import export_page
+    from mindcv_lite.models.onnx_graph import HARD_SWISH_OPSET
 
     trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)
     world = start_device(trained.recipe)
@@ -218,7 +218,7 @@ def batch_of(text: str | None) -> int | None:
 def opset_of(text: str | None) -> int:
     """The operator set that the user wants, or the default. Raises `UserError`."""
     from mindcv_lite.export.onnx_files import newest_opset
-    from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, OLDEST_OPSET
+    from mindcv_lite.models.onnx_graph import DEFAULT_OPSET, OLDEST_OPSET
 
     if text is None:
         return DEFAULT_OPSET

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindcv_lite.errors import TrainingError
-from mindcv_lite.export.onnx_graph import Graph
 from mindcv_lite.export.tflite_files import open_tflite, tflite_file
+from mindcv_lite.models.onnx_graph import Graph
 
 Predict = Callable[[np.ndarray], np.ndarray]
 

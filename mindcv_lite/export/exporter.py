@@ -18,8 +18,8 @@ from mindcv_lite.export.converted import FORMATS, Network
 from mindcv_lite.export.int8 import Calibration, Predict, int8_file, predictions
 from mindcv_lite.export.mindir_files import mindir_file, open_mindir
 from mindcv_lite.export.onnx_files import onnx_file, open_onnx
-from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, PREPARED, RESIZES, Graph, network_graph
 from mindcv_lite.files import filled_whole, write_text, written_whole
+from mindcv_lite.models.onnx_graph import DEFAULT_OPSET, PREPARED, RESIZES, Graph, network_graph
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.signals import take_signals_back
 

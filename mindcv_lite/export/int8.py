@@ -15,9 +15,9 @@ from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
 from mindcv_lite.export.onnx_files import compute_node, open_onnx
-from mindcv_lite.export.onnx_graph import Graph
 from mindcv_lite.export.qdq_graph import qdq_graph
-from mindcv_lite.export.quantisation import Quantised, Wiring, quantise, quantised_weight
+from mindcv_lite.export.quantisation import Quantised, quantise, quantised_weight
+from mindcv_lite.models.onnx_graph import Graph, Wiring
 from mindcv_lite.signals import take_signals_back
 from mindcv_lite.text_tables import aligned
 

@@ -21,8 +21,8 @@ from mindcv_lite.data.images.inspection import inspect
 from mindcv_lite.data.transforms.numpy_evaluation import fault_of, prepared
 from mindcv_lite.evaluation.predict import Predictor, shape_flaw
 from mindcv_lite.export.onnx_files import onnx_file, open_onnx
-from mindcv_lite.export.onnx_graph import network_graph
 from mindcv_lite.files import cache_folder, read_sealed, write_sealed
+from mindcv_lite.models.onnx_graph import network_graph
 from mindcv_lite.program import is_installed, mindspore_version, progress_bar, version_of
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import recipe_without_training

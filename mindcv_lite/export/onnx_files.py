@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mindcv_lite.export.onnx_graph import DEFAULT_OPSET, INPUT, NUMBER_FORMATS, Graph, Node
+from mindcv_lite.models.onnx_graph import DEFAULT_OPSET, INPUT, NUMBER_FORMATS, Graph, Node
 
 CHUNK = 32  # images at once in a single layer
 

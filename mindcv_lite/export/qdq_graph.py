@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mindcv_lite.export.onnx_graph import Graph, Node
-from mindcv_lite.export.quantisation import LAYERS, Activation, Quantised, Wiring
+from mindcv_lite.export.quantisation import Activation, Quantised
+from mindcv_lite.models.onnx_graph import LAYERS, Graph, Node, Wiring
 
 
 def qdq_graph(graph: Graph, quantised: Quantised) -> Graph:

@@ -12,11 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mindcv_lite.export.onnx_graph import Graph, Node
+from mindcv_lite.models.onnx_graph import LAST, LAYERS, Graph, Node, Wiring
 
 Compute = Callable[[Node, Mapping[str, np.ndarray], np.ndarray], np.ndarray]  # a node with weights, on one input
-LAYERS = ("Conv", "Gemm")
-LAST = "logits"
 BINS = 4000  # of the histogram by which a range is chosen
 LARGEST_BIAS = 2.0**28  # in units of input scale x weight scale: int32 with room for the sum of products
 
@@ -67,49 +65,6 @@ def by_input(weight: np.ndarray, factors: np.ndarray) -> np.ndarray:
     is_depthwise = weight.shape[1] == 1 < len(factors)
     shape = (-1, 1) if is_depthwise else (1, -1)
     return np.asarray(factors, np.float32).reshape(*shape, *[1] * (weight.ndim - 2))
-
-
-class Wiring:
-    """Who reads what in a graph."""
-
-    def __init__(self, graph: Graph):
-        self.nodes = {node.output: node for node in graph.nodes}
-        self.readers: dict[str, list[Node]] = {name: [] for name in self.nodes}
-        for node in graph.nodes:
-            for name in node.inputs:
-                self.readers.setdefault(name, []).append(node)
-        first = next(index for index, node in enumerate(graph.nodes) if node.operator in LAYERS)
-        self.entry = graph.nodes[first].inputs[0]  # the normalised images
-        last = next(index for index, node in enumerate(graph.nodes) if node.output == LAST)
-        self.network = graph.nodes[first : last + 1]  # without normalising and softmax
-
-    def is_hard_swish(self, node: Node) -> bool:
-        """Whether the node gives a hard-swish, as one operator or as its second part."""
-        gate = self.nodes.get(node.inputs[-1])
-        by_parts = node.operator == "Mul" and gate is not None and gate.inputs[0] == node.inputs[0]
-        return by_parts or node.operator == "HardSwish"
-
-    def activation_after(self, name: str) -> str | None:
-        """What a layer's output goes through before the next: Relu, HardSigmoid, HardSwish, or nothing."""
-        readers = self.readers[name]
-        if any(self.is_hard_swish(node) for node in readers):
-            return "HardSwish"
-        return next((node.operator for node in readers if node.operator in ("Relu", "HardSigmoid")), None)
-
-    def exact_tensors(self, in_float: Collection[str]) -> set[str]:
-        """What is not rounded because these layers are in float32: what goes from them into hard-swish or a gate, and
-        what they alone read."""
-        exact = {name for name in in_float if self.activation_after(name) in ("HardSwish", "HardSigmoid")}
-        for name, readers in self.readers.items():
-            node = self.nodes.get(name)
-            activated = node is not None and (node.operator == "Relu" or self.is_hard_swish(node))
-            if (activated or name == self.entry) and all(reader.output in in_float for reader in readers):
-                exact.add(name)
-        return exact
-
-    def stored_as(self, layer: str) -> str:
-        """The tensor whose factors divide a layer's output: its own, or that of the Relu behind it."""
-        return self.readers[layer][0].output if self.activation_after(layer) == "Relu" else layer
 
 
 def importance(network: list[Node], weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

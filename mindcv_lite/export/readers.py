@@ -17,12 +17,12 @@ from mindcv_lite.export.converted import Predict, channels_last, open_ncnn, open
 from mindcv_lite.export.exporter import metadata_of, sample_images
 from mindcv_lite.export.int8 import Calibration, drop_of, predictions
 from mindcv_lite.export.onnx_files import compute_node, onnx_file, open_onnx
-from mindcv_lite.export.onnx_graph import Graph, network_graph
 from mindcv_lite.export.qdq_graph import qdq_graph
 from mindcv_lite.export.quantisation import quantise
 from mindcv_lite.export.tflite_files import open_tflite, tflite_file
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
+from mindcv_lite.models.onnx_graph import Graph, network_graph
 from mindcv_lite.program import is_installed, version_of
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.text_tables import aligned

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mindcv_lite.export.onnx_graph import INPUT, Graph, Node
+from mindcv_lite.models.onnx_graph import INPUT, Graph, Node
 
 # What gives a number for each number that comes in: the name there, and of what says more about it.
 ELEMENTWISE = {

@@ -13,8 +13,8 @@ import pytest
 from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.commands.export import CONVERTERS, command_line, main
 from mindcv_lite.export import readers
-from mindcv_lite.export.onnx_graph import DEFAULT_OPSET
 from mindcv_lite.models.build import build_network
+from mindcv_lite.models.onnx_graph import DEFAULT_OPSET
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.runs.checkpoint_saver import save_weights
 

@@ -19,9 +19,9 @@ from mindcv_lite.export import converted
 from mindcv_lite.export.converted import FORMATS, Converted, Predict, open_ncnn, open_openvino
 from mindcv_lite.export.exporter import export
 from mindcv_lite.export.onnx_files import open_onnx
-from mindcv_lite.export.onnx_graph import HARD_SWISH_OPSET
 from mindcv_lite.export.readers import random_network, several_images
 from mindcv_lite.export.tflite_files import open_tflite
+from mindcv_lite.models.onnx_graph import HARD_SWISH_OPSET
 from mindcv_lite.program import is_installed
 from mindcv_lite.recipe.keys import Recipe
 

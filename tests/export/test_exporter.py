@@ -22,14 +22,15 @@ from mindcv_lite.commands import convert
 from mindcv_lite.data.transforms.decode_augment import evaluation_transforms
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
-from mindcv_lite.export import onnx_graph, readers
+from mindcv_lite.export import readers
 from mindcv_lite.export.exporter import export, require_same, sample_images
-from mindcv_lite.export.folding import fold_norms
 from mindcv_lite.export.mindir_files import mindir_file
 from mindcv_lite.export.onnx_files import newest_opset, open_onnx
-from mindcv_lite.export.onnx_graph import network_graph
+from mindcv_lite.models import onnx_graph
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
+from mindcv_lite.models.folding import fold_norms
+from mindcv_lite.models.onnx_graph import network_graph
 from mindcv_lite.recipe.keys import Recipe, size_of
 
 SMALLEST = "mobilenet_v3_small_075"

@@ -8,9 +8,9 @@ import pytest
 from mindcv_lite.export import quantisation
 from mindcv_lite.export.int8 import costs_of, drop_of, fewest_in_float, images_per_second, predictions, without
 from mindcv_lite.export.onnx_files import compute_node, onnx_file, open_onnx
-from mindcv_lite.export.onnx_graph import Graph, add_floats, add_normalize
 from mindcv_lite.export.qdq_graph import qdq_graph
 from mindcv_lite.export.quantisation import Activation, Quantised, best_range, factors_of, quantise
+from mindcv_lite.models.onnx_graph import Graph, Wiring, add_floats, add_normalize
 
 CARD = {"model": "small", "mindcv_lite": "0"}
 SIDE, WIDTH, CLASSES = 16, 8, 5
@@ -201,7 +201,7 @@ def test_the_last_batch_is_filled_up_and_cut_off_and_speed_is_of_images():
 def test_costs_are_of_what_would_not_be_rounded():
     graph = network()
     quantised: Quantised = quantise(graph, photos(8), compute_node)
-    costs = costs_of(quantised, quantisation.Wiring(graph))
+    costs = costs_of(quantised, Wiring(graph))
     noise = {name: value / sum(quantised.noise.values()) for name, value in quantised.noise.items()}
     assert costs["features.0"] == pytest.approx(noise["features.0"] + noise["images"])
     assert costs["features.3.depthwise"] == pytest.approx(noise["features.3.1"])

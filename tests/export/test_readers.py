@@ -11,8 +11,8 @@ from mindspore import Tensor
 from mindcv_lite.checkpoints.trained import Trained, read_trained
 from mindcv_lite.commands import convert
 from mindcv_lite.data.transforms.normalize import Normalize
-from mindcv_lite.export.onnx_graph import DEFAULT_OPSET
 from mindcv_lite.export.readers import READERS, Findings, Reader, check_readers, random_network, several_images
+from mindcv_lite.models.onnx_graph import DEFAULT_OPSET
 from mindcv_lite.recipe.keys import Recipe
 
 # Each network once. The command tries all with every padding at every side.

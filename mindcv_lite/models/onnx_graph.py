@@ -1,17 +1,18 @@
 """The network as ONNX operators, put together along the block table like the network in mobilenetv3.py."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindcv_lite.export.folding import fold_norms
 from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, Part
-from mindcv_lite.recipe.keys import Augmentation, Recipe
+from mindcv_lite.models.folding import fold_norms
+from mindcv_lite.recipe.keys import Augmentation, Model, Recipe
 
-INPUT = "images"
+INPUT, LAST = "images", "logits"
 PREPARED = "prepared"  # the images that a file has resized and cropped
+LAYERS = ("Conv", "Gemm")  # the nodes with weights
 NUMBER_FORMATS = {"float32": 1, "float16": 10}  # ONNX's numbers of them
 # Operator sets before 11 mean other things by the same operators. HardSwish came with 14; the default is older, because
 # MindSpore Lite's converter does not know it.
@@ -82,6 +83,49 @@ class Graph:
         return self.layer("Conv", name, x, **shape, group=group)
 
 
+class Wiring:
+    """Who reads what in a graph."""
+
+    def __init__(self, graph: Graph):
+        self.nodes = {node.output: node for node in graph.nodes}
+        self.readers: dict[str, list[Node]] = {name: [] for name in self.nodes}
+        for node in graph.nodes:
+            for name in node.inputs:
+                self.readers.setdefault(name, []).append(node)
+        first = next(index for index, node in enumerate(graph.nodes) if node.operator in LAYERS)
+        self.entry = graph.nodes[first].inputs[0]  # the normalised images
+        last = next(index for index, node in enumerate(graph.nodes) if node.output == LAST)
+        self.network = graph.nodes[first : last + 1]  # without normalising and softmax
+
+    def is_hard_swish(self, node: Node) -> bool:
+        """Whether the node gives a hard-swish, as one operator or as its second part."""
+        gate = self.nodes.get(node.inputs[-1])
+        by_parts = node.operator == "Mul" and gate is not None and gate.inputs[0] == node.inputs[0]
+        return by_parts or node.operator == "HardSwish"
+
+    def activation_after(self, name: str) -> str | None:
+        """What a layer's output goes through before the next: Relu, HardSigmoid, HardSwish, or nothing."""
+        readers = self.readers[name]
+        if any(self.is_hard_swish(node) for node in readers):
+            return "HardSwish"
+        return next((node.operator for node in readers if node.operator in ("Relu", "HardSigmoid")), None)
+
+    def exact_tensors(self, in_float: Collection[str]) -> set[str]:
+        """What is not rounded because these layers are in float32: what goes from them into hard-swish or a gate, and
+        what they alone read."""
+        exact = {name for name in in_float if self.activation_after(name) in ("HardSwish", "HardSigmoid")}
+        for name, readers in self.readers.items():
+            node = self.nodes.get(name)
+            activated = node is not None and (node.operator == "Relu" or self.is_hard_swish(node))
+            if (activated or name == self.entry) and all(reader.output in in_float for reader in readers):
+                exact.add(name)
+        return exact
+
+    def stored_as(self, layer: str) -> str:
+        """The tensor whose factors divide a layer's output: its own, or that of the Relu behind it."""
+        return self.readers[layer][0].output if self.activation_after(layer) == "Relu" else layer
+
+
 def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
     """TensorFlow's SAME: as many outputs as strides begin in `side`; an odd one goes behind."""
     total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
@@ -115,11 +159,16 @@ def network_graph(
         x = add_normalize(graph, x, recipe.augmentation.mean, recipe.augmentation.std)
         if precision != "float32":
             x = graph.add("Cast", "rounded", x, to=NUMBER_FORMATS[precision])
-    x = _add_features(graph, x, recipe.model.model, recipe.model.conv_padding)
-    x = _add_classifier(graph, x, VARIANTS[recipe.model.model].activation)
+    x = add_network(graph, x, recipe.model)
     if softmax:
         graph.add("Softmax", "probabilities", x, axis=-1)
     return graph
+
+
+def add_network(graph: Graph, x: str, model: Model) -> str:
+    """Normalised images (batch, channels, height, width) -> logits (batch, classes)."""
+    x = _add_features(graph, x, model.model, model.conv_padding)
+    return _add_classifier(graph, x, VARIANTS[model.model].activation)
 
 
 def add_floats(graph: Graph, x: str) -> str:
@@ -222,4 +271,4 @@ def _add_classifier(graph: Graph, x: str, activation: str) -> str:
     x = graph.add("Flatten", "flattened", x)  # (batch, last)
     x = graph.layer("Gemm", "classifier.0", x, transB=1)
     x = graph.activation(activation, "classifier.1", x)
-    return graph.add("Gemm", "logits", x, "classifier.3.weight", "classifier.3.bias", transB=1)
+    return graph.add("Gemm", LAST, x, "classifier.3.weight", "classifier.3.bias", transB=1)

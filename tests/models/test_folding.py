@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mindcv_lite.export.folding import fold_norms
+from mindcv_lite.models.folding import fold_norms
 
 CHANNELS, OUT, EPS = 3, 5, 1e-3
 
