@@ -48,6 +48,7 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     from mindcv_lite.evaluation.score import EvaluationStep, evaluate
     from mindcv_lite.models.build import evaluation_network, training_network
     from mindcv_lite.runs.batch_sheet import draw_first_batch
+    from mindcv_lite.training.calibration import quantised_weights
     from mindcv_lite.training.distillation import hashes_of, read_teachers
     from mindcv_lite.training.graceful_stop import StopRequest
     from mindcv_lite.training.linear_probe import fit_last_layer
@@ -67,6 +68,8 @@ def train(recipe: Recipe) -> "RunRecorder | None":
     if (start := state or weights) and start.card:
         recipe = settled_by_card(recipe, start.card, start.path)
 
+    if weights and recipe.model.quantize:
+        weights = quantised_weights(weights, train_split, recipe, world)
     batches = TrainingBatches(train_split, recipe, world)
     network = training_network(recipe.model, world)
     teachers = read_teachers(recipe, train_split.class_names, world)

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "export": "errors program signals files text_tables recipe device models data checkpoints evaluation",
     "training": (
         "errors signals losses stateless_random files program text_tables recipe device models data checkpoints "
-        "evaluation runs"
+        "evaluation runs export"
     ),
     "benchmark": (
         "errors program processes text_tables recipe device models data checkpoints evaluation training export"

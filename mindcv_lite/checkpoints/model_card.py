@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 CARD_NAME = "model_card"
 # Keys of which one value alone gives weights their meaning, and keys that are good to know.
 BINDING_KEYS = ("model", "in_channels", "conv_padding", "bn_eps", "mean", "std", "interpolation", "crop_pct")
-UNUSUAL_KEYS = ("follow_exif",)  # binding too, and in a card only where they have another value than their default
+# Binding too, and in a card only where they have another value than their default.
+UNUSUAL_KEYS = ("follow_exif", "quantize")
 CARD_KEYS = (*BINDING_KEYS, "num_classes", "image_resize")
 MINDCV_CONVENTIONS = {name: KEYS[name].default for name in CARD_KEYS}  # which its files do not say
 

@@ -63,6 +63,8 @@ def main(arguments: list[str]) -> None:
     from mindcv_lite.models.onnx_graph import HARD_SWISH_OPSET
 
     trained = read_trained(str(flags.source), **ON_THE_CPU, **wanted)
+    if trained.recipe.model.quantize:
+        _require_int8_options(flags, options)
     world = start_device(trained.recipe)
     if flags.format != "mindir":  # MindSpore makes that file of a compiled graph
         compute_at_once()
@@ -85,6 +87,23 @@ def _require_options_of(flags: Namespace, parser: CommandLine) -> None:
     """Refuse what does not go with the format."""
     if given := [f"--{name}" for name in REFUSED[flags.format] if getattr(flags, name)]:
         parser.error(f"--format {flags.format} takes no {' and no '.join(given)}: leave out {' and '.join(given)}")
+
+
+def _require_int8_options(flags: Namespace, options: dict[str, Any]) -> None:
+    """Raise `UserError` on what does not go with a network that was trained in int8."""
+    is_int8 = f"{flags.source} was trained with quantize int8"
+    if flags.format not in ("onnx", "mindir"):
+        raise UserError(
+            f"{is_int8}, which was not tried with --format {flags.format}; --format onnx writes a file of it"
+        )
+    if flags.int8 or flags.calibrate:
+        raise UserError(f"{is_int8}, and its ONNX file is int8 without more: leave out --int8 and --calibrate")
+    if flags.include_resize:
+        raise UserError(f"{is_int8}: leave out --include_resize")
+    if options.get("precision", "float32") != "float32":
+        raise UserError(f"{is_int8}: leave out --precision {options['precision']}")
+    if options.get("opset", QDQ_OPSET) < QDQ_OPSET:
+        raise UserError(f"{is_int8}, which needs --opset {QDQ_OPSET} or newer, got {options['opset']}")
 
 
 def _require_int8(flags: Namespace, options: dict[str, Any], parser: CommandLine) -> float:
@@ -138,6 +157,8 @@ def _check_readers(flags: Namespace, parser: CommandLine) -> None:
     from mindcv_lite.recipe.load import recipe_without_training
 
     trained = read_trained(str(flags.source), **ON_THE_CPU) if flags.source else None
+    if trained and trained.recipe.model.quantize:
+        raise UserError(f"{flags.source} was trained with quantize int8; --check_readers compares files in float32")
     recipe = trained.recipe if trained else recipe_without_training(**ON_THE_CPU)
     world = start_device(recipe)
     compute_at_once()

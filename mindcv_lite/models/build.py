@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from mindspore import Parameter, amp, nn
+from mindspore import Parameter, amp, dtype, nn
 
 from mindcv_lite.cpu_kernels import norm, pooling, squeeze_excite
 from mindcv_lite.cpu_kernels.depthwise import DepthwiseConv2d
@@ -11,6 +11,7 @@ from mindcv_lite.cpu_kernels.stem import StemConv2d
 from mindcv_lite.device.ranks import World
 from mindcv_lite.models.block_tables import ROWS_BEGIN, VARIANTS, require_rows
 from mindcv_lite.models.mobilenetv3 import MobileNetV3, Operators
+from mindcv_lite.models.quantised import QuantisedNetwork
 from mindcv_lite.recipe.keys import Model
 
 
@@ -59,21 +60,24 @@ def build_network(model: Model, amp_level: str, target: str = "CPU", cpu_kernels
         model.bn_momentum,
         operators,
     )
+    if model.quantize:
+        number_format = dtype.float32 if amp_level == "O0" else dtype.float16
+        network = QuantisedNetwork(network, model, operators, number_format, cpu_kernels)
     freeze(network, model)
-    return amp.auto_mixed_precision(network, amp_level)
+    return network if model.quantize else amp.auto_mixed_precision(network, amp_level)
 
 
-def freeze(network: MobileNetV3, model: Model) -> None:
+def freeze(network: nn.Cell, model: Model) -> None:
     """Take what `model.freeze` names out of training; its BatchNorms compute as in evaluation, and keep still."""
     require_rows(model)
-    features = list(network.features)
-    frozen = features if model.freeze == "backbone" else features[ROWS_BEGIN : ROWS_BEGIN + (model.freeze or 0)]
-    for cell in frozen:
-        for parameter in cell.get_parameters():
+    head = len(layer_names(model.model)) - 1
+    frozen = range(head) if model.freeze == "backbone" else range(1, 1 + (model.freeze or 0))
+    for parameter in network.get_parameters():
+        if layer_of(parameter.name, model.model) in frozen:
             parameter.requires_grad = False
-        for _, inner in cell.cells_and_names():
-            if isinstance(inner, nn.BatchNorm2d):
-                inner.use_batch_statistics = False
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, nn.BatchNorm2d) and not cell.gamma.requires_grad:
+            cell.use_batch_statistics = False
 
 
 def moving_statistics(network: nn.Cell) -> list[Parameter]:

@@ -5,6 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 
 
+def norm_of(layer: str) -> str:
+    """The name of the BatchNorm behind a convolution, if it has one: `features.1` of `features.0`."""
+    parent, _, index = layer.rpartition(".")
+    return f"{parent}.{int(index) + 1}" if index.isdecimal() else ""
+
+
 def fold_norms(parameters: Mapping[str, np.ndarray], bn_eps: float) -> dict[str, np.ndarray]:
     """The parameters of a network without BatchNorm that computes what the one of `parameters` does in evaluation.
 

@@ -110,6 +110,14 @@ class Wiring:
             return "HardSwish"
         return next((node.operator for node in readers if node.operator in ("Relu", "HardSigmoid")), None)
 
+    def is_rounded(self, name: str) -> bool:
+        """Whether a tensor of the network is rounded, where all layers compute in integers: not what only a Relu reads,
+        nor the logits; what is flattened is rounded already."""
+        node = self.nodes.get(name)
+        if node is None or node.operator not in LAYERS:
+            return node is None or node.operator != "Flatten"
+        return name != LAST and self.activation_after(name) != "Relu"
+
     def exact_tensors(self, in_float: Collection[str]) -> set[str]:
         """What is not rounded because these layers are in float32: what goes from them into hard-swish or a gate, and
         what they alone read."""

@@ -221,6 +221,11 @@ class Model:
         False,
     )
     pretrained: bool = key("start from the weights that MindCV published; downloaded once", False)
+    quantize: Literal["int8"] | None = key(
+        "int8: train with everything rounded as in the int8 file that export then writes (quantisation-aware), from "
+        "weights that were trained without",
+        None,
+    )
 
 
 @dataclass(frozen=True)

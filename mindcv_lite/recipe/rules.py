@@ -63,6 +63,12 @@ def check_rules(recipe: Recipe, source: str) -> None:
         "probe_only",
         "False without weights to start from; --ckpt_path names some",
     )
+    require(
+        not recipe.model.quantize or recipe.model.pretrained or bool(recipe.model.ckpt_path or recipe.output.resume),
+        "quantize",
+        "None without weights to start from; --ckpt_path names those that were trained for the same classes without it",
+    )
+    require(not (recipe.model.probe_only and recipe.model.quantize), "probe_only", "False with quantize")
     require(not (recipe.model.probe_only and recipe.output.resume), "probe_only", "False with resume")
     if recipe.loss.teachers:
         require(recipe.loss.loss == "CE", "loss", "CE with a teacher, whose predictions are shares of all classes")

@@ -9,6 +9,7 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import layer_names, layer_of
+from mindcv_lite.models.quantised import LOG_SCALE
 from mindcv_lite.recipe.keys import Optimizer, Recipe
 
 OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
@@ -109,7 +110,7 @@ def parameter_groups(parameters: Sequence[Parameter], recipe: Recipe, rate: Rate
     settings, spared = recipe.optimizer, SPARED[recipe.optimizer.weight_decay_filter]
     groups: dict[tuple[float, float], list[Parameter]] = {}
     for parameter in parameters:
-        decay = 0.0 if parameter.name.endswith(spared) else settings.weight_decay
+        decay = 0.0 if parameter.name.endswith((*spared, LOG_SCALE)) else settings.weight_decay
         scale = layer_scale(layer_of(parameter.name, recipe.model.model), recipe) if settings.layer_decay else 1.0
         groups.setdefault((decay, scale), []).append(parameter)
     return [

@@ -11,6 +11,7 @@ from mindcv_lite.device.ranks import World
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import layer_names
 from mindcv_lite.models.complexity import complexity_of
+from mindcv_lite.models.quantised import FACTORS, ZERO
 from mindcv_lite.program import lack
 from mindcv_lite.recipe.keys import Optimizer, Recipe
 from mindcv_lite.runs.curves import CURVES
@@ -114,4 +115,4 @@ def _frozen_part(recipe: Recipe) -> str:
 
 
 def _is_statistic(name: str) -> bool:
-    return name.endswith(("moving_mean", "moving_variance"))
+    return name.endswith(("moving_mean", "moving_variance", ZERO, FACTORS))
