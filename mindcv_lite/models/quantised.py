@@ -7,6 +7,7 @@ layers a channel is divided by its factor, as it is there. Factors and zero poin
 """
 
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +54,21 @@ class QuantisedNetwork(nn.Cell):
         graph = network_graph(network, model)
         maker = _StepMaker(network, graph, operators, number_format, cpu_kernels)
         *nodes, last = Wiring(graph).network
-        index_of = {INPUT: 0} | {node.output: index for index, node in enumerate(nodes, 1)}
         self.round_images = maker.quantisers[INPUT]
+        # In blocks, because MindSpore's compiler calls itself for each turn of a loop, and no more than 1000 times.
+        blocks = [maker.block([*some]) for _, some in groupby(nodes, lambda node: node.output.split(".")[:2])]
         # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
-        self.steps = nn.CellList([maker.step(node) for node in nodes], auto_prefix=False)
-        self.sources = tuple((index_of[node.inputs[0]], index_of.get(node.inputs[-1], 0)) for node in nodes)
+        self.blocks = nn.CellList(blocks, auto_prefix=False)
         self.dropout, self.classify = network.classifier[2], maker.layer(last)
 
     def construct(self, x: Tensor, dropout_seed: Tensor | None = None) -> Tensor:
         """`dropout_seed`: in training, an int32 that is another one in each step."""
-        values = (self.round_images(x),)
-        for step, (first, second) in zip(self.steps, self.sources):  # noqa: B905  (graphs know no strict=)
-            values += (step(values[first], values[second]),)
-        hidden = values[-1]  # (batch, hidden)
-        if dropout_seed is not None:
-            hidden = self.dropout(hidden, dropout_seed)
-        return self.classify(hidden)  # (batch, classes)
+        x = self.round_images(x)
+        for block in self.blocks:
+            x = block(x)
+        if dropout_seed is not None:  # x: (batch, hidden)
+            x = self.dropout(x, dropout_seed)
+        return self.classify(x)  # (batch, classes)
 
 
 def network_graph(network: nn.Cell, model: Model) -> Graph:
@@ -108,6 +108,11 @@ class _StepMaker:
             "Add": add,
             "Flatten": flattened,
         }
+
+    def block(self, nodes: list[Node]) -> "Block":
+        index_of = {node.output: index for index, node in enumerate(nodes, 1)}  # 0: what comes before the block
+        sources = tuple((index_of.get(node.inputs[0], 0), index_of.get(node.inputs[-1], 0)) for node in nodes)
+        return Block([self.step(node) for node in nodes], sources)
 
     def step(self, node: Node) -> "Step":
         if node.operator in LAYERS:
@@ -243,6 +248,22 @@ class HardSwish(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.ndim - 2)
         return self.hard_swish(x * self.given_factors.reshape(shape)) / self.stored_factors.reshape(shape)
+
+
+class Block(nn.Cell):
+    """The nodes of a bottleneck, or a layer outside of them. `sources`: which two tensors each step takes, if two; 0 is
+    the block's input, 1 the result of its first step."""
+
+    def __init__(self, steps: list["Step"], sources: tuple[tuple[int, int], ...]):
+        super().__init__(auto_prefix=False)
+        # pyrefly: ignore [bad-argument-count, unexpected-keyword]  (MindSpore's decorator hides the signature)
+        self.steps, self.sources = nn.CellList(steps, auto_prefix=False), sources
+
+    def construct(self, x: Tensor) -> Tensor:
+        values = (x,)
+        for step, (first, second) in zip(self.steps, self.sources):  # noqa: B905  (graphs know no strict=)
+            values += (step(values[first], values[second]),)
+        return values[-1]
 
 
 class Step(nn.Cell):

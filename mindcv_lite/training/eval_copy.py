@@ -32,12 +32,12 @@ class EvalCopy(nn.Cell):
         self.others = ParameterTuple(statistics if average else [])  # of the trained network, not copied
         self.sum_over_ranks = ops.AllReduce() if world.size > 1 else ops.identity
         self.size = float(world.size)
+        self.each = ops.HyperMap()
 
     def construct(self) -> Tensor:
         done = self.copied[-1].sum()  # a device may leave out what a constant waits for
-        for weight, target in zip(self.copied, self.copies):  # noqa: B905  (graphs know no strict=)
-            done = ops.depend(done, ops.assign(target, weight))
-        for statistic, target in zip(self.averaged, self.means):  # noqa: B905
+        done = ops.depend(done, self.each(ops.assign, self.copies, self.copied))  # too many for a loop
+        for statistic, target in zip(self.averaged, self.means):  # noqa: B905  (graphs know no strict=)
             mean = self.mean_over_ranks(statistic)
             done = ops.depend(done, ops.assign(target, mean))
             done = ops.depend(done, ops.assign(statistic, mean))
