@@ -22,7 +22,7 @@ from mindcv_lite.recipe.keys import Model
 
 LEVELS = 255.0  # of uint8, above the lowest
 LARGEST_WEIGHT = 127.0  # of int8, symmetric
-LEAST_SCALE = 1e-10
+LEAST_SCALE, LEAST_UNIT = 1e-10, 1e-30
 LOG_SCALE, ZERO, FACTORS = "log_scale", "zero", "factors"  # what the names of a quantiser's parameters end in
 
 
@@ -210,6 +210,7 @@ class Layer(nn.Cell):
         self.by_output, self.by_input = (outputs, 1, *ones), ((-1, 1) if is_depthwise else (1, -1)) + ones
         self.multiply: Any = layer.conv2d if kernel else ops.MatMul(transpose_b=True)
         self.given_factors, self.stored_factors = given.factors, stored.factors if stored else 1.0
+        self.given_log_scale = given.log_scale
         self.has_norm = norm is not None
         if norm is None:
             self.bias: Any = layer.bias
@@ -224,17 +225,20 @@ class Layer(nn.Cell):
             bias = (self.beta - self.mean * scale) / self.stored_factors
         else:
             scale, bias = ops.ones_like(self.bias), self.bias / self.stored_factors
-        weight = self.rounded(self.weight * self.given_factors.reshape(self.by_input))
-        weight = weight * (scale / self.stored_factors).reshape(self.by_output)
+        weight = self.weight * self.given_factors.reshape(self.by_input)
+        largest = self.largest(ops.abs(weight).reshape(weight.shape[0], -1), 1)
+        units = ops.maximum(largest / LARGEST_WEIGHT, LEAST_SCALE)  # (out,)
+        scale = scale / self.stored_factors
+        weight = self.in_units(weight, units.reshape(self.by_output)) * scale.reshape(self.by_output)
+        # The file's biases are whole numbers of what the products of whole numbers stand for.
+        units = ops.exp(self.given_log_scale) * units * ops.abs(scale)
+        bias = self.in_units(bias, ops.maximum(units, LEAST_UNIT))
         y = self.multiply(x.astype(self.number_format), weight.astype(self.number_format))
         return ops.bias_add(y.astype(dtype.float32), bias)
 
-    def rounded(self, weight: Tensor) -> Tensor:
-        """To int8, with a scale for each output by the largest of its weights; the gradient passes straight through."""
-        exact = ops.stop_gradient(weight)
-        largest = self.largest(ops.abs(exact).reshape(self.by_output[0], -1), 1)
-        scales = ops.maximum(largest / LARGEST_WEIGHT, LEAST_SCALE).reshape(self.by_output)
-        return weight + (self.rint(exact / scales) * scales - exact)
+    def in_units(self, x: Tensor, units: Tensor) -> Tensor:
+        """The nearest whole number of units; the gradient passes straight through."""
+        return x + ops.stop_gradient(self.rint(x / units) * units - x)
 
 
 class HardSwish(nn.Cell):
