@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from mindspore import Parameter, Tensor, amp, dtype, nn, ops
 
+from mindcv_lite.models.quantised import Rounding
+
 LIST = Path(__file__).with_name("primitives.txt")
 
 
@@ -243,6 +245,30 @@ def dropout() -> SmallGraph:
     return SmallGraph(Computing(layer), (x, drawn), (x.astype(float) * (drawn >= 3) / 0.75,), HALF)
 
 
+def rounding() -> SmallGraph:
+    """What a network has that is trained with everything rounded: all of it float32."""
+    round_to_uint8, largest, zero = Rounding(), ops.ReduceMax(), Tensor(floats([100]))
+
+    def layer(x: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
+        rounded = round_to_uint8(x, log_scale, zero) * ops.stop_gradient(largest(ops.abs(x), 1)).reshape(-1, 1)
+        y = ops.bias_add(rounded, bias)
+        return ops.concat((ops.relu(y), ops.hardswish(y), ops.hardsigmoid(y)))
+
+    x, bias, dy = (each.astype(np.float32) for each in draws((4, 50), (50,), (12, 50)))
+    x *= 10
+    scale, exact = 0.1, x.astype(float)
+    rounded = (np.clip(np.rint(exact / scale) + 100, 0, 255) - 100) * scale
+    within, most = np.abs(rounded - exact) <= scale / 2, np.abs(exact).max(1, keepdims=True)
+    y = rounded * most + bias
+    gate, slopes = np.clip(y / 6 + 0.5, 0, 1), np.abs(y) < 3
+    d_relu, d_swish, d_sigmoid = np.split(dy.astype(float), 3)
+    d = d_relu * (y > 0) + d_swish * (gate + slopes * y / 6) + d_sigmoid * slopes / 6
+    by_scale = (d * most * (rounded - within * exact)).sum().reshape(1) * (255 * 50) ** -0.5
+    expected = np.concatenate([np.maximum(y, 0), y * gate, gate]), d * most * within, by_scale, d.sum(0)
+    given = x, floats([np.log(scale)]), bias, dy
+    return SmallGraph(with_gradients(layer, 3), given, expected, APPROXIMATE)
+
+
 # ------------------------------------------------------------------------------------------------------- the training's
 
 
@@ -413,7 +439,7 @@ def ranking() -> SmallGraph:
 GROUPS: dict[str, Callable[[], SmallGraph]] = {
     group.__name__: group
     for group in (
-        *(images, pointwise_convolution, depthwise_convolution, norm, activations, pooling, head, dropout),
+        *(images, pointwise_convolution, depthwise_convolution, norm, activations, pooling, head, dropout, rounding),
         *(loss, teaching, update, counting, branches, averaging, integers, mixing, ranking),
     )
 }

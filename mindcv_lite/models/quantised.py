@@ -160,7 +160,7 @@ class Rounding(nn.Cell):
     that of LSQ (Esser et al. 2020, https://arxiv.org/abs/1902.08153), times the scale.
     """
 
-    def __init__(self, cpu_kernels: Path | None):
+    def __init__(self, cpu_kernels: Path | None = None):
         super().__init__()
         self.rint = ops.Rint()
         self.forward = rounding.forward(cpu_kernels) if cpu_kernels else None

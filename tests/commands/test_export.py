@@ -13,6 +13,7 @@ import pytest
 from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.commands.export import CONVERTERS, command_line, main
 from mindcv_lite.export import readers
+from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
 from mindcv_lite.models.onnx_graph import DEFAULT_OPSET
 from mindcv_lite.recipe.keys import Recipe
@@ -278,3 +279,43 @@ def test_a_reader_that_is_wrong_or_reads_nothing_gives_exit_status_1(recipe, tmp
     said = capsys.readouterr().out
     assert "refuses: mobilenet_v3_small_075, mindcv, 33, --softmax: not read: no such operator" in said
     assert "zeros: mobilenet_v3_small_075, mindcv, 33, batch 7: off by 1.0e+00 of the largest number" in said
+
+
+@pytest.mark.usefixtures("pynative_mode")
+def test_a_network_that_was_trained_in_int8_becomes_an_int8_file_without_photos(
+    recipe, refused, monkeypatch, tmp_path, capsys
+):
+    small = VARIANTS["mobilenet_v3_small_075"]
+    monkeypatch.setitem(VARIANTS, "mobilenet_v3_small_075", small._replace(rows=small.rows[:1]))
+    keys = {
+        "in_channels": 1,
+        "mean": [33.0],
+        "std": [78.0],
+        "num_classes": 2,
+        "quantize": "int8",
+        "ckpt_path": "x.ckpt",
+    }
+    wanted = recipe(model="mobilenet_v3_small_075", **keys)
+    network = build_network(wanted.model, "O0")
+    parameters = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
+    scales = {name: np.array([-3], np.float32) for name in parameters if name.endswith("log_scale")}
+    zeros = {name: np.array([100], np.float32) for name in parameters if name.endswith(".zero")}
+    source, target = tmp_path / "x.ckpt", tmp_path / "x.onnx"
+    save_weights(source, parameters | scales | zeros, model_card(wanted, ("a", "b")))
+    export(source, "--format", "onnx", "--image_resize", "40")
+    assert "MB, " in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(target.read_bytes())
+    assert session.get_modelmeta().custom_metadata_map["quantize"] == "int8"
+    assert target.read_bytes().count(b"QuantizeLinear") > 10
+    export(source, "--format", "mindir", "--image_resize", "40")
+    target.unlink()
+    (tmp_path / "photos").mkdir()
+    is_int8 = f"{source} was trained with quantize int8"
+    command = (source, "--format", "onnx")
+    assert refused(*command, "--precision", "float16") == f"{is_int8}: leave out --precision float16"
+    assert refused(*command, "--opset", "12") == f"{is_int8}, which needs --opset 13 or newer, got 12"
+    assert refused(*command, "--int8", "--calibrate", tmp_path / "photos").startswith(
+        f"{is_int8}, and its ONNX file is"
+    )
+    assert refused(source, "--format", "web").startswith(f"{is_int8}, and no browser has tried such a page")
+    assert refused(source, "--check_readers").startswith(is_int8)

@@ -33,6 +33,8 @@ STEPS: dict[str, dict[str, Any]] = {
     "ranks":       {"loss_scale_type": "dynamic"},  # two of them, which tell each other of an overflow
 }
 # fmt: on
+# Its layers are others than those that all steps have in common.
+QUANTISED: dict[str, dict[str, Any]] = {"quantised": {"quantize": "int8", "ckpt_path": "not-read.ckpt"}}
 RECIPE = {
     **{"model": "mobilenet_v3_small_100", "num_classes": 1000, "image_resize": 64, "batch_size": 4, "epoch_size": 2},
     **{"lr": 0.1, "opt": "momentum", "scheduler": "constant", "warmup_epochs": 0},
@@ -169,7 +171,7 @@ def cells(folder: str) -> Iterator[tuple[str, Any, tuple]]:
 
     model = RECIPE["model"]
     VARIANTS[model] = VARIANTS[model]._replace(rows=VARIANTS[model].rows[:ROWS])
-    for name, keys in STEPS.items():
+    for name, keys in (STEPS | QUANTISED).items():
         recipe = load_recipe([f"--{key}={value}" for key, value in (RECIPE | keys).items()], "")
         size = 2 if name == "ranks" else 1
         world = World(0, size, settings_for(recipe, "Ascend", size))
@@ -208,7 +210,7 @@ def as_everywhere(operation: Operation) -> Operation:
 
 def found_in(graphs: dict[str, Graph]) -> dict[Operation, str]:
     """Each operation of the product's graphs, and the names of these."""
-    names = [*STEPS, "eval_copy", "evaluation"]
+    names = [*STEPS, *QUANTISED, "eval_copy", "evaluation"]
     found: dict[Operation, list[str]] = {}
     for name in names:
         for operation in graphs[name].operations:

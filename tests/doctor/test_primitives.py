@@ -7,10 +7,19 @@ import pytest
 from mindcv_lite.doctor.primitives import GROUPS, read_list
 from mindcv_lite.recipe.load import load_recipe
 from tests.conftest import ROOT
-from tests.doctor.graphs import STEPS, Graph, Operation, as_everywhere, compiled_graphs, found_in, operation_of
+from tests.doctor.graphs import (
+    QUANTISED,
+    STEPS,
+    Graph,
+    Operation,
+    as_everywhere,
+    compiled_graphs,
+    found_in,
+    operation_of,
+)
 
 IS_THE_LISTS = mindspore.__version__.startswith("2.10.")  # before 2.10 some primitives have other names
-PRODUCT = [*STEPS, "evaluation", "eval_copy"]
+PRODUCT = [*STEPS, *QUANTISED, "evaluation", "eval_copy"]
 # Of two tensors, number by number; Ascend's operators want the same type of both.
 BINARY = {
     *("Add", "Sub", "Mul", "Div", "RealDiv", "FloorDiv", "FloorMod", "Maximum", "Minimum", "Equal", "NotEqual"),
@@ -83,7 +92,7 @@ def test_statistics_that_do_not_move_are_found_out(index, before, graph_mode):
 
 def test_a_float16_tensor_is_reshaped_twice_in_a_step_and_once_in_evaluation_and_by_a_teacher(graphs):
     counts = {name: graphs[name].operations[Operation("Reshape", "Float16", "Float16")] for name in PRODUCT}
-    assert counts == dict.fromkeys(STEPS, 2) | {"taught": 2 + 1, "evaluation": 1, "eval_copy": 0}
+    assert counts == dict.fromkeys(STEPS, 2) | {"quantised": 0, "taught": 2 + 1, "evaluation": 1, "eval_copy": 0}
 
 
 def test_no_tensor_is_int64_but_those_of_mindspores_all_finite(graphs):

@@ -733,7 +733,9 @@ def recipes(draw: st.DrawFn) -> Recipe:
     if flat["val_share"]:
         flat["val_fold"] = min(flat["val_fold"], int(1 / flat["val_share"] + 1e-9) - 1)
     flat["pretrained"] &= not flat["ckpt_path"]
-    flat["probe_only"] &= (flat["pretrained"] or bool(flat["ckpt_path"])) and not flat["resume"]
+    if not (flat["pretrained"] or flat["ckpt_path"] or flat["resume"]):
+        flat["quantize"] = None
+    flat["probe_only"] &= (flat["pretrained"] or bool(flat["ckpt_path"])) and not (flat["resume"] or flat["quantize"])
     flat["loss"] = "CE" if flat["teacher"] else flat["loss"]
     if flat["cutmix_prob"] > 0 and max(flat["mixup"], flat["cutmix"]) > 0:
         flat["class_weights"] = None
