@@ -18,6 +18,7 @@ from mindcv_lite.checkpoints.weights import (
 )
 from mindcv_lite.data.datasets import classes
 from mindcv_lite.device.ranks import World
+from mindcv_lite.errors import UserError
 from mindcv_lite.models.build import build_network, evaluation_network
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import recipe_without_training
@@ -68,6 +69,11 @@ def recipe_to_evaluate(weights: Weights, recipe: Recipe) -> Recipe:
         recipe = settled_by_card(recipe, weights.card, weights.path)
     elif "model" not in recipe.origin:
         recipe = recipe.with_keys(model=model_of(weights))
+    if recipe.model.quantize and not (weights.card and weights.card.get("quantize")):
+        raise UserError(
+            f"{weights.path}: was trained without quantize, and has no ranges: leave out --quantize; a training with it "
+            "makes a checkpoint that has them"
+        )
     return with_image_size_of(weights, with_outputs_of(weights, recipe))
 
 

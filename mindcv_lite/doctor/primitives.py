@@ -250,6 +250,7 @@ def rounding() -> SmallGraph:
     round_to_uint8, largest, zero = Rounding(), ops.ReduceMax(), Tensor(floats([100]))
 
     def layer(x: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
+        # pyrefly: ignore [missing-attribute]  (MindSpore does not say what its primitives return)
         rounded = round_to_uint8(x, log_scale, zero) * ops.stop_gradient(largest(ops.abs(x), 1)).reshape(-1, 1)
         y = ops.bias_add(rounded, bias)
         return ops.concat((ops.relu(y), ops.hardswish(y), ops.hardsigmoid(y)))

@@ -24,6 +24,9 @@ from mindcv_lite.models.onnx_graph import Graph, network_graph
 from mindcv_lite.models.quantised import FACTORS, LOG_SCALE, ZERO, quantiser_name
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.training.calibration import quantised_weights
+from mindcv_lite.training.optimizers import RateTable, build_optimizer
+from mindcv_lite.training.resume import numbers_of
+from mindcv_lite.training.train_step import TrainStep
 from tests.export.conftest import TITLES, blots, random_network
 
 CARD = {"model": "small", "mindcv_lite": "0"}
@@ -131,6 +134,16 @@ def test_weights_batch_norms_and_ranges_are_trained_and_nothing_else(start, netw
     _, gradients = loss()
     assert [each.name for each, dy in zip(trained, gradients, strict=True) if not dy.asnumpy().any()] == []
     np.testing.assert_array_equal(statistics.asnumpy(), before)
+
+
+def test_a_state_holds_ranges_and_the_average_of_the_weights_holds_them_too(start, network):
+    given = start.recipe.with_keys(ema=True)
+    optimizer = build_optimizer(network.trainable_params(), given, RateTable(lambda step: 0.1, 9), "CPU")
+    step = TrainStep(network, optimizer, given, start.world, steps_per_epoch=10)
+    numbers = numbers_of(step, start.world)
+    assert {f"ema.{name}" for name in network.parameters_dict()} | {*network.parameters_dict()} <= {*numbers}
+    np.testing.assert_array_equal(numbers["features.2.factors"], start.quantised.parameters["features.2.factors"])
+    assert {"moments.features.2.log_scale"} <= {*numbers}
 
 
 def test_weights_that_are_quantised_already_stay_as_they_are(start):
