@@ -71,8 +71,8 @@ def recipe_to_evaluate(weights: Weights, recipe: Recipe) -> Recipe:
         recipe = recipe.with_keys(model=model_of(weights))
     if recipe.model.quantize and not (weights.card and weights.card.get("quantize")):
         raise UserError(
-            f"{weights.path}: was trained without quantize, and has no ranges: leave out --quantize; a training with it "
-            "makes a checkpoint that has them"
+            f"{weights.path}: was trained without quantize, and has no ranges: leave out --quantize; training with "
+            "it makes a checkpoint that has them"
         )
     return with_image_size_of(weights, with_outputs_of(weights, recipe))
 

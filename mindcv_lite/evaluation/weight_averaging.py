@@ -32,6 +32,12 @@ def read_alike(paths: Sequence[str], **keys: Any) -> list[Trained]:
     """Read checkpoints, as `read_trained`. Raises `UserError` unless they are of one network and mean the same."""
     first, *others = (read_trained(path, **keys) for path in paths)
     first.network()  # raises `UserError` where the weights are not of the network that the card names
+    for each in (first, *others):
+        if each.recipe.model.quantize:
+            raise UserError(
+                f"{each.weights.path}: was trained with quantize int8, and ranges have no mean; "
+                "average checkpoints that were trained without, and train the average with --quantize"
+            )
     meant = meaning_of(first)
     for other in others:
         path = other.weights.path

@@ -39,6 +39,12 @@ def test_a_network_that_is_given_stays(nameless):
     assert recipe_to_evaluate(weights, given).model.model == "mobilenet_v3_large_100"
 
 
+def test_a_checkpoint_without_ranges_is_not_evaluated_in_int8(nameless):
+    weights = read_weights(nameless("mobilenet_v3_small_075"))
+    with pytest.raises(UserError, match="was trained without quantize, and has no ranges: leave out --quantize"):
+        recipe_to_evaluate(weights, recipe_without_training().with_keys(quantize="int8"))
+
+
 def test_a_file_that_fits_no_network_is_refused(tmp_path):
     path = Path(tmp_path, "x.ckpt")
     head = mindspore.Parameter(mindspore.ops.ones((7, 5)), "classifier.3.weight")

@@ -253,3 +253,9 @@ def test_a_wrong_command_line(refused, tmp_path, monkeypatch, arguments, sentenc
     for name in ("x.ckpt", "y.ckpt"):
         Path(name).write_text("precious")
     assert refused(*arguments).startswith(sentence)
+
+
+def test_checkpoints_that_were_trained_in_int8_are_refused(checkpoint, refused, tmp_path):
+    paths = [checkpoint(name, quantize="int8", ckpt_path="x.ckpt") for name in ("1.ckpt", "2.ckpt")]
+    said = refused(*paths, tmp_path / "mean.ckpt")
+    assert said.startswith(f"{paths[0]}: was trained with quantize int8, and ranges have no mean; average checkpoints")

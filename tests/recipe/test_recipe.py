@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import ANY, FOREIGN_KEYS, KEYS, KINDS, TOPICS, Recipe
-from mindcv_lite.recipe.load import load_recipe
+from mindcv_lite.recipe.load import load_recipe, recipe_of
 from mindcv_lite.recipe.rules import require_extras
 from tests.conftest import ROOT
 
@@ -702,6 +702,18 @@ def _values(kind: Any, bounds: dict[str, float]) -> st.SearchStrategy:
         return st.lists(_values(arguments[0], bounds), min_size=count, max_size=count).map(tuple)
     assert arguments, kind
     return st.one_of([st.none() if choice is type(None) else _values(choice, bounds) for choice in arguments])
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({}, "key 'quantize': expected None without weights to start from; --ckpt_path names those"),
+        ({"ckpt_path": "x.ckpt", "probe_only": True}, "key 'probe_only': expected False with quantize"),
+    ],
+)
+def test_quantize_begins_with_weights_and_trains(keys, sentence):
+    with pytest.raises(UserError, match=sentence):
+        recipe_of("mobilenet_v3_small_ascend", quantize="int8", **keys)
 
 
 def without_variables(path: Any) -> Any:
