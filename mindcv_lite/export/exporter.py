@@ -70,8 +70,8 @@ def export(
     `batch`: how many images it takes at once; None: any number. `opset`, `precision` (float32 or float16): of ONNX
     alone. `calibration`: make an ONNX file of int8, and choose its ranges on these images; not of a network that was
     trained with `quantize`, whose ONNX file is int8 by itself. `include_resize`: with `include_preprocess`, an ONNX
-    file takes images of any height and width. `form`: openvino, ncnn or tflite; `target` is a folder then, for files that
-    are converted from an ONNX file. Raises `UserError` if the weights are not finite, or too large for float16,
+    file takes images of any height and width. `form`: openvino, ncnn or tflite; `target` is a folder then, for files
+    that are converted from an ONNX file. Raises `UserError` if the weights are not finite, or too large for float16,
     `TrainingError` if the file's predictions are others.
     """
     recipe, network = trained.recipe, trained.network()
