@@ -34,6 +34,11 @@ def compiled_library() -> Path | None:
     return library
 
 
+def use_processors(library: Path, count: int) -> None:
+    """Let the operators share their work out among so many processors; else they take those the process is bound to."""
+    ctypes.CDLL(str(library)).use_processors(count)
+
+
 def _found_or_compiled() -> Path:
     """Raises an error that says why there is no library that can be loaded."""
     if platform.system() != "Linux":

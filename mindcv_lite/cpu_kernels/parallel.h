@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <future>
 #include <vector>
@@ -13,11 +14,12 @@ inline int64_t processors() {
   return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
-// Calls body(begin, end) for parts of [0, count), one on each processor; a small job stays on the calling thread.
+inline std::atomic<int64_t> most_parts{processors()};  // of one operator at a time
+
+// Calls body(begin, end) for parts of [0, count), one on each processor that may be used; a small job stays on the calling thread.
 template <class Body>
 void parallel(int64_t count, int64_t flops, Body body) {
-  static const int64_t most = processors();
-  const int64_t parts = std::max<int64_t>(1, std::min({most, count, flops / 2000000}));
+  const int64_t parts = std::max<int64_t>(1, std::min({most_parts.load(), count, flops / 2000000}));
   std::vector<std::future<void>> others;  // which wait for their part to end, also when another one fails
   for (int64_t part = 1; part < parts; ++part)
     others.push_back(std::async(std::launch::async, body, count * part / parts, count * (part + 1) / parts));

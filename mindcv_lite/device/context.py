@@ -16,10 +16,11 @@ import mindspore.dataset
 import numpy as np
 from mindspore import Tensor, communication
 
-from mindcv_lite.cpu_kernels.compilation import compiled_library, instruction_set
+from mindcv_lite.cpu_kernels.compilation import compiled_library, instruction_set, use_processors
 from mindcv_lite.device.compile_cache import KeptGraphs, key_of
 from mindcv_lite.device.launcher import workers_started
 from mindcv_lite.device.log import start_log
+from mindcv_lite.device.processors import usable_processors
 from mindcv_lite.device.ranks import AllReduce, World
 from mindcv_lite.device.settings import Settings, evaluation_level, settings_for
 from mindcv_lite.device.targets import available_target, chosen_npu
@@ -54,7 +55,9 @@ def start_device(recipe: Recipe, seeds: bool = True) -> World:
         _try_device(target)
     if owns_process():
         start_log(rank)
-    settings = settings_for(recipe, target, size, local_size, os.cpu_count() or 1, len(os.sched_getaffinity(0)))
+    processors = os.cpu_count() or 1
+    usable, why = usable_processors(len(os.sched_getaffinity(0)), os.environ, local_size)
+    settings = settings_for(recipe, target, size, local_size, processors, usable)
     if _folder_for_graphs(recipe, settings):  # only for those that are kept, or their numbers would not be the same
         os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
     mindspore.dataset.config.set_prefetch_size(settings.prefetch)
@@ -68,9 +71,13 @@ def start_device(recipe: Recipe, seeds: bool = True) -> World:
         log.warning("warning: this project was run on MindSpore %s, not on %s", tested_range(), version)
     if target == "CPU":
         log.info("oneDNN may use instructions up to %s (ONEDNN_MAX_CPU_ISA)", os.environ["ONEDNN_MAX_CPU_ISA"])
+    if usable < processors:
+        log.info("this process uses %d of %d processors: %s", usable, processors, why)
     for note in (*filter(None, [reason]), *settings.notes):
         log.info(note)
     cpu_kernels = compiled_library() if settings.cpu_kernels else None
+    if cpu_kernels:
+        use_processors(cpu_kernels, usable)
     return World(rank, size, settings, AllReduce() if size > 1 else None, cpu_kernels)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindcv_lite import __version__
+from mindcv_lite.device.processors import CGROUP, cpu_quota, usable_processors
 from mindcv_lite.device.versions import MINDSPORE, PYTHON, numbers, numpy_fault, tested_range, was_run_on
 from mindcv_lite.doctor.findings import Finding, Verdict
 from mindcv_lite.files import cache_folder
@@ -358,20 +359,14 @@ def host(machine: Machine) -> Iterator[Finding]:
     figures = {"total": total, "available": free, "limit": min(limit, total)}
     yield Finding("memory", "noted", f"{size(free)} of {size(total)} available{held}", figures)
 
-    bound, processors, quota = len(os.sched_getaffinity(0)), os.cpu_count() or 1, _cpu_quota(machine)
+    bound, processors, quota = len(os.sched_getaffinity(0)), os.cpu_count() or 1, cpu_quota(machine.at(CGROUP))
     ranks = machine.variables.get("MS_WORKER_NUM", "") if "MS_ROLE" in machine.variables else ""
     text = f"{bound} of {processors} for this process" + (f", one of {ranks} ranks" if ranks else "")
     figures = {"bound": bound, "processors": processors, "quota": quota}
-    if quota and quota < bound:
-        text += f"; but the container's time is that of {quota:g}: set num_parallel_workers to it, divided by the ranks"
+    usable, why = usable_processors(bound, machine.variables, int(ranks or 1), machine.at(CGROUP))
+    if usable < bound:
+        text += f"; it uses {usable} of them: {why}"
     yield Finding("processors", "noted", text, figures)
-
-
-def _cpu_quota(machine: Machine) -> float | None:
-    """How many processors' time the container may take; None if there is no limit."""
-    v1 = (machine.read(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
-    quota, period, *_ = (*(machine.read("/sys/fs/cgroup/cpu.max") or " ".join(v1)).split(), "", "")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
 
 
 def disks(machine: Machine) -> Iterator[Finding]:

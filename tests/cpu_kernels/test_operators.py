@@ -1,6 +1,8 @@
 """The compiled CPU kernels against plain sums in float64, called as MindSpore calls them."""
 
 import ctypes
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,22 @@ def test_large_jobs_are_shared_out_without_a_gap(library):
         assert call(library, f"{name}_2_same", inputs, output) == 0
         np.testing.assert_allclose(output, expected, rtol=0, atol=1e-6 * np.abs(expected).max(), err_msg=name)
     require_norms(library, "hswish", (5, 37, 56, 56), random, mean=0)
+
+
+@pytest.mark.parametrize("processors", [1, 4])
+def test_they_use_as_many_processors_as_they_are_told(library, processors):
+    x, weight = np.ones((32, 64, 56, 56), np.float32), np.ones((64, 1, 5, 5), np.float32)
+    y = np.empty_like(x)
+    library.use_processors(processors)
+    try:
+        ours, all_threads = time.thread_time(), time.process_time()
+        assert call(library, "forward_1", [x, weight], y) == 0
+        ours, all_threads = time.thread_time() - ours, time.process_time() - all_threads
+    finally:
+        library.use_processors(len(os.sched_getaffinity(0)))
+    share = ours / all_threads
+    assert share > 0.9 if processors == 1 else share < 0.7
+    assert y[:, :, 2:-2, 2:-2].min() == 25
 
 
 # What the activations do, their slopes, and where these jump or bend, as they are defined.

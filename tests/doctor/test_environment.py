@@ -299,7 +299,9 @@ def test_what_a_container_is_held_to(tmp_path, files):
     write(tmp_path, files | {"/proc/meminfo": "MemTotal:  8388608 kB\nMemFree: 1 kB\nMemAvailable:  6291456 kB\n"})
     findings = found(Machine(tmp_path, {}))
     assert findings["memory"].text == "6.0 GB of 8.0 GB available, but this container may use 4.0 GB"
-    assert "the container's time is that of 0.5: set num_parallel_workers" in findings["processors"].text
+    if len(os.sched_getaffinity(0)) > 1:
+        assert "it uses 1 of them: the container's time is that of 0.5" in findings["processors"].text
+    assert findings["processors"].figures["quota"] == 0.5
 
 
 def test_no_limit_is_said_where_there_is_none(tmp_path):
