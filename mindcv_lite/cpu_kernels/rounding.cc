@@ -21,25 +21,30 @@ void round(int64_t batch, int64_t size, const float *x, float scale, float zero,
   });
 }
 
-// dx is dy within the range and 0 beyond; the sum is that of dy * (y - x) within the range, of dy * y beyond.
-void gradient(int64_t batch, int64_t size, const float *dy, const float *x, float scale, float zero, float *dx,
-              float *sum) {
-  std::vector<double> sums(batch);
-  parallel(batch, 20 * batch * size, [=, &sums](int64_t begin, int64_t end) {
-    for (int64_t image = begin; image < end; ++image) {
-      float total = 0;
+// dx is dy within the range and 0 beyond. Returns the sum of dy * (y - x) within the range, of dy * y beyond.
+float gradient(int64_t size, const float *dy, const float *x, float scale, float zero, float *dx) {
+  float total = 0;
 #pragma omp simd reduction(+ : total)
-      for (int64_t i = image * size; i < (image + 1) * size; ++i) {
-        const float whole = std::rint(x[i] / scale) + zero, held = std::min(std::max(whole, 0.0f), kLevels);
-        const float within = whole == held ? 1 : 0;
-        total += dy[i] * ((held - zero) * scale - within * x[i]);
-        dx[i] = dy[i] * within;
-      }
-      sums[image] = total;
-    }
+  for (int64_t i = 0; i < size; ++i) {
+    const float whole = std::rint(x[i] / scale) + zero, held = std::min(std::max(whole, 0.0f), kLevels);
+    const float within = whole == held ? 1 : 0;
+    total += dy[i] * ((held - zero) * scale - within * x[i]);
+    dx[i] = dy[i] * within;
+  }
+  return total;
+}
+
+void gradients(int64_t batch, int64_t size, const float *dy, const float *x, float scale, float zero, float *dx,
+               float *sum) {
+  std::vector<double> sums(batch);
+  double *each = sums.data();
+  parallel(batch, 20 * batch * size, [=](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n)
+      each[n] = gradient(size, dy + n * size, x + n * size, scale, zero, dx + n * size);
   });
-  *sum = 0;
-  for (const double each : sums) *sum += each;
+  double total = 0;
+  for (const double one : sums) total += one;
+  *sum = total;
 }
 
 // x, scale, zero -> y; or dy, x, scale, zero -> dx, sum. Returns 0, or what is wrong: 1 the number of arrays, 2 their
@@ -58,7 +63,7 @@ int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **typ
   const auto a = reinterpret_cast<float **>(arrays);
   try {
     if constexpr (IsGradient)
-      gradient(shapes[0][0], size, a[0], a[1], *a[2], *a[3], a[4], a[5]);
+      gradients(shapes[0][0], size, a[0], a[1], *a[2], *a[3], a[4], a[5]);
     else
       round(shapes[0][0], size, a[0], *a[1], *a[2], a[3]);
     return 0;
