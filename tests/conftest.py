@@ -7,6 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -42,14 +43,17 @@ SMALLEST = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each worker whole programs first, and what takes milliseconds last: all workers then end together.
+    """Give each worker whole programs first, and then whole modules, so that what a module's tests share is made once.
 
     A worker begins with its share of the list, one piece of it, and takes from others when it is done.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     programs = [item for item in items if item.get_closest_marker("slow")]
     others = [item for item in items if not item.get_closest_marker("slow")]
-    items[:] = [item for first in range(workers) for item in (*programs[first::workers], *others[first::workers])]
+    shares = [programs[first::workers] for first in range(workers)]
+    for _, module in groupby(others, lambda item: item.path):
+        min(shares, key=len).extend(module)
+    items[:] = [item for share in shares for item in share]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Ours beside other projects': turns, what is left out, and the time of a whole program."""
 
+import logging
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -36,6 +37,12 @@ def test_those_that_are_installed_are_measured_in_turn_and_beside_ours(turns, mo
     assert [each["times_ours"] for each in results[STEP]["onnxruntime"]] == [2, 2, 2]
     assert "PyTorch channels_last is left out, because timm is not installed" in log.text
     assert "MindCV is left out, because mindcv is not installed" in log.text
+
+
+@pytest.fixture(autouse=True)
+def log_stays(monkeypatch) -> None:
+    """A process of its own silences its log; here it is the tests' process."""
+    monkeypatch.setattr(logging, "disable", lambda level: None)
 
 
 def rounds_of(name: str, recipe) -> dict[str, dict[str, float]]:

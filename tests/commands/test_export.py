@@ -317,5 +317,5 @@ def test_a_network_that_was_trained_in_int8_becomes_an_int8_file_without_photos(
     assert refused(*command, "--int8", "--calibrate", tmp_path / "photos").startswith(
         f"{is_int8}, and its ONNX file is"
     )
-    assert refused(source, "--format", "web").startswith(f"{is_int8}: --format web was not tried with that")
+    assert refused(source, "--format", "web").startswith(f"{is_int8}, which was not tried with --format web")
     assert refused(source, "--check_readers").startswith(is_int8)

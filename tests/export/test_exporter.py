@@ -292,7 +292,7 @@ def as_validation(recipe: Recipe, image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("side", "interpolation", "crop_pct"),
-    [(33, "bilinear", 0.875), ((40, 64), "bilinear", 0.875), (32, "bicubic", 0.95), ((48, 33), "bicubic", 1.0)],
+    [(33, "bilinear", 0.875), ((48, 33), "bicubic", 1.0)],
 )
 @pytest.mark.usefixtures("pynative_mode")
 def test_a_file_resizes_and_crops_any_image_as_validation_does(recipe, tmp_path, side, interpolation, crop_pct):
