@@ -122,10 +122,12 @@ def compare(recipe: Recipe, plan: Plan) -> Results:
     results: Results = {subject: {} for subject in (STEP, OF_A_BATCH, OF_ONE, WHOLE)}
     for number in range(plan.rounds):
         for each in contestants[:: -1 if number % 2 else 1]:
+            log.info("round %d of %d: %s", number + 1, plan.rounds, each.name)
             with in_processes(_rounds_here, [(each.name, recipe, plan)], "measures", or_threads=False) as tasks:
                 for subject, measured in tasks[0].result().items():
                     results[subject].setdefault(each.name, []).append(measured)
         if recipe.data.has_images:
+            log.info("round %d of %d: whole trainings", number + 1, plan.rounds)
             for name, measured in _whole_trainings(recipe, LAST in [each.name for each in contestants]):
                 results[WHOLE].setdefault(name, []).append(measured)
     return {subject: _beside_ours(rounds) for subject, rounds in results.items() if rounds}
