@@ -36,6 +36,8 @@ def in_processes(
     semaphores for processes; else that is a `UserError`.
     """
     size = max(1, min(len(arguments), len(os.sched_getaffinity(0))))
+    if "OMP_NUM_THREADS" not in os.environ:  # MindSpore has set it to 1 where it was imported, for itself
+        os.unsetenv("OMP_NUM_THREADS")
     try:  # spawned: a fork of a process that has MindSpore's threads may hang
         pool: Executor = ProcessPoolExecutor(size, SpawnContext(), _start_process, (initializer, initargs))
     except OSError as error:  # as in containers without a writable /dev/shm

@@ -1,6 +1,7 @@
 """Ours beside other projects' in turn: the training step, inference, and a whole training from start to end."""
 
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -178,7 +179,9 @@ def _program(*words: str) -> Round:
     peak = 0
     with tempfile.TemporaryFile("w+") as output:
         began = time.perf_counter()
-        program = subprocess.Popen([sys.executable, "-m", *words], stdout=output, stderr=subprocess.STDOUT)
+        command = [sys.executable, "-m", *words]
+        # `env`: without what MindSpore has set for itself.
+        program = subprocess.Popen(command, env=os.environ, stdout=output, stderr=subprocess.STDOUT)
         try:
             while program.poll() is None:
                 peak = max(peak, _peak_memory(program.pid))

@@ -25,11 +25,14 @@ def usable_processors(
     affinity: int, environment: Mapping[str, str], ranks: int = 1, cgroup: Path = CGROUP
 ) -> tuple[int, str]:
     """The number, and why it is no more: the fewest of `affinity` (the processors that this process is bound to), its
-    share of the container's time, of which so many `ranks` take theirs, and OMP_NUM_THREADS."""
+    share of the container's time, of which so many `ranks` take theirs, and OMP_NUM_THREADS.
+
+    Not msrun's OMP_NUM_THREADS: MindSpore sets it to 1 wherever it is imported, and what is started then inherits it.
+    """
     limits = [(affinity, "those that this process is bound to")]
     if quota := cpu_quota(cgroup):
         limits.append((math.ceil(quota / ranks), f"the container's time is that of {quota:g}"))
-    threads = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    threads = "" if "MS_ROLE" in environment else environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if threads.isdecimal() and int(threads):
         limits.append((int(threads), f"OMP_NUM_THREADS is {threads}"))
     return min(limits, key=lambda limit: limit[0])

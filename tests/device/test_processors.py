@@ -51,3 +51,7 @@ def test_the_tightest_limit_counts(cgroup, affinity, threads, ranks, usable, why
     found, reason = usable_processors(affinity, {"OMP_NUM_THREADS": threads}, ranks, cgroup(max="350000 100000\n"))
     assert found == usable
     assert why in reason
+
+
+def test_what_msrun_hands_on_is_no_limit(cgroup):
+    assert usable_processors(24, {"OMP_NUM_THREADS": "1", "MS_ROLE": "MS_WORKER"}, 8, cgroup())[0] == 24

@@ -216,7 +216,13 @@ def run_program(words: Sequence[str], output: Path, *held: int) -> None:
     with open(output, "a", encoding="utf-8") as file:
         # In a session of its own: a Ctrl-C reaches it once, from here.
         program = subprocess.Popen(
-            words, stdout=file, stderr=file, start_new_session=True, preexec_fn=end_with_parent, pass_fds=held
+            words,
+            env=os.environ,  # without what MindSpore has set for itself
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+            pass_fds=held,
         )
         try:
             status = program.wait()

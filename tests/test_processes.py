@@ -1,0 +1,18 @@
+"""Processes that work for this one."""
+
+import os
+
+from mindcv_lite.processes import in_processes
+
+
+def test_processes_do_not_inherit_what_mindspore_has_set_for_itself(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    os.putenv("OMP_NUM_THREADS", "1")  # as MindSpore does, behind the back of os.environ
+    with in_processes(os.getenv, ["OMP_NUM_THREADS"], "looks") as tasks:
+        assert tasks[0].result() is None
+
+
+def test_processes_inherit_what_the_user_has_set(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with in_processes(os.getenv, ["OMP_NUM_THREADS"], "looks") as tasks:
+        assert tasks[0].result() == "2"
