@@ -185,6 +185,9 @@ def create_model(
     weights = starting_weights(recipe, world)
     if weights and weights.card:
         recipe = settled_by_card(recipe, weights.card, weights.path)
+    if weights and recipe.model.quantize:
+        text = "was trained with quantize {}, and this network does not round; load_checkpoint takes it"
+        raise UserError(f"{weights.path}: {text.format(recipe.model.quantize)}")
     if weights and in_channels:
         weights = with_input_channels(weights, in_channels)
     num_classes = num_classes or (weights.num_classes if weights else 1000)

@@ -169,4 +169,6 @@ def _read_source(source: Path) -> tuple[Mapping[str, "np.ndarray"], dict[str, An
     if source.suffix != ".ckpt" or is_pytorchs(source):
         return unwrapped(read_tensors(source), source), None
     weights = read_weights(str(source))
+    if weights.card and weights.card.get("quantize"):
+        raise UserError(f"{source}: was trained with quantize {weights.card['quantize']}; others have no such network")
     return {name: value.asnumpy() for name, value in network_part(weights).items()}, weights.card

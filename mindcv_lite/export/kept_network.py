@@ -108,6 +108,9 @@ def keep(
     """Keep the network of `predictor` and of these parameters, if onnxruntime computes the `logits` that MindSpore did,
     by the images' paths; a line in the log says what came of it. Raises `OSError` where nothing can be written."""
     recipe, images = predictor.recipe, list(logits)[:COMPARED]
+    if recipe.model.quantize:
+        log.info("%s for the next call: it rounds to %s, and so does no kept one", NOT_KEPT, recipe.model.quantize)
+        return
     if fault := fault_of(recipe.augmentation):
         log.info("%s for the next call: %s, and only MindSpore prepares images so", NOT_KEPT, fault)
         return

@@ -18,9 +18,10 @@ import safetensors.numpy  # MindSpore's own dependency
 from mindspore import Tensor
 from PIL import Image
 
+from mindcv_lite.api import create_model
 from mindcv_lite.checkpoints.ckpt_file import write_entries
 from mindcv_lite.checkpoints.conversion.key_mapping import NETWORKS, ORIGINS, foreign_parameters, their_tensors
-from mindcv_lite.checkpoints.model_card import CARD_KEYS
+from mindcv_lite.checkpoints.model_card import CARD_KEYS, model_card
 from mindcv_lite.checkpoints.weights import STEM, Weights, load_weights, read_weights
 from mindcv_lite.commands.convert import command_line, main, read_labels
 from mindcv_lite.data.transforms.decode_augment import evaluation_transforms
@@ -28,6 +29,7 @@ from mindcv_lite.errors import UserError
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.mobilenetv3 import MobileNetV3
 from mindcv_lite.recipe.keys import Augmentation
+from mindcv_lite.runs.checkpoint_saver import save_weights
 from tests.conftest import ROOT
 
 SMALL = "mobilenet_v3_small_075"  # the smallest, for what does not depend on the size
@@ -302,6 +304,15 @@ def test_a_checkpoint_of_mindcv_gets_a_card(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- files that are wrong
+
+
+def test_a_network_that_was_trained_in_int8_is_of_this_project_alone(refused, recipe, tmp_path):
+    source, given = tmp_path / "int8.ckpt", recipe(num_classes=2, quantize="int8", ckpt_path="x.ckpt")
+    save_weights(source, {"features.0.weight": np.zeros(1, np.float32)}, model_card(given, ("a", "b")))
+    sentence = refused(source, tmp_path / "x.safetensors", "--to", "timm")
+    assert sentence == f"{source}: was trained with quantize int8; others have no such network"
+    with pytest.raises(UserError, match=r"int8\.ckpt: was trained with quantize int8, and this network does not round"):
+        create_model(pretrained=source)
 
 
 def test_a_damaged_file_is_refused_wherever_it_ends(refused, torchvisions, tmp_path):

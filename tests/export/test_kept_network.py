@@ -79,6 +79,13 @@ def test_a_network_whose_images_mindspore_alone_prepares_is_not_kept(kept, log):
     assert "is not kept for the next call: interpolation is bicubic, and only MindSpore prepares images so" in log.text
 
 
+def test_a_network_that_rounds_is_not_kept(photos, checkpoint, log):
+    recipe, file = photos.trained.recipe.with_keys(quantize="int8", ckpt_path=checkpoint), file_of(checkpoint)
+    keep(file, Said(checkpoint, recipe), {}, {"a.jpg": np.zeros(2)})
+    assert not file.exists()
+    assert "the network is not kept for the next call: it rounds to int8" in log.text
+
+
 @pytest.mark.parametrize("position", [0, 40, -1])
 def test_a_damaged_file_is_told_and_made_anew(kept, checkpoint, log, position):
     kept()
