@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <type_traits>
 #include <vector>
 
@@ -124,18 +123,15 @@ int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **typ
   const auto out = static_cast<float *>(arrays[count - 1]);
   const auto call = [&](auto side) {
     constexpr int K = decltype(side)::value;
-    if constexpr (T == kForward) forward<K, S>(d, a, b, out);
-    if constexpr (T == kGradInput) grad_input<K, S>(d, a, b, out);
-    if constexpr (T == kGradWeight) grad_weight<K, S>(d, a, b, out);
-    return 0;
+    return status_of([&] {
+      if constexpr (T == kForward) forward<K, S>(d, a, b, out);
+      if constexpr (T == kGradInput) grad_input<K, S>(d, a, b, out);
+      if constexpr (T == kGradWeight) grad_weight<K, S>(d, a, b, out);
+    });
   };
-  try {
-    if (k == 3) return call(std::integral_constant<int, 3>());
-    if (k == 5) return call(std::integral_constant<int, 5>());
-    return 4;
-  } catch (const std::exception &) {
-    return 5;
-  }
+  if (k == 3) return call(std::integral_constant<int, 3>());
+  if (k == 5) return call(std::integral_constant<int, 5>());
+  return 4;
 }
 
 }  // namespace

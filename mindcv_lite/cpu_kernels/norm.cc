@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <utility>
 
 #include "parallel.h"
@@ -126,15 +125,12 @@ int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **typ
   for (int i = 0; i < count; ++i)
     if (Kinds[i] == 'x' ? !std::equal(x, x + 4, shapes[i]) : shapes[i][0] != (Kinds[i] == 'c' ? d.c : 1)) return 3;
   const auto a = reinterpret_cast<float **>(arrays);
-  try {
+  return status_of([&] {
     if constexpr (Kinds == kTrain) train<Activation>(d, a[0], a[1], a[2], *a[3], a[4], a[5], a[6]);
     if constexpr (Kinds == kGradient)
       gradient<Activation>(d, a[0], a[1], a[2], a[3], a[4], a[5], *a[6], a[7], a[8], a[9]);
     if constexpr (Kinds == kEvaluate) evaluate<Activation>(d, a[0], a[1], a[2], a[3], a[4], *a[5], a[6]);
-    return 0;
-  } catch (const std::exception &) {
-    return 5;
-  }
+  });
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 
 #include "parallel.h"
 
@@ -34,13 +33,9 @@ int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **typ
   if (shapes[1][0] != channels || shapes[2][0] != channels || !std::equal(expected, expected + 4, shapes[3])) return 3;
   if (channels != 1 && channels != 3) return 4;
   const auto floats = reinterpret_cast<float **>(arrays);
-  try {
-    const auto images = static_cast<const uint8_t *>(arrays[0]);
-    (channels == 1 ? normalize<1> : normalize<3>)(x[0], x[1] * x[2], images, floats[1], floats[2], floats[3]);
-    return 0;
-  } catch (const std::exception &) {
-    return 5;
-  }
+  const auto images = static_cast<const uint8_t *>(arrays[0]);
+  const auto work = channels == 1 ? normalize<1> : normalize<3>;
+  return status_of([&] { work(x[0], x[1] * x[2], images, floats[1], floats[2], floats[3]); });
 }
 
 }  // namespace

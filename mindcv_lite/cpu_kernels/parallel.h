@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <future>
 #include <vector>
 
@@ -25,6 +26,17 @@ void parallel(int64_t count, int64_t flops, Body body) {
     others.push_back(std::async(std::launch::async, body, count * part / parts, count * (part + 1) / parts));
   body(0, count / parts);
   for (auto &other : others) other.get();
+}
+
+// Returns 0; or 5 if the work wants more memory or threads than there are.
+template <class Work>
+int status_of(Work work) {
+  try {
+    work();
+    return 0;
+  } catch (const std::exception &) {
+    return 5;
+  }
 }
 
 // Defines a function that MindSpore finds by its name; it is called with the inputs and outputs, in this order.

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <vector>
 
 #include "parallel.h"
@@ -61,15 +60,12 @@ int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **typ
   int64_t size = 1;
   for (int i = 1; i < ranks[0]; ++i) size *= shapes[0][i];
   const auto a = reinterpret_cast<float **>(arrays);
-  try {
+  return status_of([&] {
     if constexpr (IsGradient)
       gradients(shapes[0][0], size, a[0], a[1], *a[2], *a[3], a[4], a[5]);
     else
       round(shapes[0][0], size, a[0], *a[1], *a[2], a[3]);
-    return 0;
-  } catch (const std::exception &) {
-    return 5;
-  }
+  });
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 
 #include "parallel.h"
 
@@ -57,7 +56,7 @@ int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **typ
   const int64_t *x = shapes[std::strchr(kinds, 'x') - kinds], one[] = {x[0], x[1], 1, 1}, size = x[2] * x[3];
   for (int i = 0; i < count; ++i)
     if (!std::equal(shapes[i], shapes[i] + 4, kinds[i] == 'x' ? x : one)) return 3;
-  try {
+  return status_of([&] {
     parallel(x[0] * x[1], 4 * x[0] * x[1] * size, [=](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         float *of_plane[5];
@@ -65,10 +64,7 @@ int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **typ
         plane<T>(size, of_plane, of_plane + kInputs[T]);
       }
     });
-    return 0;
-  } catch (const std::exception &) {
-    return 5;
-  }
+  });
 }
 
 }  // namespace

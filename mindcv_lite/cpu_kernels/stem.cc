@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <vector>
 
 #include "parallel.h"
@@ -72,12 +71,7 @@ int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **typ
   const auto before = [](int64_t in) { return Same ? in % 2 : K / 2; };  // TensorFlow's SAME: an odd zero is at the end
   const Shape d{x[0], x[1], x[2], x[3], y[2], y[3], before(x[2]), before(x[3])};
   const auto a = reinterpret_cast<float **>(arrays);
-  try {
-    grad_weight(d, w[0], a[0], a[1], a[3]);
-    return 0;
-  } catch (const std::exception &) {
-    return 5;
-  }
+  return status_of([&] { grad_weight(d, w[0], a[0], a[1], a[3]); });
 }
 
 }  // namespace
