@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mindcv_lite.benchmark.rounds import OF_A_BATCH, OF_ONE, STEP, Plan, Round, Work, timed
+from mindcv_lite.benchmark.rounds import OF_A_BATCH, OF_ONE, STEP, NoNetwork, Plan, Round, Work, timed
 from mindcv_lite.data.datasets.splits import training_splits, with_num_classes
 from mindcv_lite.errors import TrainingError
 from mindcv_lite.processes import in_processes
@@ -124,9 +124,15 @@ def compare(recipe: Recipe, plan: Plan) -> Results:
     for number in range(plan.rounds):
         for each in contestants[:: -1 if number % 2 else 1]:
             log.info("round %d of %d: %s", number + 1, plan.rounds, each.name)
-            with in_processes(_rounds_here, [(each.name, recipe, plan)], "measures", or_threads=False) as tasks:
-                for subject, measured in tasks[0].result().items():
-                    results[subject].setdefault(each.name, []).append(measured)
+            try:
+                with in_processes(rounds_here, [(each.name, recipe, plan)], "measures", or_threads=False) as tasks:
+                    measured = tasks[0].result()
+            except NoNetwork as error:
+                log.info("%s is left out: %s", each.name, error)
+                contestants.remove(each)
+                continue
+            for subject, of_subject in measured.items():
+                results[subject].setdefault(each.name, []).append(of_subject)
         if recipe.data.has_images:
             log.info("round %d of %d: whole trainings", number + 1, plan.rounds)
             for name, measured in _whole_trainings(recipe, LAST in [each.name for each in contestants]):
@@ -134,7 +140,7 @@ def compare(recipe: Recipe, plan: Plan) -> Results:
     return {subject: _beside_ours(rounds) for subject, rounds in results.items() if rounds}
 
 
-def _rounds_here(task: tuple[str, Recipe, Plan]) -> dict[str, Round]:
+def rounds_here(task: tuple[str, Recipe, Plan]) -> dict[str, Round]:
     """A round of each subject, after one that does not count."""
     name, recipe, plan = task
     logging.disable(logging.INFO)  # the same lines in every round
@@ -169,12 +175,12 @@ def _whole_trainings(recipe: Recipe, with_pytorch: bool) -> Iterator[tuple[str, 
         recipe.with_keys(**keys).save(Path(folder, "recipe.yaml"))
         words = ["train", "--config", f"{folder}/recipe.yaml"]
         for start in ("first start", "next start"):
-            yield f"{OURS}, {start}", _program("mindcv_lite", *words)
+            yield f"{OURS}, {start}", timed_program("mindcv_lite", *words)
         if with_pytorch:
-            yield LAST, _program("mindcv_lite.benchmark.pytorch", f"{folder}/recipe.yaml")
+            yield LAST, timed_program("mindcv_lite.benchmark.pytorch", f"{folder}/recipe.yaml")
 
 
-def _program(*words: str) -> Round:
+def timed_program(*words: str) -> Round:
     """How long `python -m` these words takes, and the peak memory of that process, without those it starts."""
     peak = 0
     with tempfile.TemporaryFile("w+") as output:

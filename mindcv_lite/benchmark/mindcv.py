@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindcv_lite.benchmark.rounds import OF_A_BATCH, OF_ONE, STEP, Work
+from mindcv_lite.benchmark.rounds import OF_A_BATCH, OF_ONE, STEP, NoNetwork, Work
 from mindcv_lite.errors import UserError
 from mindcv_lite.recipe.keys import Recipe
 
@@ -62,7 +62,7 @@ def pipeline(recipe: Recipe, data_dir: str, workers: int) -> Callable[[], Work]:
 def works(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> dict[str, Work]:
     """Its network, in training with the cells that its train.py puts around it in float32.
 
-    `images`: normalised, float32 (batch, channels, height, width); `labels`: int32 (batch,). Raises `UserError` if it
+    `images`: normalised, float32 (batch, channels, height, width); `labels`: int32 (batch,). Raises `NoNetwork` if it
     does not have the recipe's network.
     """
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -71,7 +71,7 @@ def works(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> dict[str, W
         from mindcv.models import create_model, is_model
     model = recipe.model
     if not is_model(model.model):
-        raise UserError(f"MindCV has no {model.model}")
+        raise NoNetwork(f"MindCV has no {model.model}")
     training, network = (
         create_model(model.model, num_classes=model.num_classes, in_channels=model.in_channels) for _ in range(2)
     )

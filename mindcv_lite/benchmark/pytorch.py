@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mindcv_lite.benchmark.rounds import OF_A_BATCH, OF_ONE, STEP, Work
-from mindcv_lite.errors import UserError
+from mindcv_lite.benchmark.rounds import OF_A_BATCH, OF_ONE, STEP, NoNetwork, Work
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
 
@@ -40,14 +39,14 @@ def works(recipe: Recipe, images: np.ndarray, labels: np.ndarray, channels_last:
 
 
 def network_of(recipe: Recipe) -> Any:
-    """timm's network of the recipe's name, freshly drawn. Raises `UserError` if it has none."""
+    """timm's network of the recipe's name, freshly drawn. Raises `NoNetwork` if it has none."""
     import timm
 
     model = recipe.model
     name = model.model.replace("mobilenet_v3", "mobilenetv3").replace("minimalistic", "minimal").replace("_timm", "")
     known = next(filter(timm.is_model, (name, f"tf_{name}")), None)
     if not known:
-        raise UserError(f"timm has no {name}")
+        raise NoNetwork(f"timm has no {name}")
     return timm.create_model(
         known, num_classes=model.num_classes, in_chans=model.in_channels, drop_rate=model.drop_rate
     )

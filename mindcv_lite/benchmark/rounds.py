@@ -9,11 +9,16 @@ from pathlib import Path
 from statistics import median
 
 from mindcv_lite.data.waiting import Waiting
+from mindcv_lite.errors import UserError
 
 Round = dict[str, float]  # what was measured, by the names of `report.ROWS` and more
 RATIO = "ratio"  # how the first of two compares to the second
 STEP, OF_A_BATCH, OF_ONE = "training step", "inference of a batch", "inference of one image"  # what is compared
 Work = Generator[int, None, None]  # does a batch each time it is asked, without end, and says how many images it had
+
+
+class NoNetwork(UserError):
+    """Another project does not have the recipe's network."""
 
 
 @dataclass(frozen=True)

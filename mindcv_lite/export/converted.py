@@ -2,7 +2,7 @@
 
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindcv_lite.errors import TrainingError
+from mindcv_lite.export.onnx_files import Predict
 from mindcv_lite.export.tflite_files import open_tflite, tflite_file
 from mindcv_lite.models.onnx_graph import Graph
-
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 class Converted(NamedTuple):

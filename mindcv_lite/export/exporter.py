@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from mindcv_lite.data.transforms.decode_augment import evaluation_transforms
 from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.errors import TrainingError, UserError
 from mindcv_lite.export.converted import FORMATS, Network
-from mindcv_lite.export.int8 import Calibration, Predict, images_per_second, int8_file, predictions
+from mindcv_lite.export.int8 import Calibration, int8_file, log_speeds, predictions
 from mindcv_lite.export.mindir_files import mindir_file, open_mindir
-from mindcv_lite.export.onnx_files import onnx_file, open_onnx
+from mindcv_lite.export.onnx_files import Predict, onnx_file, open_onnx
 from mindcv_lite.export.qdq_graph import qdq_graph
 from mindcv_lite.export.quantised_checkpoint import quantised_of
 from mindcv_lite.files import filled_whole, write_text, written_whole
-from mindcv_lite.models.onnx_graph import DEFAULT_OPSET, PREPARED, RESIZES, Graph, network_graph
+from mindcv_lite.models.onnx_graph import DEFAULT_OPSET, PREPARED, RESIZES, network_graph
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.signals import take_signals_back
 
@@ -92,44 +93,40 @@ def export(
     if not np.isfinite(expected).all():
         raise UserError(f"{trained.weights.path}: its predictions are not finite: the weights of a run that failed")
 
-    metadata, graph = metadata_of(trained), None
-    if form or target.suffix == ".onnx":
+    metadata, number_format = metadata_of(trained), recipe.model.quantize or precision
+    kind, shape = "probabilities" if softmax else "logits", [*images.shape[1:]]
+    if not form and target.suffix == ".mindir":
+        content = mindir_file(exported, images, metadata, batch)
+        require_same(predictions(open_mindir(content), images, batch), expected, target, number_format)
+        write(target, content)
+    else:
         parameters = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
         graph = network_graph(recipe, parameters, include_preprocess, softmax, opset, precision, include_resize)
         if recipe.model.quantize:
             graph = qdq_graph(graph, quantised_of(graph, parameters, recipe.model.bn_eps))
-        content = onnx_file(graph, images, metadata, batch)
-        predict = open_onnx(content)
-    else:
-        content = mindir_file(exported, images, metadata, batch)
-        predict = open_mindir(content)
-    require_same(predictions(predict, images, batch), expected, target, recipe.model.quantize or precision)
-    if include_resize:
-        require_same_pixels(open_onnx(content, output=PREPARED), recipe, batch, target)
-    if calibration and graph:
-
-        def to_file(graph: Graph) -> bytes:
-            return onnx_file(graph, images, metadata, batch)
-
-        def given(images: np.ndarray) -> np.ndarray:
-            return images if include_preprocess else normalised(images)
-
-        content = int8_file(graph, content, calibration, normalised, given, to_file, batch)
-    take_signals_back()
-    shape = graph.shape_of(images) if graph else [*images.shape[1:]]
-    kind = "probabilities" if softmax else "logits"
-    if form and graph:
-        card = model_card(recipe, trained.class_names, mindcv_lite=__version__)
-        shape = write_converted(form, Network(content, graph, images, batch, metadata), card, target)
-    else:
-        with written_whole(target) as unfinished:
-            unfinished.write_bytes(content)
-    if recipe.model.quantize and graph:
-        (speed,) = images_per_second([content], np.resize(images, (batch or 1, *images.shape[1:])))
-        text = "int8: %.2f MB, %.0f images/s by onnxruntime on one core of this CPU, %d at once"
-        log.info(text, len(content) / 1e6, speed, batch or 1)
+        content, shape = onnx_file(graph, images, metadata, batch), graph.shape_of(images)
+        require_same(predictions(open_onnx(content), images, batch), expected, target, number_format)
+        if include_resize:
+            require_same_pixels(open_onnx(content, output=PREPARED), recipe, batch, target)
+        if form:
+            card = model_card(recipe, trained.class_names, mindcv_lite=__version__)
+            shape = write_converted(form, Network(content, graph, images, batch, metadata), card, target)
+        else:
+            if calibration:
+                given = (lambda images: images) if include_preprocess else normalised
+                to_file = partial(onnx_file, images=images, metadata=metadata, batch=batch)
+                content = int8_file(graph, content, calibration, normalised, given, to_file, batch)
+            elif recipe.model.quantize:
+                log_speeds({number_format: content}, images[:1], batch or 1)
+            write(target, content)
     sizes = ", ".join(map(str, [batch or "batch", *shape]))
     log.info("%s: %s (%s) -> %s (%s, %d)", target, images.dtype, sizes, kind, batch or "batch", expected.shape[1])
+
+
+def write(target: Path, content: bytes) -> None:
+    take_signals_back()  # a Ctrl-C before the file has its name leaves none
+    with written_whole(target) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def write_converted(form: str, network: Network, card: dict[str, Any], target: Path) -> list[int | str]:
@@ -153,8 +150,7 @@ def write_converted(form: str, network: Network, card: dict[str, Any], target: P
     card["output"] = network.graph.nodes[-1].output
     with filled_whole(target):
         for name, content in converted.files.items():
-            with written_whole(target / name) as unfinished:
-                unfinished.write_bytes(content)
+            write(target / name, content)
         write_text(target / "model.json", json.dumps(card, indent=1) + "\n")
     return converted.shape
 

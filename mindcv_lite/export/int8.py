@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mindcv_lite.data.datasets.image_folder import Split, images_at
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.export.onnx_files import compute_node, open_onnx
+from mindcv_lite.export.onnx_files import Predict, compute_node, open_onnx
 from mindcv_lite.export.qdq_graph import qdq_graph
 from mindcv_lite.export.quantisation import Quantised, quantise, quantised_weight
 from mindcv_lite.models.onnx_graph import Graph, Wiring
@@ -22,8 +22,6 @@ from mindcv_lite.signals import take_signals_back
 from mindcv_lite.text_tables import aligned
 
 log = logging.getLogger(__name__)
-
-Predict = Callable[[np.ndarray], np.ndarray]
 
 # Of small with ImageNet's weights, 81 % of predictions stay the same with 128 calibration images, 83 % with 256.
 MOST_CALIBRATED, MOST_HELD_OUT, FEWEST = 256, 512, 12
@@ -126,12 +124,16 @@ def int8_file(
     found = outputs_of_file(content, calibration.held_out)
     for line in _report(found, expected, calibration, quantised, in_float):
         log.info(line)
-    one = given(calibration.held_out[:1])
-    speeds = images_per_second([in_float32, content], one if batch is None else np.resize(one, (batch, *one.shape[1:])))
-    text = "%s: %.2f MB, %.0f images/s by onnxruntime on one core of this CPU, %d at once"
-    for name, file, speed in zip(("float32", "int8"), (in_float32, content), speeds, strict=True):
-        log.info(text, name, len(file) / 1e6, speed, batch or 1)
+    log_speeds({"float32": in_float32, "int8": content}, given(calibration.held_out[:1]), batch or 1)
     return content
+
+
+def log_speeds(contents: Mapping[str, bytes], image: np.ndarray, batch: int) -> None:
+    """Say how large files are, by the names of their number formats, and how fast. `image`: (1, ...), as they take."""
+    speeds = images_per_second([*contents.values()], np.resize(image, (batch, *image.shape[1:])))
+    text = "%s: %.2f MB, %.0f images/s by onnxruntime on one core of this CPU, %d at once"
+    for (name, content), speed in zip(contents.items(), speeds, strict=True):
+        log.info(text, name, len(content) / 1e6, speed, batch)
 
 
 def predictions(predict: Predict, images: np.ndarray, batch: int | None) -> np.ndarray:

@@ -114,7 +114,7 @@ def keep(
     if fault := fault_of(recipe.augmentation):
         log.info("%s for the next call: %s, and only MindSpore prepares images so", NOT_KEPT, fault)
         return
-    content = _content_of(predictor, parameters)
+    content = kept_content(predictor, parameters)
     found = KeptNetwork(predictor.path, content, {"batch_size": COMPARED}).predict(images, top=1).logits
     if len(found) < len(images):
         log.info("%s for the next call: MindSpore and Pillow do not agree on which images can be read", NOT_KEPT)
@@ -129,7 +129,7 @@ def keep(
     log.info(text + "the largest (images compared: %d)", file, share, len(images))
 
 
-def _content_of(predictor: Predictor, parameters: Mapping[str, np.ndarray]) -> bytes:
+def kept_content(predictor: Predictor, parameters: Mapping[str, np.ndarray]) -> bytes:
     """A line that says what images and outputs mean, and the network, uint8 images to logits."""
     recipe, flat = predictor.recipe, predictor.recipe.flat()
     meaning = {"keys": {name: flat[name] for name in MEANING}, "class_names": predictor.class_names}

@@ -8,6 +8,8 @@ import numpy as np
 
 from mindcv_lite.models.onnx_graph import DEFAULT_OPSET, INPUT, NUMBER_FORMATS, Graph, Node
 
+Predict = Callable[[np.ndarray], np.ndarray]  # images of a batch to logits or probabilities
+
 CHUNK = 32  # images at once in a single layer
 
 log = logging.getLogger(__name__)
@@ -55,9 +57,7 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str], bat
     return model.SerializeToString()
 
 
-def open_onnx(
-    content: bytes, threads: int = 0, output: str = "", optimised: bool = True
-) -> Callable[[np.ndarray], np.ndarray]:
+def open_onnx(content: bytes, threads: int = 0, output: str = "", optimised: bool = True) -> Predict:
     """What onnxruntime predicts for a batch of images, by the content of a file; onnx itself, where that is too new.
 
     `threads`: how many compute; 0: one for each core. `output`: what it computes on the way, float32, in place of its

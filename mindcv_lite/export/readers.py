@@ -4,6 +4,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +14,10 @@ from mindspore import Tensor, nn
 from mindcv_lite.checkpoints.trained import Trained
 from mindcv_lite.checkpoints.weights import Weights
 from mindcv_lite.data.transforms.normalize import Normalize
-from mindcv_lite.export.converted import Predict, channels_last, open_ncnn, open_openvino, pnnx_files
+from mindcv_lite.export.converted import channels_last, open_ncnn, open_openvino, pnnx_files
 from mindcv_lite.export.exporter import metadata_of, sample_images
 from mindcv_lite.export.int8 import Calibration, drop_of, predictions
-from mindcv_lite.export.onnx_files import compute_node, onnx_file, open_onnx
+from mindcv_lite.export.onnx_files import Predict, compute_node, onnx_file, open_onnx
 from mindcv_lite.export.qdq_graph import qdq_graph
 from mindcv_lite.export.quantisation import quantise
 from mindcv_lite.export.tflite_files import open_tflite, tflite_file
@@ -133,9 +134,7 @@ def check_readers(networks: Iterable[Trained], opset: int, precision: str, reade
         for trained in networks:
             with tempfile.TemporaryDirectory() as folder:
                 for case in _cases(trained, Path(folder), opset, precision):
-                    for found in findings:
-                        if found.reader.can_take(case):
-                            _run(found, case)
+                    _run_all(findings, case, partial(_compare, case))
     finally:
         logging.disable(logging.NOTSET)
     return findings
@@ -150,10 +149,33 @@ def check_int8(trained: Trained, calibration: Calibration, opset: int, readers: 
     findings = [Findings(reader, calibration.max_drop) for reader in readers]
     with tempfile.TemporaryDirectory() as folder:
         case = _int8_case(trained, calibration, Path(folder), opset)
-        for found in findings:
-            if found.reader.can_take(case):
-                _run_int8(found, case, calibration)
+        _run_all(findings, case, partial(_compare_int8, case, calibration))
     return findings
+
+
+def _run_all(findings: Iterable[Findings], case: Case, compare: Callable[[Findings, Predict], None]) -> None:
+    """Let each reader that can take the case read and run it; what it cannot is a fault."""
+    for found in findings:
+        if not found.reader.can_take(case):
+            continue
+        try:
+            compare(found, found.reader.open(case))
+        except Exception as error:  # each reader has its own
+            found.faults.append(f"{case.name}: not read: {' '.join(str(error).split())[-200:]}")
+
+
+def _compare(case: Case, findings: Findings, predict: Predict) -> None:
+    for count in BATCHES:
+        findings.compare(f"{case.name}, batch {count}", predict(case.images[:count]), case.expected[:count])
+
+
+def _compare_int8(case: Case, calibration: Calibration, findings: Findings, predict: Predict) -> None:
+    found = predictions(predict, case.images, None)
+    findings.comparisons, findings.images = 1, len(found)
+    findings.same_class = int((found.argmax(1) == case.expected.argmax(1)).sum())
+    findings.worst = float(np.abs(found - case.expected).max() / np.abs(case.expected).max())
+    if not (drop := drop_of(found, case.expected, calibration.labels)) <= calibration.max_drop or np.isnan(found).any():
+        findings.faults.append(f"{case.name}: a drop of {drop:.2f} points, above --max_drop {calibration.max_drop:g}")
 
 
 def _int8_case(trained: Trained, calibration: Calibration, folder: Path, opset: int) -> Case:
@@ -167,30 +189,6 @@ def _int8_case(trained: Trained, calibration: Calibration, folder: Path, opset: 
     path.write_bytes(onnx_file(graph, images, metadata_of(trained)))
     expected = predictions(open_onnx(path.read_bytes(), optimised=False), images, None)
     return Case(path, f"{recipe.model.model}, int8", graph, "int8", images, expected)
-
-
-def _run_int8(findings: Findings, case: Case, calibration: Calibration) -> None:
-    try:
-        found = predictions(findings.reader.open(case), case.images, None)
-    except Exception as error:  # each reader has its own
-        findings.faults.append(f"{case.name}: not read: {' '.join(str(error).split())[-200:]}")
-        return
-    findings.comparisons, findings.images = 1, len(found)
-    findings.same_class = int((found.argmax(1) == case.expected.argmax(1)).sum())
-    findings.worst = float(np.abs(found - case.expected).max() / np.abs(case.expected).max())
-    if not (drop := drop_of(found, case.expected, calibration.labels)) <= calibration.max_drop or np.isnan(found).any():
-        findings.faults.append(f"{case.name}: a drop of {drop:.2f} points, above --max_drop {calibration.max_drop:g}")
-
-
-def _run(findings: Findings, case: Case) -> None:
-    try:
-        predict = findings.reader.open(case)
-        for count in BATCHES:
-            predictions = predict(case.images[:count])
-            findings.compare(f"{case.name}, batch {count}", predictions, case.expected[:count])
-    except Exception as error:  # each reader has its own
-        reason = " ".join(str(error).split())
-        findings.faults.append(f"{case.name}: not read: {reason[-200:]}")
 
 
 def _cases(trained: Trained, folder: Path, opset: int, precision: str) -> Iterator[Case]:

@@ -1,11 +1,11 @@
 """TFLite files, for LiteRT on phones: the network of an ONNX graph, written by the schema of the package
 ai-edge-litert. Images lie as (batch, height, width, channels) there, and so do weights."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from mindcv_lite.export.onnx_files import Predict
 from mindcv_lite.models.onnx_graph import INPUT, Graph, Node
 
 # What gives a number for each number that comes in: the name there, and of what says more about it.
@@ -30,7 +30,7 @@ def tflite_file(graph: Graph, images: np.ndarray, batch: int | None = None) -> b
     return _Writer(graph, images, batch).content()
 
 
-def open_tflite(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+def open_tflite(content: bytes) -> Predict:
     """What LiteRT predicts for a batch of images, by the content of a file."""
     from ai_edge_litert.interpreter import Interpreter
 

@@ -51,7 +51,7 @@ class QuantisedNetwork(nn.Cell):
         for _, cell in network.cells_and_names():
             if isinstance(cell, nn.BatchNorm2d):
                 cell.use_batch_statistics = False
-        graph = network_graph(network, model)
+        graph = graph_of(network, model)
         maker = _StepMaker(network, graph, operators, number_format, cpu_kernels)
         *nodes, last = Wiring(graph).network
         self.round_images = maker.quantisers[INPUT]
@@ -71,7 +71,7 @@ class QuantisedNetwork(nn.Cell):
         return self.classify(x)  # (batch, classes)
 
 
-def network_graph(network: nn.Cell, model: Model) -> Graph:
+def graph_of(network: nn.Cell, model: Model) -> Graph:
     """The graph of a network's nodes. Its layers pad by themselves: the side of the images does not matter."""
     graph = Graph({each.name: each for each in network.get_parameters()}, (224, 224), HARD_SWISH_OPSET)
     add_network(graph, INPUT, model)

@@ -48,7 +48,7 @@ def kept(photos: Photos, checkpoint) -> Callable[..., KeptNetwork | None]:
 
     def kept(factor: float = 1.0, **keys: object) -> KeptNetwork | None:
         said = Said(checkpoint, recipe.with_keys(**keys))
-        network = KeptNetwork(checkpoint, kept_network._content_of(said, parameters), {})
+        network = KeptNetwork(checkpoint, kept_network.kept_content(said, parameters), {})
         logits = {path: factor * row for path, row in network.predict(paths, 1).logits.items()}
         file = file_of(checkpoint)
         keep(file, said, parameters, logits)
