@@ -25,8 +25,7 @@ def fault_of(augmentation: Augmentation) -> str:
 def prepared(pixels: np.ndarray, augmentation: Augmentation, in_channels: int) -> np.ndarray:
     """uint8 (height, width, 1 or 3) -> uint8 (side, side, in_channels): the shorter side becomes image_resize /
     crop_pct, then the centre is cut out."""
-    side = augmentation.input_size[0]
-    shortest = int(side / augmentation.crop_pct)
+    (side, _), (shortest, _) = augmentation.input_size, augmentation.resized_size
     pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
     height, width = pixels.shape[:2]
     ratio = np.float32(max(height, width)) / np.float32(min(height, width))
