@@ -12,17 +12,20 @@ from mindcv_lite.models.build import layer_names, layer_of
 from mindcv_lite.models.quantised import LOG_SCALE
 from mindcv_lite.recipe.keys import Optimizer, Recipe
 
-OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
-    "sgd": lambda groups, rate, o: nn.SGD(groups, rate, o.momentum, nesterov=o.use_nesterov),
+# MindSpore's class of each, and its own settings.
+OPTIMIZERS: dict[str, Callable[[Optimizer], tuple[type[nn.Optimizer], dict[str, float | bool]]]] = {
+    "sgd": lambda o: (nn.SGD, {"momentum": o.momentum, "nesterov": o.use_nesterov}),
     # On the CPU nn.Momentum passes over use_nesterov without a word; nn.SGD does it everywhere.
-    "momentum": lambda groups, rate, o: (
-        nn.SGD(groups, rate, o.momentum, nesterov=True) if o.use_nesterov else nn.Momentum(groups, rate, o.momentum)
+    "momentum": lambda o: (
+        (nn.SGD, {"momentum": o.momentum, "nesterov": True})
+        if o.use_nesterov
+        else (nn.Momentum, {"momentum": o.momentum})
     ),
-    "adam": lambda groups, rate, o: nn.Adam(groups, rate, eps=o.eps, use_nesterov=o.use_nesterov),
-    "adamw": lambda groups, rate, o: nn.AdamWeightDecay(groups, rate, eps=o.eps),
-    "rmsprop": lambda groups, rate, o: nn.RMSProp(groups, rate, momentum=o.momentum, epsilon=o.eps),
-    "adagrad": lambda groups, rate, o: nn.Adagrad(groups, learning_rate=rate),
-    "lamb": lambda groups, rate, o: nn.Lamb(groups, rate, eps=o.eps),
+    "adam": lambda o: (nn.Adam, {"eps": o.eps, "use_nesterov": o.use_nesterov}),
+    "adamw": lambda o: (nn.AdamWeightDecay, {"eps": o.eps}),
+    "rmsprop": lambda o: (nn.RMSProp, {"momentum": o.momentum, "epsilon": o.eps}),
+    "adagrad": lambda o: (nn.Adagrad, {}),
+    "lamb": lambda o: (nn.Lamb, {"eps": o.eps}),
 }
 
 RATES = "learning_rates"  # what the names of their parameters end in
@@ -42,7 +45,7 @@ def peak_rate(settings: Optimizer, global_batch: int, updates: int) -> float:
     return rate
 
 
-def layer_scale(layer: int, recipe: Recipe) -> float:
+def layer_share(layer: int, recipe: Recipe) -> float:
     """The share of the rate that a layer of the network is trained with: `layer_decay` for each layer above it."""
     head = len(layer_names(recipe.model.model)) - 1
     return (recipe.optimizer.layer_decay or 1.0) ** (head - layer)
@@ -84,15 +87,24 @@ def _bias_correction(update: np.ndarray) -> np.ndarray:
     return np.sqrt(1 - 0.999**count) / (1 - 0.9**count)
 
 
-class ScaledRate(LearningRateSchedule):
-    """A share of another rate."""
+class LayerRates:
+    """Comes before an optimizer's class: the rate of each parameter is a share of one, which is looked up once.
 
-    def __init__(self, rate: RateTable, scale: float):
-        super().__init__()
-        self.rate, self.scale = rate, scale
+    MindSpore would look it up for each parameter, and take as long to compile that as all else of the step.
+    """
 
-    def construct(self, global_step: Tensor) -> Tensor:
-        return self.rate(global_step) * self.scale
+    rate: RateTable
+    shares: tuple[float, ...]  # of the parameters, in their order
+    each: ops.HyperMap
+
+    def get_lr(self) -> tuple[Tensor, ...]:
+        # pyrefly: ignore [missing-attribute]  (the optimizer's)
+        rate = self.rate(self.global_step).reshape(())
+        return self.each(ops.partial(times, rate), self.shares)
+
+
+def times(rate: Tensor, share: float) -> Tensor:
+    return rate * share
 
 
 def build_optimizer(parameters: Sequence[Parameter], recipe: Recipe, rate: RateTable, target: str) -> nn.Optimizer:
@@ -102,18 +114,25 @@ def build_optimizer(parameters: Sequence[Parameter], recipe: Recipe, rate: RateT
         raise UserError("opt is lamb, which MindSpore does not have on the CPU; use adamw")
     if settings.opt == "adamw":  # MindSpore leaves its first updates up to 6.6 times too long
         rate = rate.times(_bias_correction)
-    return OPTIMIZERS[settings.opt](parameter_groups(parameters, recipe, rate), rate, settings)
+    kind, options = OPTIMIZERS[settings.opt](settings)
+    groups = parameter_groups(parameters, recipe)
+    if not settings.layer_decay:
+        return kind(groups, learning_rate=rate, **options)
+    for group in groups[:-1]:
+        group["lr"] = rate  # so that MindSpore takes a rate for each parameter
+    optimizer = type(kind.__name__, (LayerRates, kind), {})(groups, learning_rate=rate, **options)
+    optimizer.rate, optimizer.each = rate, ops.HyperMap()
+    optimizer.shares = tuple(layer_share(layer_of(each.name, recipe.model.model), recipe) for each in parameters)
+    return optimizer
 
 
-def parameter_groups(parameters: Sequence[Parameter], recipe: Recipe, rate: RateTable) -> list[dict]:
-    """`parameters` with the weight decay and the rate of each, in MindSpore's form; their order stays."""
-    settings, spared = recipe.optimizer, SPARED[recipe.optimizer.weight_decay_filter]
-    groups: dict[tuple[float, float], list[Parameter]] = {}
+def parameter_groups(parameters: Sequence[Parameter], recipe: Recipe) -> list[dict]:
+    """`parameters` with the weight decay of each, in MindSpore's form; their order stays."""
+    spared = SPARED[recipe.optimizer.weight_decay_filter]
+    groups: dict[float, list[Parameter]] = {}
     for parameter in parameters:
-        decay = 0.0 if parameter.name.endswith((*spared, LOG_SCALE)) else settings.weight_decay
-        scale = layer_scale(layer_of(parameter.name, recipe.model.model), recipe) if settings.layer_decay else 1.0
-        groups.setdefault((decay, scale), []).append(parameter)
-    return [
-        {"params": members, "weight_decay": decay} | ({"lr": ScaledRate(rate, scale)} if settings.layer_decay else {})
-        for (decay, scale), members in groups.items()
-    ] + [{"order_params": list(parameters)}]
+        decay = 0.0 if parameter.name.endswith((*spared, LOG_SCALE)) else recipe.optimizer.weight_decay
+        groups.setdefault(decay, []).append(parameter)
+    return [{"params": members, "weight_decay": decay} for decay, members in groups.items()] + [
+        {"order_params": list(parameters)}
+    ]

@@ -15,7 +15,7 @@ from mindcv_lite.models.quantised import FACTORS, ZERO
 from mindcv_lite.program import lack
 from mindcv_lite.recipe.keys import Optimizer, Recipe
 from mindcv_lite.runs.curves import CURVES
-from mindcv_lite.training.optimizers import layer_scale
+from mindcv_lite.training.optimizers import layer_share
 from mindcv_lite.training.schedules import misfit
 from mindcv_lite.training.train_step import TrainStep
 
@@ -98,7 +98,7 @@ def describe_in_full(recipe: Recipe, peak: float) -> None:
     if recipe.optimizer.layer_decay:
         print("# peak learning rate of each layer")
         for layer, name in enumerate(layer_names(recipe.model.model)):
-            print(f"#   {name:<16} {peak * layer_scale(layer, recipe):.4g}")
+            print(f"#   {name:<16} {peak * layer_share(layer, recipe):.4g}")
 
 
 def multiply_adds(recipe: Recipe) -> int:

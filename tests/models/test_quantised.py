@@ -11,7 +11,7 @@ from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
 from mindcv_lite.models.quantised import LOG_SCALE, ZERO, QuantisedNetwork, Rounding
 from mindcv_lite.recipe.keys import Recipe
-from mindcv_lite.training.optimizers import RateTable, parameter_groups
+from mindcv_lite.training.optimizers import RateTable, build_optimizer, parameter_groups
 
 SCALE, ZERO_POINT = 0.1, 100.0
 
@@ -97,8 +97,11 @@ def test_what_is_frozen_keeps_its_ranges(network_of, freeze, frozen):
 
 def test_weight_decay_spares_the_scales_and_they_have_the_rate_of_their_layer(network_of, recipe):
     given = recipe(opt="adamw", weight_decay=0.1, weight_decay_filter="disable", layer_decay=0.5)
-    groups = parameter_groups(network_of().trainable_params(), given, RateTable(lambda step: 1.0, 1))[:-1]
-    of = {each.name: (group["weight_decay"], group["lr"].scale) for group in groups for each in group["params"]}
+    parameters = network_of().trainable_params()
+    groups = parameter_groups(parameters, given)[:-1]
+    decays = {each.name: group["weight_decay"] for group in groups for each in group["params"]}
+    optimizer = build_optimizer(parameters, given, RateTable(lambda step: 1.0, 1), "CPU")
+    of = {each.name: (decays[each.name], share) for each, share in zip(parameters, optimizer.shares, strict=True)}
     assert of["features.3.layers.0.weight"] == (0.1, of["features.3.layers.1.gamma"][1])
     assert of["features.3.layers.2.log_scale"] == (0.0, of["features.3.layers.0.weight"][1])
     assert of["features.0.input.log_scale"] == (0.0, of["features.0.weight"][1])

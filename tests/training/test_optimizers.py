@@ -279,7 +279,7 @@ def test_the_order_of_the_parameters_stays_so_that_each_gets_its_own_gradient(re
 def test_filters_know_all_parameters_of_the_network(weight_decay_filter, decayed, recipe_of):
     parameters = MobileNetV3(VARIANTS["mobilenet_v3_small_100"]).trainable_params()
     given = recipe_of("momentum", weight_decay_filter=weight_decay_filter)
-    groups = parameter_groups(parameters, given, rate_table())
+    groups = parameter_groups(parameters, given)
     numbers = {group["weight_decay"]: len(group["params"]) for group in groups[:-1]}
     # 142 trainable: 34 BatchNorms of two, 9 squeeze-excites of two biases, 2 dense layers of one.
     assert numbers == ({DECAY: decayed} if decayed == 142 else {DECAY: decayed, 0.0: 142 - decayed})
