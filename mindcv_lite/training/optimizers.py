@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -13,7 +14,7 @@ from mindcv_lite.models.quantised import LOG_SCALE
 from mindcv_lite.recipe.keys import Optimizer, Recipe
 
 # MindSpore's class of each, and its own settings.
-OPTIMIZERS: dict[str, Callable[[Optimizer], tuple[type[nn.Optimizer], dict[str, float | bool]]]] = {
+OPTIMIZERS: dict[str, Callable[[Optimizer], tuple[type[Any], dict[str, float | bool]]]] = {
     "sgd": lambda o: (nn.SGD, {"momentum": o.momentum, "nesterov": o.use_nesterov}),
     # On the CPU nn.Momentum passes over use_nesterov without a word; nn.SGD does it everywhere.
     "momentum": lambda o: (
