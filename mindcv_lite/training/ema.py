@@ -34,4 +34,4 @@ class MovingAverage(nn.Cell):
 
 def move(share: Tensor, average: Parameter, weight: Parameter) -> Tensor:
     # Written so that an average of what does not move, does not move by a bit either.
-    return ops.assign(average, average + share * (weight - average))
+    return ops.assign_add(average, share * (weight - average))

@@ -22,7 +22,7 @@ class EvalCopy(nn.Cell):
         self.parameters: dict[str, Parameter] = eval_network.parameters_dict()
         eval_network.update_parameters_name("eval_network.")  # the graph holds both networks, and wants unique names
         source = average.of() if average else trained.parameters_dict()
-        statistics = moving_statistics(trained)
+        statistics = moving_statistics(trained) if world.size > 1 else []  # one rank's are their own mean
         means = [statistic.name for statistic in statistics]
         copies = [name for name in self.parameters if name not in means]
         self.copied = ParameterTuple(source[name] for name in copies)

@@ -197,8 +197,17 @@ class DynamicLossScaler(amp.DynamicLossScaler):
         ops.assign(self.counter, ops.select(grads_finite, counted, ops.zeros_like(counted)))
 
 
+@jit_class
+class NoLossScaler(amp.StaticLossScaler):
+    """A factor of 1, by which no gradient need be divided."""
+
+    # pyrefly: ignore [bad-override]
+    def unscale(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return gradients
+
+
 def loss_scaler(precision: Precision) -> amp.StaticLossScaler | amp.DynamicLossScaler:
     """Fixed, or halved on overflow and doubled after 2000 updates without one."""
     if precision.loss_scale_type == "dynamic":
         return DynamicLossScaler(precision.loss_scale, scale_factor=2, scale_window=2000)
-    return amp.StaticLossScaler(precision.loss_scale)
+    return (NoLossScaler if precision.loss_scale == 1 else amp.StaticLossScaler)(precision.loss_scale)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
+from mindcv_lite.device.ranks import World
 from mindcv_lite.training.ema import MovingAverage
 from mindcv_lite.training.eval_copy import EvalCopy
 
@@ -40,12 +41,11 @@ def fill(parameters: dict, seed: int) -> None:
         parameter.set_data(Tensor(random.normal(size=parameter.shape).astype(np.float32)))
 
 
-@pytest.fixture(params=[False, True], ids=["weights", "averages"])
-def parts(request, recipe, world) -> tuple:
+def made(averages: bool, world: World) -> tuple[EvalCopy, nn.Cell, MovingAverage | None]:
     """(evaluation copy, trained network, its averages or None), all of different numbers."""
     trained, eval_network = Small(), Small()
-    average = MovingAverage(trained, 0.9) if request.param else None
-    eval_copy = EvalCopy(trained, average, eval_network, world(recipe()))
+    average = MovingAverage(trained, 0.9) if averages else None
+    eval_copy = EvalCopy(trained, average, eval_network, world)
     fill(trained.parameters_dict(), 0)
     fill(eval_copy.parameters, 1)
     if average:
@@ -53,6 +53,21 @@ def parts(request, recipe, world) -> tuple:
     return eval_copy, trained, average
 
 
+averages = pytest.mark.parametrize("averages", [False, True], ids=["weights", "averages"])
+
+
+@pytest.fixture
+def parts(averages, recipe, world) -> tuple:
+    return made(averages, world(recipe()))
+
+
+@pytest.fixture
+def two_ranks(recipe, world, monkeypatch) -> World:
+    monkeypatch.setattr(ops, "AllReduce", OtherRank)
+    return world(recipe(), size=2)
+
+
+@averages
 def test_the_evaluation_copy_is_the_average_if_there_is_one_else_the_weights(parts):
     eval_copy, trained, average = parts
     source = average.of() if average else trained.parameters_dict()
@@ -66,6 +81,7 @@ def test_the_evaluation_copy_is_the_average_if_there_is_one_else_the_weights(par
         assert np.array_equal(trained.parameters_dict()[name].asnumpy(), trained_before[name]), name
 
 
+@averages
 def test_the_evaluation_copy_stays_when_training_goes_on(parts):
     eval_copy, trained, average = parts
     eval_copy()
@@ -77,9 +93,9 @@ def test_the_evaluation_copy_stays_when_training_goes_on(parts):
     assert not any(np.array_equal(eval_copy.parameters[name].asnumpy(), before[name]) for name in before)
 
 
-def test_statistics_become_the_mean_over_ranks_and_weights_stay(parts):
-    eval_copy, trained, average = parts
-    eval_copy.sum_over_ranks, eval_copy.size = OtherRank(), 2.0
+@averages
+def test_statistics_become_the_mean_over_ranks_and_weights_stay(averages, two_ranks):
+    eval_copy, trained, average = made(averages, two_ranks)
     groups = [trained.parameters_dict(), *([average.of()] if average else [])]
     before = [values(group) for group in groups]
     eval_copy()
@@ -92,11 +108,10 @@ def test_statistics_become_the_mean_over_ranks_and_weights_stay(parts):
         assert np.array_equal(eval_copy.parameters[name].asnumpy(), parameter.asnumpy()), name
 
 
-def test_statistics_of_a_frozen_norm_are_no_mean_but_copied_to_the_bit(recipe, world):
+def test_statistics_of_a_frozen_norm_are_no_mean_but_copied_to_the_bit(two_ranks):
     trained, eval_network = Small(), Small()
     trained.norm.use_batch_statistics = False
-    eval_copy = EvalCopy(trained, None, eval_network, world(recipe()))
-    eval_copy.sum_over_ranks, eval_copy.size = OtherRank(), 2.0
+    eval_copy = EvalCopy(trained, None, eval_network, two_ranks)
     fill(trained.parameters_dict(), 0)
     before = values(trained.parameters_dict())
     eval_copy()
