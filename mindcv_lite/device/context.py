@@ -20,6 +20,7 @@ from mindcv_lite.cpu_kernels.compilation import compiled_library, instruction_se
 from mindcv_lite.device.compile_cache import KeptGraphs, key_of
 from mindcv_lite.device.launcher import workers_started
 from mindcv_lite.device.log import start_log
+from mindcv_lite.device.memory import give_back_large_pieces
 from mindcv_lite.device.processors import usable_processors
 from mindcv_lite.device.ranks import AllReduce, World
 from mindcv_lite.device.settings import Settings, evaluation_level, settings_for
@@ -55,6 +56,8 @@ def start_device(recipe: Recipe, seeds: bool = True) -> World:
         _try_device(target)
     if owns_process():
         start_log(rank)
+        if target == "CPU":
+            give_back_large_pieces()
     processors = os.cpu_count() or 1
     usable, why = usable_processors(len(os.sched_getaffinity(0)), os.environ, local_size)
     settings = settings_for(recipe, target, size, local_size, processors, usable)

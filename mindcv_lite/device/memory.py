@@ -2,6 +2,7 @@
 sentence."""
 
 import ctypes
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ FORMS = re.compile(
     re.IGNORECASE,
 )
 SIZE = re.compile(r"\bsize: ?(\d+)")
+
+M_MMAP_THRESHOLD = -3  # in malloc.h
+LARGE = 2**20  # bytes
 
 
 @contextmanager
@@ -45,6 +49,14 @@ def memory_for(recipe: Recipe, trains: bool = False) -> Iterator[None]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(FORMS.search(str(error)))
+
+
+def give_back_large_pieces() -> None:
+    """Let malloc give back to the system, when they are freed, pieces of 1 MB and more, such as batches; by itself it
+    soon keeps those of up to 32 MB. On C libraries without mallopt it does nothing."""
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        with suppress(AttributeError):
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def release_free_memory() -> None:

@@ -16,6 +16,7 @@ from mindspore.train import Callback
 from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.checkpoints.weights import read_weights
 from mindcv_lite.data.datasets.image_folder import Split
+from mindcv_lite.device.memory import release_free_memory
 from mindcv_lite.errors import Stopped, TrainingError, UserError
 from mindcv_lite.evaluation.score import Score
 from mindcv_lite.runs.batch_sheet import first_batch
@@ -211,6 +212,7 @@ class RunRecorder(Callback):
             self._report(epoch, score, best, replaced)
             if epoch:
                 self.curves.draw(at_once=last or failure is not None)
+        release_free_memory()
         return failure
 
     def _replaced_in(self, epoch: int) -> int:

@@ -1,6 +1,8 @@
 """What is said where the memory is not enough, and what is given back."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -71,3 +73,28 @@ def test_small_pieces_that_are_free_go_back_to_the_system():
     release_free_memory()
     assert before - resident() > 50_000_000
     assert last
+
+
+KEEPS = """
+import os, sys
+from mindcv_lite.device.memory import give_back_large_pieces
+
+if "give back" in sys.argv:
+    give_back_large_pieces()
+pages = lambda: int(open("/proc/self/statm").read().split()[1])
+bytearray(b"x") * 8_000_000  # which malloc learns from
+before = pages()
+pieces = [(bytearray(b"x") * 4_000_000, bytearray(100_000)) for _ in range(20)]
+last = [small for _, small in pieces]  # each behind a large one, so that it is not at the end
+pieces.clear()
+print((pages() - before) * os.sysconf("SC_PAGE_SIZE"))
+"""
+
+
+def test_large_pieces_that_are_free_go_back_to_the_system():
+    def kept(*words: str) -> int:
+        command = [sys.executable, "-c", KEEPS, *words]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert kept() > 70_000_000
+    assert kept("give back") < 10_000_000
