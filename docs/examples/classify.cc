@@ -90,10 +90,10 @@ int main(int count, char** arguments) {
       return 1;
     }
     cv::Size size(columns, rows);
-    if (rows == columns) {  // the shorter side becomes that long
-      const double scale = static_cast<double>(rows) / std::min(image.rows, image.cols);
-      if (image.cols < image.rows) size.height = static_cast<int>(image.rows * scale);
-      else size.width = static_cast<int>(image.cols * scale);
+    if (rows == columns) {  // the shorter side becomes that long; in float32, as validate.py computes
+      const auto [shorter, longer] = std::minmax(image.rows, image.cols);
+      const float ratio = static_cast<float>(longer) / static_cast<float>(shorter);
+      (image.cols < image.rows ? size.height : size.width) = static_cast<int>(ratio * static_cast<float>(rows));
     } else {  // the largest part of that shape, from the centre
       const int high = std::min<int>(image.rows, std::lround(1.0 * image.cols * rows / columns));
       const int wide = std::min<int>(image.cols, std::lround(1.0 * image.rows * columns / rows));

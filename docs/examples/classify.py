@@ -7,6 +7,7 @@ import json
 import sys
 
 import cv2
+import numpy as np
 import onnxruntime
 
 RESIZES = {
@@ -35,9 +36,9 @@ for path in sys.argv[2:]:
         sys.exit(f"{path}: no image that OpenCV reads")
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     high, wide = image.shape[:2]
-    if rows == columns:  # the shorter side becomes that long
-        scale = rows / min(high, wide)
-        size = (rows, int(high * scale)) if wide < high else (int(wide * scale), rows)
+    if rows == columns:  # the shorter side becomes that long; in float32, as validate.py computes
+        longer = int(np.float32(max(high, wide) / min(high, wide)) * np.float32(rows))
+        size = (rows, longer) if wide < high else (longer, rows)
     else:  # the largest part of that shape, from the centre
         part_high, part_wide = min(high, rounded(wide * rows / columns)), min(wide, rounded(high * columns / rows))
         top, left = rounded((high - part_high) / 2), rounded((wide - part_wide) / 2)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mindcv_lite.checkpoints.trained import Trained
     from mindcv_lite.device.ranks import World
 
+# Sides of squares. In doubles side * (resized / side) is less than 54 for the first, than 73 for the second.
+SQUARES = {3: 196, 7: 577}
 TITLES = ("cat", 'Gänse"blümchen"', "<b>\\</script>", "雏菊", "🌼")
 
 
@@ -35,7 +37,7 @@ def photos(recipe: Callable[..., Recipe], world: Callable[..., "World"], graph_m
     folder = tmp_path_factory.mktemp("photos")
     paths = [folder / f"{number}.{'png' if number % 4 == 3 else 'jpg'}" for number in range(20)]
     for number, path in enumerate(paths):
-        write_photo(path, np.random.default_rng(number), turned=number % 5 == 2)
+        write_photo(path, np.random.default_rng(number), turned=number % 5 == 2, side=SQUARES.get(number))
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     try:
         trained = random_network(recipe(image_resize=64, num_classes=len(TITLES), bn_momentum=0, drop_rate=0))
@@ -50,12 +52,12 @@ def photos(recipe: Callable[..., Recipe], world: Callable[..., "World"], graph_m
     return Photos(trained, [*clear], [name for name, _ in clear.values()], [best for _, best in clear.values()])
 
 
-def write_photo(path: Path, random: np.random.Generator, turned: bool) -> None:
-    """A photo of any size and shape; turned by its EXIF data if that is asked for."""
+def write_photo(path: Path, random: np.random.Generator, turned: bool, side: int | None) -> None:
+    """A photo of any size and shape, or a square; turned by its EXIF data if that is asked for."""
     exif = Image.Exif()
     if turned:
         exif[0x0112] = 6
-    width, height = random.integers(50, 400, 2)
+    width, height = (side, side) if side else random.integers(50, 400, 2)
     blots(random, (int(width), int(height))).save(path, exif=exif)
 
 
