@@ -79,7 +79,7 @@ def _onnxruntime(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> dict
     from mindcv_lite.checkpoints.trained import Trained
     from mindcv_lite.checkpoints.weights import Weights
     from mindcv_lite.export.exporter import metadata_of
-    from mindcv_lite.export.onnx_files import onnx_file, open_onnx
+    from mindcv_lite.export.onnx_files import onnx_file, open_onnxruntime
     from mindcv_lite.models.build import build_network
     from mindcv_lite.models.onnx_graph import network_graph
 
@@ -87,7 +87,7 @@ def _onnxruntime(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> dict
     weights = {name: parameter.asnumpy() for name, parameter in parameters.items()}
     class_names = tuple(map(str, range(recipe.model.num_classes or 0)))
     metadata = metadata_of(Trained(Weights("random weights", parameters, None), recipe, class_names))
-    predict = open_onnx(onnx_file(network_graph(recipe, weights, False, False), images, metadata))
+    predict = open_onnxruntime(onnx_file(network_graph(recipe, weights, False, False), images, metadata))
 
     def inference(images: np.ndarray) -> Work:
         while True:

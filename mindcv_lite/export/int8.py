@@ -14,7 +14,7 @@ from mindcv_lite.data.datasets.image_folder import Split, images_at
 from mindcv_lite.data.pipeline import evaluation_batches
 from mindcv_lite.device.ranks import World
 from mindcv_lite.errors import UserError
-from mindcv_lite.export.onnx_files import Predict, compute_node, open_onnx
+from mindcv_lite.export.onnx_files import NotRead, Predict, compute_node, open_onnx, open_onnxruntime
 from mindcv_lite.export.qdq_graph import qdq_graph
 from mindcv_lite.export.quantisation import Quantised, quantise, quantised_weight
 from mindcv_lite.models.onnx_graph import Graph, Wiring
@@ -129,11 +129,19 @@ def int8_file(
 
 
 def log_speeds(contents: Mapping[str, bytes], image: np.ndarray, batch: int) -> None:
-    """Say how large files are, by the names of their number formats, and how fast. `image`: (1, ...), as they take."""
-    speeds = images_per_second([*contents.values()], np.resize(image, (batch, *image.shape[1:])))
-    text = "%s: %.2f MB, %.0f images/s by onnxruntime on one core of this CPU, %d at once"
-    for (name, content), speed in zip(contents.items(), speeds, strict=True):
-        log.info(text, name, len(content) / 1e6, speed, batch)
+    """Say how large files are, by the names of their number formats, and how fast, if onnxruntime reads them.
+
+    `image`: (1, ...), as they take.
+    """
+    try:
+        speeds = images_per_second([*contents.values()], np.resize(image, (batch, *image.shape[1:])))
+    except NotRead:
+        speeds = None
+    for index, (name, content) in enumerate(contents.items()):
+        text = f"{name}: {len(content) / 1e6:.2f} MB"
+        if speeds:
+            text += f", {speeds[index]:.0f} images/s by onnxruntime on one core of this CPU, {batch} at once"
+        log.info(text)
 
 
 def predictions(predict: Predict, images: np.ndarray, batch: int | None) -> np.ndarray:
@@ -222,8 +230,9 @@ def _report(
 
 
 def images_per_second(contents: list[bytes], images: np.ndarray) -> list[float]:
-    """How many images files compute in a second on one core: the median of rounds in turn."""
-    predicts, seconds = [open_onnx(content, threads=1) for content in contents], np.zeros((ROUNDS, len(contents)))
+    """How many images files compute in a second on one core: the median of rounds in turn. Raises `NotRead`."""
+    predicts = [open_onnxruntime(content, threads=1) for content in contents]
+    seconds = np.zeros((ROUNDS, len(contents)))
     for predict in predicts:
         predict(images)
     for spent in seconds:

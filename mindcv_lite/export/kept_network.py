@@ -20,7 +20,7 @@ from mindcv_lite.data.images.decoding import NOT_DECODED, decoded, opened, read_
 from mindcv_lite.data.images.inspection import inspect
 from mindcv_lite.data.transforms.numpy_evaluation import fault_of, prepared
 from mindcv_lite.evaluation.predict import Predictor, shape_flaw
-from mindcv_lite.export.onnx_files import onnx_file, open_onnx
+from mindcv_lite.export.onnx_files import onnx_file, open_onnxruntime
 from mindcv_lite.files import cache_folder, read_sealed, write_sealed
 from mindcv_lite.models.onnx_graph import network_graph
 from mindcv_lite.program import is_installed, mindspore_version, progress_bar, version_of
@@ -48,7 +48,7 @@ class KeptNetwork(Predictor):
         self.recipe = recipe_without_training(**{**keys, **kept["keys"]})
         processors, workers = len(os.sched_getaffinity(0)), self.recipe.system.num_parallel_workers
         self.workers = processors if workers == "auto" else workers
-        self.network = open_onnx(network, processors)
+        self.network = open_onnxruntime(network, processors)
 
     def logits_of(self, paths: Sequence[str], flaws: dict[int, str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         size = self.recipe.data.batch_size

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mindcv_lite.models.onnx_graph import DEFAULT_OPSET, INPUT, NUMBER_FORMATS, Graph, Node
+from mindcv_lite.program import version_of
 
 Predict = Callable[[np.ndarray], np.ndarray]  # images of a batch to logits or probabilities
 
@@ -57,21 +59,19 @@ def onnx_file(graph: Graph, images: np.ndarray, metadata: Mapping[str, str], bat
     return model.SerializeToString()
 
 
-def open_onnx(content: bytes, threads: int = 0, output: str = "", optimised: bool = True) -> Predict:
-    """What onnxruntime predicts for a batch of images, by the content of a file; onnx itself, where that is too new.
+class NotRead(Exception):
+    """onnxruntime does not read a file."""
 
-    `threads`: how many compute; 0: one for each core. `output`: what it computes on the way, float32, in place of its
-    predictions. `optimised`: False: what is rounded to int8 is computed with in float32.
+
+def open_onnxruntime(content: bytes, threads: int = 0, optimised: bool = True) -> Predict:
+    """What onnxruntime predicts for a batch of images, by the content of a file. Raises `NotRead`.
+
+    `threads`: how many compute; 0: one for each core. `optimised`: False: what is rounded to int8 is computed with in
+    float32.
     """
     import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    if output:
-        import onnx  # takes longer than what most calls do
-
-        model = onnx.load_from_string(content)
-        model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
-        content = model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     if not optimised:
@@ -80,20 +80,38 @@ def open_onnx(content: bytes, threads: int = 0, output: str = "", optimised: boo
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Fail:
+    except (errors.Fail, errors.NotImplemented) as error:
+        raise NotRead(str(error)) from None
+    return partial(_predict, session)
+
+
+def open_onnx(content: bytes, output: str = "", optimised: bool = True) -> Predict:
+    """The same; by onnx's own reference where the file is too new for onnxruntime.
+
+    `output`: what it computes on the way, float32, in place of its predictions.
+    """
+    if output:
+        import onnx  # takes longer than what most calls do
+
+        model = onnx.load_from_string(content)
+        model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+        content = model.SerializeToString()
+    try:
+        return open_onnxruntime(content, optimised=optimised)
+    except NotRead:
         import onnx
         from onnx.reference import ReferenceEvaluator
 
         model = onnx.load_from_string(content)
-        opset, version = model.opset_import[0].version, onnxruntime.__version__
-        log.info("onnxruntime %s does not read operator set %d: onnx's own reference runs the file", version, opset)
-        session = ReferenceEvaluator(model)
+        opset, version = model.opset_import[0].version, version_of("onnxruntime")
+        text = "onnxruntime %s does not read this file of operator set %d: onnx's own reference runs it"
+        log.info(text, version, opset)
+        return partial(_predict, ReferenceEvaluator(model))
 
-    def predict(images: np.ndarray) -> np.ndarray:
-        (predictions,) = session.run(None, {INPUT: images})
-        return np.asarray(predictions)
 
-    return predict
+def _predict(session: Any, images: np.ndarray) -> np.ndarray:
+    (predictions,) = session.run(None, {INPUT: images})
+    return np.asarray(predictions)
 
 
 def compute_node(node: Node, weights: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from mindcv_lite.data.transforms.normalize import Normalize
 from mindcv_lite.export.converted import channels_last, open_ncnn, open_openvino, pnnx_files
 from mindcv_lite.export.exporter import metadata_of, sample_images
 from mindcv_lite.export.int8 import Calibration, drop_of, predictions
-from mindcv_lite.export.onnx_files import Predict, compute_node, onnx_file, open_onnx
+from mindcv_lite.export.onnx_files import Predict, compute_node, onnx_file, open_onnx, open_onnxruntime
 from mindcv_lite.export.qdq_graph import qdq_graph
 from mindcv_lite.export.quantisation import quantise
 from mindcv_lite.export.tflite_files import open_tflite, tflite_file
@@ -82,7 +82,7 @@ def _litert(case: Case) -> Predict:
 
 
 READERS = (
-    Reader("onnxruntime", ("onnxruntime",), ("onnxruntime",), lambda case: open_onnx(case.path.read_bytes())),
+    Reader("onnxruntime", ("onnxruntime",), ("onnxruntime",), lambda case: open_onnxruntime(case.path.read_bytes())),
     Reader("OpenCV", ("cv2",), ("opencv-python-headless",), _opencv),
     Reader("OpenVINO", ("openvino",), ("openvino",), lambda case: open_openvino(case.path)),
     Reader(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from mindcv_lite.checkpoints.model_card import model_card
 from mindcv_lite.commands.export import CONVERTERS, command_line, main
@@ -279,6 +280,23 @@ def test_a_reader_that_is_wrong_or_reads_nothing_gives_exit_status_1(recipe, tmp
     said = capsys.readouterr().out
     assert "refuses: mobilenet_v3_small_075, mindcv, 33, --softmax: not read: no such operator" in said
     assert "zeros: mobilenet_v3_small_075, mindcv, 33, batch 7: off by 1.0e+00 of the largest number" in said
+
+
+@pytest.mark.usefixtures("pynative_mode")  # which the command sets: it is put back
+def test_onnxruntime_is_not_said_to_read_what_another_program_runs_in_its_place(recipe, tmp_path, capsys, monkeypatch):
+    grey_checkpoint(recipe, tmp_path / "x.ckpt")
+    monkeypatch.setattr(readers, "SIDES", (33,))
+    monkeypatch.setattr(readers, "READERS", readers.READERS[:1])
+
+    def refuse(*_, **__):
+        raise Fail("too new")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(SystemExit) as end:
+        export(tmp_path / "x.ckpt", "--check_readers")
+    assert end.value.code == 1
+    said = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("onnxruntime: ") and line.endswith(": not read: too new") for line in said) == 4
 
 
 @pytest.mark.usefixtures("pynative_mode")

@@ -162,7 +162,7 @@ def test_a_file_of_another_operator_set_gives_the_same_logits(random_network, tm
     assert [(entry.domain, entry.version) for entry in file.opset_import] == [("", opset)]
     assert file.ir_version == onnx.helper.find_min_ir_version_for(file.opset_import)
     assert ("HardSwish" in {node.op_type for node in file.graph.node}) == (opset >= 14)
-    unread = f"does not read operator set {opset}: onnx's own reference runs the file"
+    unread = f"does not read this file of operator set {opset}: onnx's own reference runs it"
     try:
         onnxruntime.InferenceSession(tmp_path / "x.onnx")
         assert unread not in caplog.text

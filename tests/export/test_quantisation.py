@@ -3,10 +3,20 @@
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from mindcv_lite.export import quantisation
-from mindcv_lite.export.int8 import costs_of, drop_of, fewest_in_float, images_per_second, predictions, without
+from mindcv_lite.export.int8 import (
+    costs_of,
+    drop_of,
+    fewest_in_float,
+    images_per_second,
+    log_speeds,
+    predictions,
+    without,
+)
 from mindcv_lite.export.onnx_files import compute_node, onnx_file, open_onnx
 from mindcv_lite.export.qdq_graph import qdq_graph
 from mindcv_lite.export.quantisation import Activation, Quantised, best_range, factors_of, quantise
@@ -196,6 +206,24 @@ def test_the_last_batch_is_filled_up_and_cut_off_and_speed_is_of_images():
     graph = network()
     content = onnx_file(graph, photos(2), CARD)
     assert min(images_per_second([content, content], photos(2))) > 1
+
+
+@pytest.mark.parametrize("error", [errors.Fail, errors.NotImplemented])
+def test_what_onnxruntime_does_not_read_is_run_by_onnx_and_gets_no_speed(monkeypatch, caplog, error):
+    content = onnx_file(network(), photos(2), CARD)
+    expected = open_onnx(content)(photos(2))
+
+    def refuse(*_, **__):
+        raise error("too new")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with caplog.at_level("INFO"):
+        log_speeds({"int8": content}, photos(1), 2)
+        found = open_onnx(content)(photos(2))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    size, by_whom = caplog.messages
+    assert size == f"int8: {len(content) / 1e6:.2f} MB"
+    assert by_whom.endswith("does not read this file of operator set 13: onnx's own reference runs it")
 
 
 def test_costs_are_of_what_would_not_be_rounded():
