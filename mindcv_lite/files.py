@@ -91,6 +91,19 @@ def filled_whole(folder: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for what another program is to read, gone after the block. Raises `UserError` if there is no room."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{tempfile.gettempdir()}: cannot be written: {reason}; make room there, or set TMPDIR to another folder"
+        ) from None
+
+
 def write_text(path: Path, content: str) -> None:
     """Write a text file whole or not at all. Raises `UserError`."""
     with written_whole(path) as unfinished:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from mindcv_lite.errors import UserError
-from mindcv_lite.files import WITHOUT_LOCKS, lock, require_folder, written_whole
+from mindcv_lite.files import WITHOUT_LOCKS, lock, require_folder, scratch_folder, written_whole
 
 
 @pytest.mark.parametrize("earlier", [None, "earlier"])
@@ -51,6 +51,13 @@ def test_what_stops_the_writing_leaves_the_earlier_file_and_nothing_else(tmp_pat
 def test_a_disk_that_takes_no_more_is_told_by_the_file_s_name(tmp_path):
     path = tmp_path / "a.csv"
     with pytest.raises(UserError, match=r"a\.csv: cannot be written: No space left on device"), written_whole(path):
+        raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_scratch_folder_without_room_is_told_by_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(UserError, match=rf"{tmp_path}: cannot be written: No space.*set TMPDIR"), scratch_folder():
         raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == []
 

@@ -158,7 +158,7 @@ def _check_readers(flags: Namespace, parser: CommandLine) -> None:
 
     trained = read_trained(str(flags.source), **ON_THE_CPU) if flags.source else None
     if trained and trained.recipe.model.quantize:
-        raise UserError(f"{flags.source} was trained with quantize int8; --check_readers compares files in float32")
+        raise UserError(f"{flags.source} was trained with quantize int8; --check_readers takes networks that were not")
     recipe = trained.recipe if trained else recipe_without_training(**ON_THE_CPU)
     world = start_device(recipe)
     compute_at_once()

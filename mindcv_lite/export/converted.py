@@ -1,7 +1,6 @@
 """The network of an ONNX file as other programs read it: for OpenVINO, ncnn and LiteRT, a folder of files each."""
 
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from mindcv_lite.errors import TrainingError
 from mindcv_lite.export.onnx_files import Predict
 from mindcv_lite.export.tflite_files import open_tflite, tflite_file
+from mindcv_lite.files import scratch_folder
 from mindcv_lite.models.onnx_graph import Graph
 
 
@@ -38,8 +38,8 @@ def _openvino(network: Network) -> Converted:
     import openvino
 
     core = openvino.Core()
-    with tempfile.TemporaryDirectory() as folder:
-        onnx, xml = Path(folder, "network.onnx"), Path(folder, "model.xml")
+    with scratch_folder() as folder:
+        onnx, xml = folder / "network.onnx", folder / "model.xml"
         onnx.write_bytes(network.content)
         model: Any = core.read_model(onnx)
         for name, value in network.metadata.items():
@@ -69,10 +69,10 @@ def pnnx_files(content: bytes, shape: tuple[int, ...]) -> dict[str, bytes]:
     package: Any = find_spec("pnnx")  # importing it takes PyTorch; the converter is a program of its own
     sides = ",".join(map(str, (1, *shape)))
     command = [Path(package.origin).with_name("pnnx"), "model.onnx", f"inputshape=[{sides}]f32", "fp16=0"]
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "model.onnx").write_bytes(content)
+    with scratch_folder() as folder:
+        (folder / "model.onnx").write_bytes(content)
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
-        paths = [Path(folder, f"model.ncnn.{kind}") for kind in ("param", "bin")]
+        paths = [folder / f"model.ncnn.{kind}" for kind in ("param", "bin")]
         if done.returncode or not all(path.is_file() for path in paths):
             said = " ".join((done.stderr or done.stdout).split())
             raise TrainingError(f"pnnx failed with status {done.returncode}: {said[-200:]}")
@@ -85,9 +85,9 @@ def open_ncnn(files: Mapping[str, bytes]) -> Predict:
 
     network = ncnn.Net()
     network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         for name, content in files.items():
-            Path(folder, name).write_bytes(content)
+            (folder / name).write_bytes(content)
         network.load_param(f"{folder}/model.ncnn.param")
         network.load_model(f"{folder}/model.ncnn.bin")
 

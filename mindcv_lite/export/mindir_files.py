@@ -1,9 +1,7 @@
 """MINDIR files: MindSpore's own graphs, for MindSpore and MindSpore Lite."""
 
 import re
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import mindspore
@@ -11,6 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindcv_lite.errors import UserError
+from mindcv_lite.files import scratch_folder
 
 
 def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str], batch: int | None = None) -> bytes:
@@ -29,20 +28,20 @@ def mindir_file(cell: nn.Cell, images: np.ndarray, metadata: Mapping[str, str], 
 
     given = Tensor(shape=[batch, *images.shape[1:]], dtype=Tensor(images).dtype)
     # Not in the user's folder: MindSpore lets the owner alone read what it writes, and takes plain names only.
-    with tempfile.TemporaryDirectory() as folder:
-        if not re.fullmatch(r"[\w@./:-]+", folder, re.ASCII):
+    with scratch_folder() as folder:
+        if not re.fullmatch(r"[\w@./:-]+", str(folder), re.ASCII):
             raise UserError(
                 f"{folder}: MindSpore takes no such name; set TMPDIR to a folder of plain letters and digits"
             )
-        path = f"{folder}/network.mindir"
-        mindspore.export(cell, given, file_name=path, file_format="MINDIR", custom_func=describe)
-        return Path(path).read_bytes()
+        path = folder / "network.mindir"
+        mindspore.export(cell, given, file_name=str(path), file_format="MINDIR", custom_func=describe)
+        return path.read_bytes()
 
 
 def open_mindir(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
     """What MindSpore predicts for a batch of images, by the content of a file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/network.mindir"
-        Path(path).write_bytes(content)
-        cell: Any = nn.GraphCell(mindspore.load(path))
+    with scratch_folder() as folder:
+        path = folder / "network.mindir"
+        path.write_bytes(content)
+        cell: Any = nn.GraphCell(mindspore.load(str(path)))
     return lambda images: cell(Tensor(images)).asnumpy()

@@ -1,7 +1,6 @@
 """Programs that read ONNX files: each runs files of this project, and is compared with MindSpore's logits."""
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +20,7 @@ from mindcv_lite.export.onnx_files import Predict, compute_node, onnx_file, open
 from mindcv_lite.export.qdq_graph import qdq_graph
 from mindcv_lite.export.quantisation import quantise
 from mindcv_lite.export.tflite_files import open_tflite, tflite_file
+from mindcv_lite.files import scratch_folder
 from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.models.build import build_network
 from mindcv_lite.models.onnx_graph import Graph, network_graph
@@ -31,6 +31,7 @@ from mindcv_lite.text_tables import aligned
 PADDINGS = ("mindcv", "symmetric", "same")
 SIDES = (64, 96, 224, 225)
 BATCHES = (1, 7)
+MOST_FAULTS = 8  # of a reader, in the report
 # Largest difference from MindSpore, as a share of the largest number. In float16 it is that of the logits: their
 # exponentials, the probabilities, differ by more.
 LIMITS = {"float32": 1e-4, "float16": 5e-2}
@@ -132,8 +133,8 @@ def check_readers(networks: Iterable[Trained], opset: int, precision: str, reade
     logging.disable(logging.INFO)  # how many parameters each network took
     try:
         for trained in networks:
-            with tempfile.TemporaryDirectory() as folder:
-                for case in _cases(trained, Path(folder), opset, precision):
+            with scratch_folder() as folder:
+                for case in _cases(trained, folder, opset, precision):
                     _run_all(findings, case, partial(_compare, case))
     finally:
         logging.disable(logging.NOTSET)
@@ -147,8 +148,8 @@ def check_int8(trained: Trained, calibration: Calibration, opset: int, readers: 
     integer kernels round in other places, so a fault is a drop of more than `calibration.max_drop` points.
     """
     findings = [Findings(reader, calibration.max_drop) for reader in readers]
-    with tempfile.TemporaryDirectory() as folder:
-        case = _int8_case(trained, calibration, Path(folder), opset)
+    with scratch_folder() as folder:
+        case = _int8_case(trained, calibration, folder, opset)
         _run_all(findings, case, partial(_compare_int8, case, calibration))
     return findings
 
@@ -224,10 +225,13 @@ def report(findings: Sequence[Findings]) -> list[str]:
     for found in (found for found in findings if found.comparisons or found.faults):
         versions = [version_of(name, *OTHER_WHEELS.get(name, ())) for name in found.reader.packages]
         same = f"{found.same_class} of {found.images}"
-        rows.append((found.reader.name, " ".join(versions), str(found.comparisons), f"{found.worst:.1e}", same))
+        worst = f"{found.worst:.1e}" if found.comparisons else "none"
+        rows.append((found.reader.name, " ".join(versions), str(found.comparisons), worst, same))
     lines = [*aligned(rows, texts=2)]
     for found in findings:
-        lines += [f"{found.reader.name}: {fault}" for fault in found.faults]
+        lines += [f"{found.reader.name}: {fault}" for fault in found.faults[:MOST_FAULTS]]
+        if more := len(found.faults[MOST_FAULTS:]):
+            lines.append(f"{found.reader.name}: and {more} faults more")
         if missing := [kind for kind in ("uint8", "float16", "int8") if kind not in found.reader.takes]:
             lines.append(f"{found.reader.name}: not tried with {', '.join(missing)}, which it does not take")
     tried = [found.reader for found in findings]

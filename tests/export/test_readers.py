@@ -11,7 +11,7 @@ from mindspore import Tensor
 from mindcv_lite.checkpoints.trained import Trained, read_trained
 from mindcv_lite.commands import convert
 from mindcv_lite.data.transforms.normalize import Normalize
-from mindcv_lite.export.readers import READERS, Findings, Reader, check_readers, random_network, several_images
+from mindcv_lite.export.readers import READERS, Findings, Reader, check_readers, random_network, report, several_images
 from mindcv_lite.models.onnx_graph import DEFAULT_OPSET
 from mindcv_lite.recipe.keys import Recipe
 
@@ -73,6 +73,15 @@ def test_random_networks_tell_images_apart(network):
     logits = trained.network()(normalize(Tensor(several_images((64, 64), 3)))).asnumpy()
     assert np.ptp(logits, axis=0).max() > 0.1 * np.abs(logits).max()
     assert len(set(logits.argmax(1))) > 1
+
+
+def test_a_reader_that_reads_nothing_gets_no_difference_and_a_few_of_its_faults():
+    found = Findings(READERS[0], 1e-4, faults=[f"file {number}: not read" for number in range(20)])
+    _, row, *faults = report([found])[:11]
+    assert row.split()[-5:] == ["0", "none", "0", "of", "0"]
+    assert faults == [f"onnxruntime: file {number}: not read" for number in range(8)] + [
+        "onnxruntime: and 12 faults more"
+    ]
 
 
 def test_a_class_within_the_limit_of_the_best_is_as_good_and_any_other_a_fault():
