@@ -218,12 +218,10 @@ def command_line() -> CommandLine:
     text = "photos that --int8 chooses the ranges on, in class folders or not: 12 or more, a few hundred are good"
     add("--calibrate", type=Path, metavar="FOLDER", help=text)
     text = "by how much --int8 may lower top-1 on photos that it did not calibrate on, or the share of equal best "
-    text += (
-        "classes where it does not know their labels; layers stay in float32 until that holds, with at most a tenth "
-    )
-    text += f"of the multiply-adds; default: {MAX_DROP}"
+    text += "classes where it does not know their labels; layers stay in float32 until that holds, with at most a "
+    text += f"tenth of the multiply-adds; default: {MAX_DROP}"
     add("--max_drop", metavar="POINTS", help=text)
-    text = "write no file, but compare the programs that read ONNX files and are installed here with MindSpore, on "
+    text = "write no file, but compare the programs that run exported files and are installed here with MindSpore, on "
     text += "files of CKPT or, without it, of all networks with random weights; exit status 1 if one is wrong"
     add("--check_readers", action="store_true", help=text)
     return parser

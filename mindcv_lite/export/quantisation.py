@@ -16,6 +16,7 @@ from mindcv_lite.models.onnx_graph import LAST, LAYERS, Graph, Node, Wiring
 
 Compute = Callable[[Node, Mapping[str, np.ndarray], np.ndarray], np.ndarray]  # a node with weights, on one input
 BINS = 4000  # of the histogram by which a range is chosen
+LEAST_SCALE = 1e-10  # of a weight
 LARGEST_BIAS = 2.0**28  # in units of input scale x weight scale: int32 with room for the sum of products
 
 
@@ -122,10 +123,10 @@ def best_range(x: np.ndarray, gain: np.ndarray) -> tuple[np.float32, int]:
     return best.scale, best.zero
 
 
-def quantised_weight(weight: np.ndarray, least_scales: np.ndarray | float = 1e-10) -> Layer:
+def quantised_weight(weight: np.ndarray, least_scales: np.ndarray | float = 0.0) -> Layer:
     """int8 weights, symmetric, and their scales (out,), none of them below `least_scales`."""
     largest = np.abs(weight.reshape(len(weight), -1)).max(1)
-    scales = np.maximum(largest / 127, np.maximum(least_scales, 1e-10)).astype(np.float32)
+    scales = np.maximum(largest / 127, np.maximum(least_scales, LEAST_SCALE)).astype(np.float32)
     return Layer(np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8), scales)
 
 
@@ -201,7 +202,7 @@ class _Walk:
         self, name: str, weight: np.ndarray, given: Activation | None, largest_outputs: np.ndarray
     ) -> np.ndarray:
         """What the weight of a layer is, rounded. `given`: how its input is rounded, if it is."""
-        factors, least = np.ones(1, np.float32), np.full(len(weight), 1e-10)
+        factors, least = np.ones(1, np.float32), np.zeros(len(weight))
         if given:
             factors = by_input(weight, given.factors)
             # A dead channel has hardly a weight, but a bias, which must fit into int32 all the same.

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mindcv_lite.export.quantisation import LARGEST_BIAS, Activation, Layer, Quantised, by_input, quantised_weight
+from mindcv_lite.export.quantisation import (
+    LARGEST_BIAS,
+    LEAST_SCALE,
+    Activation,
+    Layer,
+    Quantised,
+    by_input,
+    quantised_weight,
+)
 from mindcv_lite.models.folding import norm_of
 from mindcv_lite.models.onnx_graph import INPUT, LAYERS, Graph, Wiring
 from mindcv_lite.models.quantised import FACTORS, LOG_SCALE, ZERO, quantiser_name
@@ -47,6 +55,6 @@ def _layer(name: str, parameters: Mapping[str, np.ndarray], given: Activation, b
 def _with_scales_from(layer: Layer, least: np.ndarray) -> Layer:
     """The layer with no scale below the `least` (out,) with which its bias fits into int32: of a channel that is dead,
     whose weights hardly matter."""
-    scales = np.maximum(layer.scales, np.maximum(least, 1e-10)).astype(np.float32)
+    scales = np.maximum(layer.scales, np.maximum(least, LEAST_SCALE)).astype(np.float32)
     share = (layer.scales / scales).reshape(-1, *[1] * (layer.weight.ndim - 1))
     return Layer(np.rint(layer.weight * share).astype(np.int8), scales)

@@ -1,4 +1,4 @@
-"""Programs that read ONNX files: each runs files of this project, and is compared with MindSpore's logits."""
+"""Programs that run exported files: each is compared with MindSpore's logits."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence

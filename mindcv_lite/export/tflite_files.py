@@ -107,13 +107,10 @@ class _Writer:
         else:
             x = self._padded(node.output, x, pads)
         if is_depthwise:
-            kind: tuple[str, Any] = (
-                "DEPTHWISE_CONV_2D",
-                self.schema.DepthwiseConv2DOptionsT(**options, depthMultiplier=1),
-            )
+            kind, described = "DEPTHWISE_CONV_2D", self.schema.DepthwiseConv2DOptionsT(**options, depthMultiplier=1)
         else:
-            kind = "CONV_2D", self.schema.Conv2DOptionsT(**options)
-        self._operator(kind[0], node.output, (x, weight, bias), (*sides, len(kernels)), kind[1])
+            kind, described = "CONV_2D", self.schema.Conv2DOptionsT(**options)
+        self._operator(kind, node.output, (x, weight, bias), (*sides, len(kernels)), described)
 
     def _padded(self, name: str, x: str, pads: list[int]) -> str:
         top, left, bottom, right = pads

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from mindcv_lite.export import quantisation
+from mindcv_lite.export import int8, quantisation
 from mindcv_lite.export.int8 import (
     costs_of,
     drop_of,
@@ -206,6 +206,17 @@ def test_the_last_batch_is_filled_up_and_cut_off_and_speed_is_of_images():
     graph = network()
     content = onnx_file(graph, photos(2), CARD)
     assert min(images_per_second([content, content], photos(2))) > 1
+
+
+def test_large_batches_are_timed_for_a_while_and_once_at_least(monkeypatch):
+    counts = []
+    monkeypatch.setattr(int8, "open_onnxruntime", lambda *_, **__: counts.append)
+    monkeypatch.setattr(int8, "LONGEST", 0.0)
+    images_per_second([b"", b""], photos(2))
+    assert len(counts) == 4  # one to warm up and one to time, of two files
+    monkeypatch.setattr(int8, "LONGEST", 60.0)
+    images_per_second([b"", b""], photos(2))
+    assert len(counts) == 4 + 2 + 2 * int8.ROUNDS
 
 
 @pytest.mark.parametrize("error", [errors.Fail, errors.NotImplemented])
