@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mindcv_lite.errors import Stopped, UserError
+from mindcv_lite.processors import processors_here
 from mindcv_lite.signals import signals_blocked
 
 log = logging.getLogger(__name__)
@@ -29,13 +30,14 @@ def in_processes(
     initargs: tuple[Any, ...] = (),
     or_threads: bool = True,
 ) -> Iterator[deque[Future]]:
-    """The calls of `function` with each of the `arguments`, on all cores for as long as the block lasts.
+    """The calls of `function` with each of the `arguments`, on all processors that may be used, for as long as
+    the block lasts.
 
     The processes leave Ctrl-C and SIGTERM to this one, and end with it. Raises `Stopped` if one of them is killed:
     a process that is `doing` something was killed. `or_threads`: whether threads will do where the system has no
     semaphores for processes; else that is a `UserError`.
     """
-    size = max(1, min(len(arguments), len(os.sched_getaffinity(0))))
+    size = max(1, min(len(arguments), processors_here()[0]))
     if "OMP_NUM_THREADS" not in os.environ:  # MindSpore has set it to 1 where it was imported, for itself
         os.unsetenv("OMP_NUM_THREADS")
     try:  # spawned: a fork of a process that has MindSpore's threads may hang

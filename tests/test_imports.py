@@ -17,7 +17,8 @@ PACKAGE = "mindcv_lite"
 MAY_IMPORT = {
     "errors": "",
     "signals": "",
-    "processes": "errors signals",
+    "processors": "",
+    "processes": "errors processors signals",
     "losses": "",
     "stateless_random": "",
     "files": "errors",
@@ -26,13 +27,13 @@ MAY_IMPORT = {
     "__main__": "errors program",  # it finds a command by its name
     "recipe": "errors files program",
     "cpu_kernels": "files",
-    "device": "errors signals program files recipe cpu_kernels",
+    "device": "errors signals processors program files recipe cpu_kernels",
     "models": "errors stateless_random text_tables recipe cpu_kernels device",
     "data": "errors program signals processes losses stateless_random files recipe cpu_kernels device",
     "checkpoints": "errors program signals files recipe device models data",
     "evaluation": "errors program losses files text_tables recipe device models data checkpoints",
     "runs": "errors files program recipe data checkpoints",
-    "export": "errors program signals files text_tables recipe device models data checkpoints evaluation",
+    "export": "errors processors program signals files text_tables recipe device models data checkpoints evaluation",
     "training": (
         "errors signals losses stateless_random files program text_tables recipe device models data checkpoints "
         "evaluation runs export"
@@ -42,8 +43,8 @@ MAY_IMPORT = {
     ),
     "scripts": "errors files program recipe device models data checkpoints evaluation runs training",
     "doctor": (
-        "errors signals stateless_random files program text_tables recipe device models data evaluation runs "
-        "training benchmark scripts"
+        "errors processors signals stateless_random files program text_tables recipe device models data evaluation "
+        "runs training benchmark scripts"
     ),
     "api": ("errors signals files recipe device models data checkpoints evaluation training scripts"),
     "commands": (
@@ -58,6 +59,7 @@ WITHOUT_MINDSPORE = (
     "program",
     "signals",
     "processes",
+    "processors",
     "export.converted",
     "export.kept_network",
     "export.onnx_files",

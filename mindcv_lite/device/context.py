@@ -21,13 +21,13 @@ from mindcv_lite.device.compile_cache import KeptGraphs, key_of
 from mindcv_lite.device.launcher import workers_started
 from mindcv_lite.device.log import start_log
 from mindcv_lite.device.memory import give_back_large_pieces
-from mindcv_lite.device.processors import usable_processors
 from mindcv_lite.device.ranks import AllReduce, World
 from mindcv_lite.device.settings import Settings, evaluation_level, settings_for
 from mindcv_lite.device.targets import available_target, chosen_npu
 from mindcv_lite.device.versions import numpy_fault, tested_range, was_run_on
 from mindcv_lite.errors import UserError, first_line
 from mindcv_lite.files import cache_folder
+from mindcv_lite.processors import processors_here
 from mindcv_lite.program import owns_process
 from mindcv_lite.recipe.keys import Recipe
 
@@ -59,7 +59,7 @@ def start_device(recipe: Recipe, seeds: bool = True) -> World:
         if target == "CPU":
             give_back_large_pieces()
     processors = os.cpu_count() or 1
-    usable, why = usable_processors(len(os.sched_getaffinity(0)), os.environ, local_size)
+    usable, why = processors_here(local_size)
     settings = settings_for(recipe, target, size, local_size, processors, usable)
     if _folder_for_graphs(recipe, settings):  # only for those that are kept, or their numbers would not be the same
         os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindcv_lite import __version__
-from mindcv_lite.device.processors import CGROUP, cpu_quota, usable_processors
 from mindcv_lite.device.versions import MINDSPORE, PYTHON, numbers, numpy_fault, tested_range, was_run_on
 from mindcv_lite.doctor.findings import Finding, Verdict
 from mindcv_lite.files import cache_folder
+from mindcv_lite.processors import CGROUP, cpu_quota, usable_processors
 from mindcv_lite.program import mindspore_version, version_of
 
 # MindCV's own table of what it measured the published figures with. (CANN's own files call 8.0.0.beta1 "8.0.0".)

@@ -4,7 +4,6 @@ seconds to start. A network is kept only if its logits were those of MindSpore f
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +22,7 @@ from mindcv_lite.evaluation.predict import Predictor, shape_flaw
 from mindcv_lite.export.onnx_files import onnx_file, open_onnxruntime
 from mindcv_lite.files import cache_folder, read_sealed, write_sealed
 from mindcv_lite.models.onnx_graph import network_graph
+from mindcv_lite.processors import processors_here
 from mindcv_lite.program import is_installed, mindspore_version, progress_bar, version_of
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import recipe_without_training
@@ -46,7 +46,7 @@ class KeptNetwork(Predictor):
         kept = json.loads(meaning)
         self.path, self.class_names = path, tuple(kept["class_names"])
         self.recipe = recipe_without_training(**{**keys, **kept["keys"]})
-        processors, workers = len(os.sched_getaffinity(0)), self.recipe.system.num_parallel_workers
+        (processors, _), workers = processors_here(), self.recipe.system.num_parallel_workers
         self.workers = processors if workers == "auto" else workers
         self.network = open_onnxruntime(network, processors)
 

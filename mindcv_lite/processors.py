@@ -1,6 +1,7 @@
 """How many processors this process may use at a time."""
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def cpu_quota(cgroup: Path = CGROUP) -> float | None:
     v1 = (read(f"cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
     quota, period, *_ = (*(read("cpu.max") or " ".join(v1)).split(), "", "")
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
+def processors_here(ranks: int = 1) -> tuple[int, str]:
+    """Those that this process may use, which is one of so many `ranks` in its container, and why they are no more."""
+    return usable_processors(len(os.sched_getaffinity(0)), os.environ, ranks)
 
 
 def usable_processors(

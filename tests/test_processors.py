@@ -2,7 +2,7 @@
 
 import pytest
 
-from mindcv_lite.device.processors import cpu_quota, usable_processors
+from mindcv_lite.processors import cpu_quota, usable_processors
 
 
 @pytest.fixture
