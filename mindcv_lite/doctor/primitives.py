@@ -370,7 +370,7 @@ def averaging() -> SmallGraph:
     def step(gradient: Tensor, updates: Tensor) -> tuple[Tensor, ...]:
         norm = ops.sqrt(ops.addn((sum_all(ops.square(gradient), ()), sum_all(ops.square(gradient), ()))))
         share = ops.minimum(2.0 / norm, (1 + updates.float()) / (10 + updates.float()))
-        return norm, ops.assign(average, average + share * (gradient - average))
+        return norm, ops.assign_add(average, share * (gradient - average))
 
     graph = Computing(step)
     graph.average = average
