@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 # What `flock` answers on file systems without locks, such as some of NFS, Lustre and FUSE; 524 is ENOTSUPP of Linux.
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, 524}
 
+# What the system answers where nothing more can be written: no room, a used-up quota, no rights.
+TAKES_NO_MORE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+
 
 def composed(name: str) -> str:
     """The name with each accent and its letter as one character. Systems differ in how they write a name."""
@@ -93,14 +96,19 @@ def filled_whole(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder for what another program is to read, gone after the block. Raises `UserError` if there is no room."""
+    """A folder for what another program is to read, gone after it. Raises `UserError` if it cannot be written."""
+    try:
+        place = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(f"{error.strerror}; make room in one of them, or set TMPDIR to another folder") from None
     try:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
     except OSError as error:
-        reason = error.strerror or error
+        if error.errno not in TAKES_NO_MORE:
+            raise
         raise UserError(
-            f"{tempfile.gettempdir()}: cannot be written: {reason}; make room there, or set TMPDIR to another folder"
+            f"{place}: cannot be written: {error.strerror}; make room there, or set TMPDIR to another folder"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Work on all cores: processes that end with the one that started them, or threads."""
+"""Work on all processors: processes that end with the one that started them, or threads."""
 
 import logging
 import multiprocessing

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import subprocess
 
 import pytest
 
@@ -60,6 +61,18 @@ def test_a_scratch_folder_without_room_is_told_by_its_place(tmp_path, monkeypatc
     with pytest.raises(UserError, match=rf"{tmp_path}: cannot be written: No space.*set TMPDIR"), scratch_folder():
         raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == []
+
+
+def test_no_place_for_a_scratch_folder_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+    with pytest.raises(UserError, match=r"No usable temporary.*gone.*set TMPDIR"), scratch_folder():
+        pytest.fail("there is no such folder")
+
+
+def test_a_fault_that_is_not_the_scratch_folder_s_is_not_blamed_on_it():
+    with pytest.raises(FileNotFoundError, match="no-such-program"), scratch_folder():
+        subprocess.run("no-such-program", check=False)
 
 
 @pytest.mark.parametrize("name", ["/dev/null", "folder"])

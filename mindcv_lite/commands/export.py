@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> None:
     if flags.int8:
         from mindcv_lite.export.int8 import read_calibration
 
-        options["calibration"] = read_calibration(flags.calibrate, trained, world, max_drop)
+        options["calibration"] = read_calibration(Path(flags.calibrate), trained, world, max_drop)
     if flags.format in CONVERTERS:
         options |= {"form": flags.format, "opset": HARD_SWISH_OPSET}
     if flags.format == "ncnn":
@@ -118,7 +118,7 @@ def _require_int8(flags: Namespace, options: dict[str, Any], parser: CommandLine
         parser.error("--int8 and --precision exclude each other; leave one out")
     if options["opset"] < QDQ_OPSET:
         parser.error(f"--int8 needs --opset {QDQ_OPSET} or newer, got {options['opset']}")
-    if not flags.calibrate.is_dir():
+    if not Path(flags.calibrate).is_dir():
         raise UserError(f"{flags.calibrate}: no such folder; --calibrate names a folder of photos")
     try:
         points = float(flags.max_drop or MAX_DROP)
@@ -164,7 +164,7 @@ def _check_readers(flags: Namespace, parser: CommandLine) -> None:
     compute_at_once()
     readers = [reader for reader in READERS if reader.is_installed]
     if trained and flags.int8:
-        calibration = read_calibration(flags.calibrate, trained, world, max_drop)
+        calibration = read_calibration(Path(flags.calibrate), trained, world, max_drop)
         findings = check_int8(trained, calibration, opset, readers)
     else:
         networks = list(at_all_sides(trained) if trained else random_networks(recipe))
@@ -216,7 +216,7 @@ def command_line() -> CommandLine:
     text = "quantise an ONNX file after training: weights int8, what flows between the layers uint8"
     add("--int8", action="store_true", help=text)
     text = "photos that --int8 chooses the ranges on, in class folders or not: 12 or more, a few hundred are good"
-    add("--calibrate", type=Path, metavar="FOLDER", help=text)
+    add("--calibrate", metavar="FOLDER", help=text)
     text = "by how much --int8 may lower top-1 on photos that it did not calibrate on, or the share of equal best "
     text += "classes where it does not know their labels; layers stay in float32 until that holds, with at most a "
     text += f"tenth of the multiply-adds; default: {MAX_DROP}"

@@ -115,6 +115,7 @@ def test_a_mindir_holds_operators_that_every_machine_has(recipe, tmp_path):
         (["x.ckpt", "--format", "onnx", "--image_resize", "0"], "command line: key 'image_resize': expected a whole"),
         (["x.ckpt", "--format", "onnx", "--image_resize", "a"], "command line: key 'image_resize': expected a whole"),
         (["x.ckpt", "--format", "onnx", "--int8"], "command line: --int8 needs --calibrate FOLDER"),
+        ([*INT8, ""], "command line: --int8 needs --calibrate FOLDER"),
         (["x.ckpt", "--format", "onnx", "--calibrate", "."], "command line: --calibrate and --max_drop go with --int8"),
         (["x.ckpt", "--format", "onnx", "--max_drop", "1"], "command line: --calibrate and --max_drop go with --int8"),
         ([*INT8, "no"], "no: no such folder; --calibrate names a folder of photos"),
