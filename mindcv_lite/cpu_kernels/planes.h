@@ -20,7 +20,18 @@ inline Vector load(const float *p) {
   return v;
 }
 inline void store(float *p, Vector v) { std::memcpy(p, &v, sizeof v); }
-inline Vector splat(float f) { return Vector{} + f; }
+// The end of a row: `count` floats, and zeros.
+inline Vector load(const float *p, int64_t count) {
+  if (count >= L) return load(p);
+  Vector v = {};
+  std::memcpy(&v, p, count * sizeof(float));
+  return v;
+}
+inline void store(float *p, Vector v, int64_t count) {
+  if (count >= L) store(p, v);
+  else std::memcpy(p, &v, count * sizeof(float));
+}
+inline Vector splat(float f) { return f - Vector{}; }  // f + 0 would be an addition, for the sake of -0
 inline int64_t whole_vectors(int64_t n) { return (n + L - 1) / L * L; }
 
 struct Shape {
@@ -53,7 +64,11 @@ inline void move_row(const Shape &d, Float *row, float *phases, int64_t plane) {
 template <int K, int S>
 inline void pad(const Shape &d, const float *x, float *buffer) {
   const int64_t width = d.width<K, S>(), plane = d.rows<K, S>() * width;
-  for (int64_t y = 0; y < d.h; ++y) move_row<S>(d, x + y * d.w, buffer + (y + d.top) * width, plane);
+  for (int64_t y = 0; y < d.h; ++y) {
+    float *row = buffer + (y + d.top) * width;
+    if constexpr (S == 1) std::memcpy(row + d.left, x + y * d.w, d.w * sizeof(float));
+    else move_row<S>(d, x + y * d.w, row, plane);
+  }
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-"""The network's first convolution, with a gradient of its weight from the CPU kernels; to the network it is an
-`nn.Conv2d` like any other."""
+"""The network's first convolution by the CPU kernels; to the network it is an `nn.Conv2d` like any other."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mindspore import Tensor, nn, ops
@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 class StemConv2d(nn.Conv2d):
     """float32 (batch, in_channels, height, width) -> (batch, channels, ceil(height / 2), ceil(width / 2)).
 
-    kernel 3, stride 2; padded by 1 on every side or, with `same`, as TensorFlow's SAME. `channels`: a multiple of 4.
+    kernel 3, stride 2; padded by 1 on every side or, with `same`, as TensorFlow's SAME. `channels`: a multiple of 8.
     """
 
     def __init__(self, library: Path, in_channels: int, channels: int, same: bool):
@@ -20,15 +20,17 @@ class StemConv2d(nn.Conv2d):
 
 
 class Convolution(nn.Cell):
-    """MindSpore's own, with another gradient for the weight. An input that needs none, as images, is given none: the
-    graph leaves out what nobody reads."""
+    """An input that needs no gradient, as images, is given none: the graph leaves out what nobody reads."""
 
     def __init__(self, library: Path, channels: int, mode: str, padding: int):
         super().__init__()
-        self.forward = ops.Conv2D(channels, 3, pad_mode=mode, pad=padding, stride=2)
+
+        def custom(task: str, shape: Callable, dtype: Callable) -> ops.Custom:
+            return ops.Custom(f"{library}:stem_{task}" + "_same" * (mode == "same"), shape, dtype, func_type="aot")
+
+        self.forward = custom("forward", output_shape, lambda x, weight: x)
         self.grad_input = ops.Conv2DTranspose(channels, 3, pad_mode=mode, pad=padding, stride=2)
-        name = f"{library}:stem_grad_weight" + ("_same" if mode == "same" else "")
-        self.grad_weight = ops.Custom(name, *[lambda dy, x, weight: weight] * 2, func_type="aot")
+        self.grad_weight = custom("grad_weight", *[lambda dy, x, weight: weight] * 2)
 
     # pyrefly: ignore [bad-override]
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -37,3 +39,7 @@ class Convolution(nn.Cell):
     # pyrefly: ignore [bad-override]
     def bprop(self, x: Tensor, weight: Tensor, y: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         return self.grad_input(dy, weight, ops.shape(x)), self.grad_weight(dy, x, weight)
+
+
+def output_shape(x: list[int], weight: list[int]) -> list[int]:
+    return [x[0], weight[0], *(-(-side // 2) for side in x[2:])]

@@ -60,7 +60,7 @@ def give_back_large_pieces() -> None:
 
 
 def release_free_memory() -> None:
-    """Give back to the system what malloc keeps in small free pieces: 160 MB after a training graph was compiled
+    """Give back to the system what malloc keeps in small free pieces: 50 MB after a training graph was compiled
     (small, measured). On C libraries without malloc_trim it does nothing."""
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
