@@ -53,21 +53,31 @@ def network_of(recipe: Recipe) -> Any:
 
 
 class TrainingStep:
-    """SGD with momentum; labels smoothed as in the recipe."""
+    """By the recipe's optimizer, rates by layer and average of the weights, as timm has them; labels smoothed."""
 
     def __init__(self, recipe: Recipe, channels_last: bool, lr: float):
         import torch
+        from timm import optim, utils
 
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network_of(recipe).to(memory_format=self.layout).train()
-        decay = recipe.optimizer.weight_decay
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr, momentum=0.9, weight_decay=decay)
+        given = recipe.optimizer
+        decay = {"weight_decay": given.weight_decay, "layer_decay": given.layer_decay}
+        self.optimizer = optim.create_optimizer_v2(self.network, given.opt, lr, momentum=given.momentum, **decay)
+        self.average = utils.ModelEmaV3(self.network, given.ema_decay, use_warmup=True) if given.ema else None
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.loss.label_smoothing)
+
+    @property
+    def scored(self) -> Any:
+        """The network that is scored and saved."""
+        return self.average.module if self.average else self.network
 
     def __call__(self, images: Any, labels: Any) -> None:
         self.optimizer.zero_grad()
         self.loss(self.network(images), labels).backward()
         self.optimizer.step()
+        if self.average:
+            self.average.update(self.network)
 
 
 def train(recipe: Recipe) -> None:
@@ -82,14 +92,14 @@ def train(recipe: Recipe) -> None:
         for images, labels in training:
             step(images.to(memory_format=step.layout), labels)
         right, count = 0, 0
-        step.network.eval()
+        step.scored.eval()
         with torch.inference_mode():
             for images, labels in validation:
-                right += int((step.network(images.to(memory_format=step.layout)).argmax(1) == labels).sum())
+                right += int((step.scored(images.to(memory_format=step.layout)).argmax(1) == labels).sum())
                 count += len(labels)
         step.network.train()
         print(f"epoch {epoch + 1}: {right} of {count} right", flush=True)
-        torch.save(step.network.state_dict(), Path(recipe.output.ckpt_save_dir, f"{epoch + 1}.pth"))
+        torch.save(step.scored.state_dict(), Path(recipe.output.ckpt_save_dir, f"{epoch + 1}.pth"))
 
 
 def batches(recipe: Recipe, split: str, is_training: bool) -> Iterable[Any]:
