@@ -19,7 +19,7 @@ def cpu_quota(cgroup: Path = CGROUP) -> float | None:
 
     v1 = (read(f"cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
     quota, period, *_ = (*(read("cpu.max") or " ".join(v1)).split(), "", "")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(period) else None
 
 
 def processors_here(ranks: int = 1) -> tuple[int, str]:

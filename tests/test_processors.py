@@ -27,6 +27,7 @@ def cgroup(tmp_path):
         ({"max": "max 100000\n"}, None),
         ({"cpu_quota_us": "400000\n", "cpu_period_us": "100000\n"}, 4),
         ({"cpu_quota_us": "-1\n", "cpu_period_us": "100000\n"}, None),
+        ({"cpu_quota_us": "0\n", "cpu_period_us": "0\n"}, None),
         ({"max": ""}, None),
     ],
 )
