@@ -62,8 +62,13 @@ class TrainingStep:
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network_of(recipe).to(memory_format=self.layout).train()
         given = recipe.optimizer
+        # To timm, `sgd` is with Nesterov's momentum and `momentum` without, whatever use_nesterov says.
+        name = ("momentum", "sgd")[given.use_nesterov] if given.opt in ("sgd", "momentum") else given.opt
         decay = {"weight_decay": given.weight_decay, "layer_decay": given.layer_decay}
-        self.optimizer = optim.create_optimizer_v2(self.network, given.opt, lr, momentum=given.momentum, **decay)
+        self.optimizer = optim.create_optimizer_v2(self.network, name, lr, momentum=given.momentum, **decay)
+        for group in self.optimizer.param_groups:  # timm leaves their shares of the rate to its schedules
+            group["lr"] *= group.get("lr_scale", 1.0)
+        self.updates = 0
         self.average = utils.ModelEmaV3(self.network, given.ema_decay, use_warmup=True) if given.ema else None
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.loss.label_smoothing)
 
@@ -76,8 +81,9 @@ class TrainingStep:
         self.optimizer.zero_grad()
         self.loss(self.network(images), labels).backward()
         self.optimizer.step()
+        self.updates += 1
         if self.average:
-            self.average.update(self.network)
+            self.average.update(self.network, self.updates)
 
 
 def train(recipe: Recipe) -> None:

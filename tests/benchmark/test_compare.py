@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from mindcv_lite.benchmark import compare as compared
+from mindcv_lite.benchmark.pytorch import TrainingStep
 from mindcv_lite.benchmark.rounds import OF_A_BATCH, OF_ONE, STEP, NoNetwork, Plan
 from mindcv_lite.errors import TrainingError
 from mindcv_lite.program import is_installed
@@ -80,6 +81,49 @@ def test_pytorch_trains_and_infers_by_timms_network(recipe, name):
 def test_a_network_that_timm_does_not_have_is_named(recipe):
     with pytest.raises(NoNetwork, match="timm has no mobilenetv3_small_125"):
         rounds_of("PyTorch", lambda **keys: recipe(**keys, model="mobilenet_v3_small_125"))
+
+
+def pytorch_step(recipe, lr: float = 0.01, **keys: object) -> TrainingStep:
+    keys = {"model": "mobilenet_v3_small_100", "num_classes": 2, "weight_decay": 0.0} | keys
+    return TrainingStep(recipe(**keys), channels_last=False, lr=lr)
+
+
+needs_timm = pytest.mark.skipif(
+    not (is_installed("timm") and is_installed("torch")), reason="torch or timm is not installed"
+)
+
+
+@needs_timm
+def test_pytorch_trains_each_layer_at_its_rate(recipe):
+    groups = pytorch_step(recipe, opt="adamw", layer_decay=0.5).optimizer.param_groups
+    rates = {group["lr"] for group in groups}
+    assert max(rates) == 0.01
+    assert 0 < min(rates) < 0.01 / 100
+
+
+@needs_timm
+@pytest.mark.parametrize("opt", ["sgd", "momentum"])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.9, False), (0.0, False)])
+def test_pytorch_has_nesterovs_momentum_where_the_recipe_has(recipe, opt, momentum, nesterov):
+    step = pytorch_step(recipe, opt=opt, momentum=momentum, use_nesterov=nesterov)
+    assert [(group["momentum"], group["nesterov"]) for group in step.optimizer.param_groups] == [(momentum, nesterov)]
+
+
+@needs_timm
+def test_pytorchs_average_follows_the_weights_from_the_first_updates_on(recipe):
+    import torch
+
+    step = pytorch_step(recipe, opt="adamw", ema=True)
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
+    weights, averages = (list(network.parameters()) for network in (step.network, step.scored))
+    before = [each.detach().clone() for each in weights]
+    for _ in range(3):
+        step(images, labels)
+
+    def distance(ends: list) -> float:
+        return sum(float((a - b.detach()).abs().sum()) for a, b in zip(before, ends, strict=True))
+
+    assert distance(averages) > distance(weights) / 4
 
 
 def test_a_program_is_timed_with_its_memory_and_its_failure_is_told():
