@@ -212,6 +212,7 @@ class RunRecorder(Callback):
             self._report(epoch, score, best, replaced)
             if epoch:
                 self.curves.draw(at_once=last or failure is not None)
+        self.world.wait_for_all()  # msrun ends all ranks as soon as one of them stops
         release_free_memory()
         return failure
 
@@ -234,11 +235,11 @@ class RunRecorder(Callback):
                 "files": self.checkpoints.facts(),
             }
             save_state(self.folder, numbers, facts)
-        self.world.wait_for_all()  # msrun ends all ranks as soon as one of them stops
 
     def _stopped(self, number: int) -> Stopped:
         if self.world.rank == 0:
             self.curves.draw(at_once=True)
+        self.world.wait_for_all()
         step = self.step.steps_done
         where = f"step {step} (epoch {-(-step // self.watch.batches.steps)}/{self.recipe.schedule.epoch_size})"
         return Stopped(number, f"stopped after {where} by {name_of(number)}; --resume goes on from there")
