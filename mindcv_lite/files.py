@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 # What `flock` answers on file systems without locks, such as some of NFS, Lustre and FUSE; 524 is ENOTSUPP of Linux.
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, 524}
 
-# What the system answers where nothing more can be written: no room, a used-up quota, no rights.
-TAKES_NO_MORE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+# What the system answers where there is no room, or where a quota is used up.
+WITHOUT_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 def composed(name: str) -> str:
@@ -96,7 +96,7 @@ def filled_whole(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder for what another program is to read, gone after it. Raises `UserError` if it cannot be written."""
+    """A folder for what another program is to read, gone after the block. Raises `UserError` if there is no room."""
     try:
         place = tempfile.gettempdir()
     except FileNotFoundError as error:
@@ -105,7 +105,7 @@ def scratch_folder() -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
     except OSError as error:
-        if error.errno not in TAKES_NO_MORE:
+        if error.errno not in WITHOUT_ROOM:
             raise
         raise UserError(
             f"{place}: cannot be written: {error.strerror}; make room there, or set TMPDIR to another folder"

@@ -70,9 +70,13 @@ def test_no_place_for_a_scratch_folder_is_told(tmp_path, monkeypatch):
         pytest.fail("there is no such folder")
 
 
-def test_a_fault_that_is_not_the_scratch_folder_s_is_not_blamed_on_it():
-    with pytest.raises(FileNotFoundError, match="no-such-program"), scratch_folder():
-        subprocess.run("no-such-program", check=False)
+@pytest.mark.parametrize(("mode", "error"), [(None, FileNotFoundError), (0o600, PermissionError)])
+def test_a_program_that_cannot_be_started_is_not_blamed_on_the_scratch_folder(tmp_path, mode, error):
+    program = tmp_path / "converter"
+    if mode:
+        program.touch(mode)
+    with pytest.raises(error, match="converter"), scratch_folder():
+        subprocess.run(program, check=False)
 
 
 @pytest.mark.parametrize("name", ["/dev/null", "folder"])

@@ -32,7 +32,9 @@ def operator(library: Path, stride: int, same: bool) -> ops.Custom:
     def bprop(x: Tensor, weight: Tensor, y: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         return grad_input(dy, weight, x), grad_weight(dy, x, weight)
 
-    def shape(x: list[int], weight: list[int]) -> list[int]:
-        return [*x[:2], *(-(-side // stride) for side in x[2:])]
+    return custom("forward", output_shape(stride), lambda x, weight: x, bprop)
 
-    return custom("forward", shape, lambda x, weight: x, bprop)
+
+def output_shape(stride: int) -> Callable[[list[int], list[int]], list[int]]:
+    """The shape of a padded convolution's output, by those of x and weight."""
+    return lambda x, weight: [x[0], weight[0], *(-(-side // stride) for side in x[2:])]

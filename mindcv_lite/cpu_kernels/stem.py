@@ -5,6 +5,8 @@ from pathlib import Path
 
 from mindspore import Tensor, nn, ops
 
+from mindcv_lite.cpu_kernels.depthwise import output_shape
+
 
 class StemConv2d(nn.Conv2d):
     """float32 (batch, in_channels, height, width) -> (batch, channels, ceil(height / 2), ceil(width / 2)).
@@ -28,7 +30,7 @@ class Convolution(nn.Cell):
         def custom(task: str, shape: Callable, dtype: Callable) -> ops.Custom:
             return ops.Custom(f"{library}:stem_{task}" + "_same" * (mode == "same"), shape, dtype, func_type="aot")
 
-        self.forward = custom("forward", output_shape, lambda x, weight: x)
+        self.forward = custom("forward", output_shape(2), lambda x, weight: x)
         self.grad_input = ops.Conv2DTranspose(channels, 3, pad_mode=mode, pad=padding, stride=2)
         self.grad_weight = custom("grad_weight", *[lambda dy, x, weight: weight] * 2)
 
@@ -39,7 +41,3 @@ class Convolution(nn.Cell):
     # pyrefly: ignore [bad-override]
     def bprop(self, x: Tensor, weight: Tensor, y: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         return self.grad_input(dy, weight, ops.shape(x)), self.grad_weight(dy, x, weight)
-
-
-def output_shape(x: list[int], weight: list[int]) -> list[int]:
-    return [x[0], weight[0], *(-(-side // 2) for side in x[2:])]
