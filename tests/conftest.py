@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import platform
+import runpy
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +19,7 @@ from PIL import Image
 
 from mindcv_lite.cpu_kernels.compilation import compiled_library
 from mindcv_lite.errors import UserError
+from mindcv_lite.models.block_tables import VARIANTS
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.recipe.load import load_recipe
 
@@ -135,6 +137,21 @@ def pynative_mode(graph_mode: None) -> Iterator[None]:
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     yield
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+@pytest.fixture
+def three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    build_three_rows(monkeypatch)
+
+
+def build_three_rows(patch: pytest.MonkeyPatch) -> None:
+    """Let small networks have three rows, here and in programs that are started: all else is tested on them sooner."""
+    folder = ROOT / "tests/three_rows"
+    patch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
+    patch.setenv("MS_THREE_ROWS", "yes")  # graphs are kept by such variables too: none is taken for the whole network's
+    for name, whole in VARIANTS.items():
+        patch.setitem(VARIANTS, name, whole)  # which is put back
+    runpy.run_path(str(folder / "sitecustomize.py"))
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from tests.programs import SMALL, TINY, msrun, printing_weights, run, scores
 from tests.training.networks import WEIGHT
 
 pytestmark = pytest.mark.slow
+of_three_rows = pytest.mark.usefixtures("three_rows")
 
 
 def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(image_folder, tmp_path):
@@ -68,6 +69,7 @@ def test_one_device_trains_writes_its_files_and_is_validated_to_the_same_score(i
     assert (tmp_path / "report/report.html").exists()
 
 
+@of_three_rows
 def test_a_checkpoint_of_imagenet_is_checked_on_some_of_its_classes_by_wnid_or_by_index(
     image_folder, tmp_path, recipe, graph_mode
 ):
@@ -104,6 +106,7 @@ def other_weights(weights_for) -> Path:
     return weights_for(*"1234567")
 
 
+@of_three_rows
 def test_fine_tuning_begins_with_a_fitted_last_layer_which_is_epoch_0_and_may_stay_the_best(
     image_folder, other_weights, tmp_path
 ):
@@ -132,6 +135,7 @@ def test_fine_tuning_begins_with_a_fitted_last_layer_which_is_epoch_0_and_may_st
     assert "epoch 0" not in log
 
 
+@of_three_rows
 def test_a_search_leaves_a_recipe_to_train_by(image_folder, other_weights, tmp_path):
     images = image_folder({"train": {"a": 14, "b": 13}})
     flags = ("-c", SMALL, *TINY, "--epoch_size", 5, "--warmup_epochs", 0)
@@ -144,6 +148,7 @@ def test_a_search_leaves_a_recipe_to_train_by(image_folder, other_weights, tmp_p
     assert re.search(r"train: \d+ of them are held out for validation \(val_share\)", log)
 
 
+@of_three_rows
 def test_two_ranks_begin_with_the_same_fitted_layer_and_end_with_the_same_weights_and_the_score_of_one_process(
     image_folder, other_weights, tmp_path
 ):
@@ -199,6 +204,7 @@ print("weights", *network.dense.weight.asnumpy().ravel().tolist())
     np.testing.assert_allclose(first, alone, rtol=0, atol=1e-6)
 
 
+@of_three_rows
 def test_three_ranks_count_ten_images_once_each(image_folder, weights_for, tmp_path):
     images = image_folder({"val": {"a": 5, "b": 5}})
     flags = ("-c", SMALL, "--data_dir", images, *TINY, "--batch_size", 2)
@@ -218,6 +224,7 @@ def test_three_ranks_count_ten_images_once_each(image_folder, weights_for, tmp_p
     assert f"Top-1 <b>{several[0]}</b>" in page
 
 
+@of_three_rows
 def test_a_broken_image_on_one_rank_ends_all_ranks_and_is_named(image_folder, tmp_path):
     images = image_folder({"train": {"a": 8, "b": 8}, "val": {"a": 2, "b": 2}})
     broken = images / "train/b/5.jpg"
@@ -226,6 +233,7 @@ def test_a_broken_image_on_one_rank_ends_all_ranks_and_is_named(image_folder, tm
     assert sum(f"{broken}: this image cannot be decoded" in log for log in logs) == 1
 
 
+@of_three_rows
 def test_a_broken_image_in_validation_costs_no_weights_whichever_rank_meets_it(image_folder, tmp_path):
     images = image_folder({"train": {"a": 4, "b": 4}, "val": {"a": 2, "b": 2}})
     broken = images / "val/b/1.jpg"  # the last of four: rank 1 reads it
@@ -272,6 +280,7 @@ def test_the_demo_learns_handwritten_digits(tmp_path):
     assert max(top1) > 0.9  # chance is 0.1; the 12 epochs of the recipe reach 0.99
 
 
+@of_three_rows
 def test_standard_files_are_trained_on_by_their_recipe(tmp_path):
     write_all(tmp_path / "files", "cifar10")
     recipe = ROOT / "configs/mobilenetv3/mobilenet_v3_small_cifar10.yaml"
@@ -284,6 +293,7 @@ def test_standard_files_are_trained_on_by_their_recipe(tmp_path):
     assert weights.class_names == STANDARD["cifar10"].class_names
 
 
+@of_three_rows
 def test_ctrl_c_ends_training_with_a_word(image_folder, tmp_path):
     images = image_folder({"train": {"a": 20, "b": 13}, "val": {"a": 5, "b": 4}})
     flags = (*TINY, "--data_dir", images, "--distribute", "False", "--epoch_size", "10000")

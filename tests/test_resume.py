@@ -24,7 +24,7 @@ from mindcv_lite.runs.state import read_state
 from tests.conftest import ROOT
 from tests.programs import LAST, SMALL, msrun, printing_weights, require_same_run, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("three_rows")]
 
 # Momentum, moving average, dropout, shuffling and all augmentation are on; the rate does not depend on epoch_size.
 FLAGS = (

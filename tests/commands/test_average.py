@@ -145,6 +145,7 @@ def test_a_single_checkpoint_gets_new_statistics_and_keeps_its_weights(checkpoin
     assert "BatchNorm's statistics estimated anew from 16 images" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("three_rows")
 def test_a_greedy_soup_scores_what_its_card_says_and_no_less_than_its_best_part(
     checkpoint, images, tmp_path, world, capsys
 ):

@@ -22,6 +22,8 @@ from mindcv_lite.runs.checkpoint_saver import save_weights
 from tests.conftest import ROOT, SMALLEST
 from tests.data.datasets.standard_files import write_all
 
+pytestmark = pytest.mark.usefixtures("three_rows")
+
 MODEL = {"model": "mobilenet_v3_small_minimalistic_100", "num_classes": 2, "num_parallel_workers": 1}
 RECIPE = [f"--{name}={value}" for name, value in (SMALLEST | MODEL).items()]
 

@@ -50,6 +50,7 @@ def names_with(verdict: str, said: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("three_rows")
 def test_a_cpu_is_found_sound_and_what_needs_an_npu_is_not_said_to_have_run(run, tmp_path):
     flags = ("--device_target", "CPU", "--json", tmp_path / "found.json", "--profile", tmp_path / "profile")
     status, lines, left = run(*flags)

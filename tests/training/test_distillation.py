@@ -30,7 +30,7 @@ from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.resume import fixed_facts, numbers_of, require_same_run
 from mindcv_lite.training.train_step import TrainStep
 
-pytestmark = pytest.mark.usefixtures("graph_mode")
+pytestmark = pytest.mark.usefixtures("graph_mode", "three_rows")
 
 CLASSES, SIDE, BATCH, RATE = 5, 2, 4, 0.1
 RANDOM = np.random.default_rng(0)
@@ -186,7 +186,6 @@ def teacher_file(recipe, tmp_path) -> Callable[..., Path]:
         weights["classifier.3.bias"] = np.random.default_rng(1).normal(size=outputs).astype(np.float32)
         # As if it had learned to tell images apart: freshly drawn, the next layer sees less and less of them.
         weights |= {name: value / 10 for name, value in weights.items() if name.endswith("moving_variance")}
-        weights["classifier.3.weight"] /= 10
         save_weights(tmp_path / name, weights, model_card(given, ()) | {"class_names": class_names})
         return tmp_path / name
 
@@ -207,7 +206,7 @@ def test_classes_are_matched_by_name_whatever_their_order(recipe, world, teacher
     given = recipe(num_classes=3)
     path = teacher_file("t.ckpt", ("c", "a", "b"))
     in_order, as_named = (predictions(path, given, names, world) for names in (("c", "a", "b"), ("a", "b", "c")))
-    assert np.ptp(in_order, axis=1).min() > 0.1
+    assert np.ptp(in_order, axis=1).min() > 0.05
     np.testing.assert_allclose(as_named, in_order[:, [1, 2, 0]], rtol=0, atol=1e-6)
 
 

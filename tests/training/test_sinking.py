@@ -23,7 +23,6 @@ from tests.programs import SMALL, TINY, msrun, require_same_run, run
 from tests.training.sinking import play_sinking
 
 COUNT, EPOCHS = 12, 5
-HEAD = ("--freeze", "backbone")  # sooner compiled
 
 
 class Step(nn.Cell):
@@ -181,10 +180,11 @@ def script(tmp_path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("three_rows")
 def test_a_sinking_run_that_goes_on_has_the_bits_of_one_fed_batch_by_batch(script, image_folder, tmp_path):
     images = image_folder({"train": {"a": 9, "b": 8}, "val": {"a": 4, "b": 3}})
     flags = ("-c", SMALL, *TINY, "--data_dir", images, "--distribute", "False", "--resume", "--ema")
-    flags += ("--scheduler", "constant", "--warmup_epochs", 0, "--lr", 0.01, "--base_batch_size", "None", *HEAD)
+    flags += ("--scheduler", "constant", "--warmup_epochs", 0, "--lr", 0.01, "--base_batch_size", "None")
     for folder, program, epochs in (("fed", ROOT / "train.py", 3), ("sunk", script, 1), ("sunk", script, 3)):
         (tmp_path / folder).mkdir(exist_ok=True)
         log = run(sys.executable, program, *flags, "--epoch_size", epochs, cwd=tmp_path / folder)
@@ -193,12 +193,13 @@ def test_a_sinking_run_that_goes_on_has_the_bits_of_one_fed_batch_by_batch(scrip
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("three_rows")
 def test_all_ranks_end_with_the_epoch_in_which_one_of_them_meets_a_broken_image(
     script, image_folder, tmp_path, monkeypatch
 ):
     images = image_folder({"train": {"a": 16, "b": 16}, "val": {"a": 2, "b": 2}})
     monkeypatch.setenv("BREAKS", "yes")
-    flags = ("-c", SMALL, *TINY, "--data_dir", images, "--epoch_size", 3, *HEAD)
+    flags = ("-c", SMALL, *TINY, "--data_dir", images, "--epoch_size", 3)
     logs = msrun(2, script, *flags, cwd=tmp_path, status=1)
     assert re.search(rf"epoch 2: {images}/train/\w/\d+\.jpg: this image cannot be decoded", logs[1])
     assert "error: another rank cannot go on, see its log" in logs[0]
