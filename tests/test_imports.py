@@ -35,8 +35,8 @@ MAY_IMPORT = {
     "runs": "errors files program recipe data checkpoints",
     "export": "errors processors program signals files text_tables recipe device models data checkpoints evaluation",
     "training": (
-        "errors signals losses stateless_random files program text_tables recipe device models data checkpoints "
-        "evaluation runs export"
+        "errors signals losses stateless_random files program text_tables recipe cpu_kernels device models data "
+        "checkpoints evaluation runs export"
     ),
     "benchmark": (
         "errors program processes text_tables recipe device models data checkpoints evaluation training export"

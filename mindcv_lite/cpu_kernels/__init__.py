@@ -1,1 +1,1 @@
-"""Depthwise convolutions and BatchNorm for MindSpore's CPU backend, whose own take most of a training step."""
+"""What MindSpore's CPU backend computes slowly or with much memory, in C++: most of a training step."""

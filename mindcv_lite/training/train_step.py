@@ -48,7 +48,8 @@ class TrainStep(nn.Cell):
             self.steps_without_overflow = self.scaler.counter
         self.skips_overflow = recipe.precision.loss_scale_type == "dynamic" or recipe.precision.drop_overflow_update
         self.clip = Clip(recipe.optimizer.clip_value) if recipe.optimizer.clip_grad else None
-        self.average = MovingAverage(network, recipe.optimizer.ema_decay) if recipe.optimizer.ema else None
+        decay, kernels = recipe.optimizer.ema_decay, world.cpu_kernels
+        self.average = MovingAverage(network, decay, kernels) if recipe.optimizer.ema else None
         self.steps_per_epoch = steps_per_epoch
         self.first_seed, self.rank, self.size = noise_seed(recipe.system.seed), world.rank, world.size
         self.loss_sum = counter(0.0, "loss_sum")

@@ -359,3 +359,42 @@ def test_what_they_cannot_do_is_refused_by_a_number(library, inputs, output, sta
 )
 def test_what_a_norm_cannot_do_is_refused_by_a_number(library, inputs, output, status):
     assert call(library, "norm_evaluate_relu", inputs, output.copy()) == status
+
+
+@settings(deadline=None)
+@given(
+    shapes=st.lists(st.lists(st.integers(1, 9), max_size=4).map(tuple), min_size=1, max_size=6), seed=st.integers(0, 99)
+)
+def test_averages_move_by_a_share_of_the_way_to_their_weights(library, shapes, seed):
+    random = np.random.default_rng(seed)
+    averages, weights = ([drawn(random, shape) for shape in shapes] for _ in range(2))
+    moved = [np.full(shape, np.nan, np.float32) for shape in shapes]
+    inputs = [np.full(1, 0.3, np.float32), *(each.astype(np.float32) for each in (*averages, *weights))]
+    assert call(library, "move_averages", inputs, *moved) == 0
+    for average, weight, result in zip(averages, weights, moved, strict=True):
+        np.testing.assert_allclose(result, average + np.float32(0.3) * (weight - average), rtol=0, atol=1e-6)
+
+
+def test_very_many_averages_are_shared_out_without_a_gap(library):
+    sizes = [700_001, 3, 1, 512, 900_007]
+    averages, weights = ([np.full(size, value, np.float32) for size in sizes] for value in (1, 3))
+    moved = [np.full(size, np.nan, np.float32) for size in sizes]
+    assert call(library, "move_averages", [np.full(1, 0.5, np.float32), *averages, *weights], *moved) == 0
+    assert all((each == 2).all() for each in moved)
+
+
+ONE = np.ones(1, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "status"),
+    [
+        ([ONE, ONE, ONE], 1),
+        ([ONE, ONE, ONE, ONE, ONE], 1),
+        ([ONE, ONE.astype(np.float16), ONE, ONE], 2),
+        ([ONE, ONE, np.ones(2, np.float32), ONE], 3),
+        ([ONE, ONE, ONE, np.ones((1, 1), np.float32)], 3),
+    ],
+)
+def test_what_is_no_average_of_a_weight_is_refused_by_a_number(library, arrays, status):
+    assert call(library, "move_averages", arrays) == status

@@ -1,6 +1,8 @@
 """The train step against its formulas in NumPy, with one dense layer standing for the network."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +23,22 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 @pytest.fixture
 def step_of(recipe, world) -> Callable[..., TrainStep]:
-    def step_of(steps_per_epoch: int = 100, **keys: Any) -> TrainStep:
+    def step_of(steps_per_epoch: int = 100, cpu_kernels: Path | None = None, **keys: Any) -> TrainStep:
         given = recipe(**{"weight_decay": 0.0, "momentum": 0.9, "num_classes": CLASSES} | keys)
         network = Dense()
         optimizer = build_optimizer(
             network.trainable_params(), given, RateTable(lambda steps: np.array(RATES)[steps], len(RATES)), "CPU"
         )
-        step = TrainStep(network, optimizer, given, world(given), steps_per_epoch)
+        step = TrainStep(network, optimizer, given, replace(world(given), cpu_kernels=cpu_kernels), steps_per_epoch)
         step.set_train()
         return step
 
     return step_of
+
+
+@pytest.fixture(params=["MindSpore's kernels", "CPU kernels"])
+def cpu_kernels(request) -> Path | None:
+    return request.getfixturevalue("operators") if request.param == "CPU kernels" else None
 
 
 def run(
@@ -303,8 +310,8 @@ def averaged(history: list[np.ndarray], ema_decay: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("ema_decay", "accumulated"), [(0.9999, 1), (0.2, 2)])  # 0.2 is the lesser from n = 2 on
-def test_the_average_after_n_updates_is_its_closed_form(step_of, ema_decay, accumulated):
-    step = step_of(ema=True, ema_decay=ema_decay, gradient_accumulation_steps=accumulated)
+def test_the_average_after_n_updates_is_its_closed_form(step_of, cpu_kernels, ema_decay, accumulated):
+    step = step_of(cpu_kernels=cpu_kernels, ema=True, ema_decay=ema_decay, gradient_accumulation_steps=accumulated)
     history = [weights_of(step)]
     for _ in range(4):
         for number in range(accumulated):
@@ -319,8 +326,8 @@ def test_the_average_after_n_updates_is_its_closed_form(step_of, ema_decay, accu
         np.testing.assert_allclose(average, expected, rtol=0, atol=1e-6)
 
 
-def test_the_average_of_weights_that_do_not_move_is_the_same_bits(step_of):
-    step = step_of(ema=True)
+def test_the_average_of_weights_that_do_not_move_is_the_same_bits(step_of, cpu_kernels):
+    step = step_of(cpu_kernels=cpu_kernels, ema=True)
     for _ in range(5):
         run(step, 0 * WEIGHTS)
     assert int(step.optimizer.global_step.asnumpy()[0]) == 5
@@ -328,9 +335,9 @@ def test_the_average_of_weights_that_do_not_move_is_the_same_bits(step_of):
         assert np.array_equal(average, start)
 
 
-def test_skipped_updates_do_not_move_the_average_nor_count_in_its_decay(step_of):
+def test_skipped_updates_do_not_move_the_average_nor_count_in_its_decay(step_of, cpu_kernels):
     keys = OVERFLOW | {"loss_scale": 1024, "loss_scale_type": "dynamic"}
-    step = step_of(ema=True, **keys)
+    step = step_of(cpu_kernels=cpu_kernels, ema=True, **keys)
     history = [weights_of(step)]
     run(step)
     history.append(weights_of(step))
