@@ -1,6 +1,7 @@
 """What several tests need: small image folders, recipes, and the shared reference data where it is present."""
 
 import errno
+import hashlib
 import logging
 import os
 import platform
@@ -148,7 +149,8 @@ def build_three_rows(patch: pytest.MonkeyPatch) -> None:
     """Let small networks have three rows, here and in programs that are started: all else is tested on them sooner."""
     folder = ROOT / "tests/three_rows"
     patch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
-    patch.setenv("MS_THREE_ROWS", "yes")  # graphs are kept by such variables too: none is taken for the whole network's
+    rows = hashlib.sha256((folder / "sitecustomize.py").read_bytes()).hexdigest()
+    patch.setenv("MS_THREE_ROWS", rows)  # graphs are kept by such variables, too: none is taken for another network's
     for name, whole in VARIANTS.items():
         patch.setitem(VARIANTS, name, whole)  # which is put back
     runpy.run_path(str(folder / "sitecustomize.py"))

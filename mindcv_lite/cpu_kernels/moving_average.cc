@@ -29,6 +29,7 @@ int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **typ
         const float *average = static_cast<float *>(arrays[i]), *weight = static_cast<float *>(arrays[i + parameters]);
         float *moved = static_cast<float *>(arrays[i + 2 * parameters]);
         const int64_t first = std::max(begin, ends[i - 1]) - ends[i - 1], last = std::min(end, ends[i]) - ends[i - 1];
+        // Written so that an average of what does not move, does not move by a bit either.
 #pragma omp simd
         for (int64_t j = first; j < last; ++j) moved[j] = average[j] + share * (weight[j] - average[j]);
       }

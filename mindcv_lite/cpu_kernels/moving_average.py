@@ -1,4 +1,5 @@
-"""The moving average of the weights by the CPU kernels: one operator, where MindSpore's are two for each parameter."""
+"""The moving average of the weights by the CPU kernels: one operator and an assignment for each parameter, where
+MindSpore's are three for each."""
 
 from pathlib import Path
 

@@ -32,8 +32,8 @@ def test_a_program_that_takes_too_long_is_ended_with_all_that_it_has_started(tmp
 def test_what_a_program_has_started_is_found_by_its_environment(tmp_path):
     program = "import subprocess; subprocess.run(['sleep', '50'], env={**__import__('os').environ, 'RANK_ID': '1'})"
     with started([sys.executable, "-c", program], tmp_path) as process:
-        assert starts.came_true(lambda: len(process.processes()) == 2, 20)
-        assert len(process.processes("RANK_ID=1")) == 1
+        assert starts.came_true(lambda: len(process.processes("RANK_ID=1")) == 1, 20)
+        assert len(process.processes()) == 2
     assert process.processes() == []
 
 

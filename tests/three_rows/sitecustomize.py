@@ -6,5 +6,5 @@ All that a network computes with is in these rows, which compile in a third of t
 from mindcv_lite.models.block_tables import VARIANTS
 
 for name, whole in VARIANTS.items():
-    if "small" in name:
+    if "small" in name and len(whole.rows) > 3:
         VARIANTS[name] = whole._replace(rows=(whole.rows[0], *whole.rows[3:5]))

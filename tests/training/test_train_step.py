@@ -11,6 +11,7 @@ from mindspore import Tensor, amp, nn, ops
 from scipy.special import expit, log_softmax, softmax
 
 from mindcv_lite.errors import UserError
+from mindcv_lite.models.build import training_network
 from mindcv_lite.recipe.keys import Recipe
 from mindcv_lite.training.optimizers import RateTable, build_optimizer
 from mindcv_lite.training.train_step import Clip, DynamicLossScaler, TrainStep
@@ -355,6 +356,25 @@ def test_skipped_updates_do_not_move_the_average_nor_count_in_its_decay(step_of,
     for index, average in enumerate(averages_of(step)):
         expected = averaged([weights[index] for weights in history], 0.9999)
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)  # weights of about 100
+
+
+def test_the_average_of_a_network_is_that_of_its_weights_after_each_update_and_of_its_statistics(
+    recipe, world, operators, three_rows
+):
+    given = recipe(num_classes=CLASSES, ema=True, opt="adamw")
+    alone = replace(world(given), cpu_kernels=operators)
+    network = training_network(given.model, alone)
+    rates = RateTable(lambda updates: np.full(len(updates), 0.1), 4)
+    optimizer = build_optimizer(network.trainable_params(), given, rates, "CPU")
+    step = TrainStep(network, optimizer, given, alone, 100)
+    step.set_train()
+    history = [weights_of(step)]
+    for _ in range(4):
+        run(step, images=RANDOM.integers(0, 256, (4, 32, 32, 3), np.uint8))
+        history.append(weights_of(step))
+    for index, average in enumerate(averages_of(step)):
+        expected = averaged([weights[index] for weights in history], 0.9999)
+        np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_averages_have_names_that_no_weight_has(step_of):
