@@ -15,6 +15,7 @@ int run(int count, void **arrays, int *ranks, int64_t **shapes, const char **typ
   if (count < 4 || count % 3 != 1) return 1;  // the share; averages; weights; the averages moved
   for (int i = 0; i < count; ++i)
     if (std::strcmp(types[i], "float32") != 0) return 2;
+  if (ranks[0] != 1 || shapes[0][0] != 1) return 3;
   const int parameters = count / 3;
   for (int i = 1; i <= 2 * parameters; ++i)  // each beside the array that stands for the same parameter after it
     if (!std::equal(shapes[i], shapes[i] + ranks[i], shapes[i + parameters], shapes[i + parameters] + ranks[i + parameters]))

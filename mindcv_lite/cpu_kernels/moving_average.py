@@ -2,6 +2,7 @@
 MindSpore's are three for each."""
 
 from pathlib import Path
+from typing import Any
 
 from mindspore import ops
 
@@ -9,5 +10,8 @@ from mindspore import ops
 def operator(library: Path, parameters: int) -> ops.Custom:
     """share (1,), the averages of so many parameters, then their weights, all float32 -> the averages, each moved by
     that share of the way to its weight. It has no gradients."""
-    outputs = lambda share, *of_parameters: of_parameters[:parameters]  # noqa: E731
+
+    def outputs(share: Any, *of_parameters: Any) -> tuple[Any, ...]:  # their shapes, and their types
+        return of_parameters[:parameters]
+
     return ops.Custom(f"{library}:move_averages", outputs, outputs, func_type="aot")

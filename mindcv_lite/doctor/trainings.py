@@ -268,7 +268,7 @@ def damage_after_first_epoch(image: Path, folder: Path) -> Iterator[list[float]]
     def wait_and_damage() -> None:
         while not over.wait(0.01):
             if (folder / RESULTS).exists():
-                now = time.perf_counter()  # a run may name the image before the line after the next one
+                now = time.perf_counter()  # before the damage, because a fast run names the image at once
                 image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
                 damaged_at.append(now)
                 return

@@ -392,6 +392,7 @@ ONE = np.ones(1, np.float32)
         ([ONE, ONE, ONE], 1),
         ([ONE, ONE, ONE, ONE, ONE], 1),
         ([ONE, ONE.astype(np.float16), ONE, ONE], 2),
+        ([np.ones(0, np.float32), ONE, ONE, ONE], 3),
         ([ONE, ONE, np.ones(2, np.float32), ONE], 3),
         ([ONE, ONE, ONE, np.ones((1, 1), np.float32)], 3),
     ],
