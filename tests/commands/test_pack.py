@@ -358,7 +358,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_content(tmp_path):
     assert run(images, tmp_path / "undisturbed", *flags).returncode == 0
     whole, expected = time.monotonic() - begin, content_of(tmp_path / "undisturbed")
     moments, resumed = random.Random(0), 0
-    for number in range(4):
+    for number in range(6):
         target = tmp_path / f"killed{number}"
         done = f".{target.name}.unfinished/*.done"
         process = start(images, target, *flags)

@@ -183,7 +183,7 @@ def teacher_file(recipe, tmp_path) -> Callable[..., Path]:
         mindspore.set_seed(1)
         network = build_network(given.model, "O0")
         weights = {each.name: each.asnumpy() for each in network.get_parameters()}
-        weights["classifier.3.bias"] = np.random.default_rng(1).normal(size=outputs).astype(np.float32)
+        weights["classifier.3.bias"] = np.random.default_rng(1).normal(scale=2, size=outputs).astype(np.float32)
         # As if it had learned to tell images apart: freshly drawn, the next layer sees less and less of them.
         weights |= {name: value / 10 for name, value in weights.items() if name.endswith("moving_variance")}
         save_weights(tmp_path / name, weights, model_card(given, ()) | {"class_names": class_names})
@@ -206,7 +206,7 @@ def test_classes_are_matched_by_name_whatever_their_order(recipe, world, teacher
     given = recipe(num_classes=3)
     path = teacher_file("t.ckpt", ("c", "a", "b"))
     in_order, as_named = (predictions(path, given, names, world) for names in (("c", "a", "b"), ("a", "b", "c")))
-    assert np.ptp(in_order, axis=1).min() > 0.05
+    assert np.ptp(in_order, axis=1).min() > 0.1
     np.testing.assert_allclose(as_named, in_order[:, [1, 2, 0]], rtol=0, atol=1e-6)
 
 
