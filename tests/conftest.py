@@ -31,6 +31,7 @@ pytest.register_assert_rewrite("tests.programs")  # which is no test itself
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+os.environ["PYTHONPATH"] = str(ROOT)  # programs that tests start are those of this checkout
 
 SMALLEST = {
     "model": "mobilenet_v3_small_100",
@@ -148,7 +149,7 @@ def three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def build_three_rows(patch: pytest.MonkeyPatch) -> None:
     """Let small networks have three rows, here and in programs that are started: all else is tested on them sooner."""
     folder = ROOT / "tests/three_rows"
-    patch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
+    patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     rows = hashlib.sha256((folder / "sitecustomize.py").read_bytes()).hexdigest()
     patch.setenv("MS_THREE_ROWS", rows)  # graphs are kept by such variables, too: none is taken for another network's
     for name, whole in VARIANTS.items():

@@ -22,7 +22,6 @@ def run(*command: object, cwd: Path, status: int = 0) -> str:
     """Run a command to its end; its output, errors included."""
     # msrun starts the python it finds there. Its scheduler waits so many seconds for a rank that has ended.
     here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "MS_NODE_TIMEOUT": "10"}
-    here["PYTHONPATH"] = os.environ["PYTHONPATH"] if "MS_THREE_ROWS" in os.environ else str(ROOT)
     words = [str(word) for word in command]
     done = subprocess.run(words, cwd=cwd, env=os.environ | here, capture_output=True, text=True, timeout=600)
     assert done.returncode == status, done.stdout + done.stderr

@@ -1,7 +1,6 @@
 """What the documents and the recipes tell people to type and to follow: it is there, and it is understood."""
 
 import ast
-import os
 import re
 import shutil
 import subprocess
@@ -162,9 +161,8 @@ def with_files(program: str, folder: Path, checkpoint: Callable[[], Path]) -> st
 
 
 def run(program: str, folder: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
 
 

@@ -32,7 +32,7 @@ def started(way, tmp_path) -> Callable[..., tuple[int, str, str]]:
     def started(*arguments: str) -> tuple[int, str, str]:
         program = ["-m", "mindcv_lite"] if way == MODULE else ["-c", AS_PIP_DOES]
         command = [sys.executable, "-X", "importtime", *program, *arguments]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        environment = os.environ | {"COLUMNS": "200"}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
         lines = done.stderr.splitlines(keepends=True)
         imported = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}

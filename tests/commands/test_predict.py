@@ -241,7 +241,7 @@ def call(example, tmp_path, operators) -> Callable[..., subprocess.CompletedProc
     (tmp_path / "work").mkdir()
     (tmp_path / "cache/mindcv_lite").mkdir(parents=True)
     (tmp_path / "cache/mindcv_lite/cpu").symlink_to(operators.parent)
-    here = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    here = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-X", "importtime", "-m", "mindcv_lite", "predict", example.checkpoint, *arguments]

@@ -15,7 +15,7 @@ from scipy.io import savemat
 from mindcv_lite.commands.sort import main
 from mindcv_lite.data.datasets.classes import WNIDS
 from mindcv_lite.data.datasets.image_folder import read_split
-from tests.conftest import ROOT, write_images
+from tests.conftest import write_images
 
 # What the documentation tells to do with ImageNet's archives.
 UNPACK = r"""
@@ -282,7 +282,7 @@ def test_the_documented_lines_make_the_folder_that_training_reads(tmp_path):
         kit.add(write_kit(tmp_path / "kit", wnids), "ILSVRC2012_devkit_t12")
 
     before = set(tmp_path.iterdir())
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     lines = UNPACK.strip().splitlines()
     run = partial(subprocess.run, cwd=tmp_path, env=environment, check=True, timeout=60)
     run(["bash", "-euc", "\n".join(lines[:2])])
